@@ -1,0 +1,1 @@
+"""Functions of arrays. They know no configuration, mesh or model; each has a plain reference."""

@@ -1,0 +1,1 @@
+"""Weights: declared once as a tree of specs, then read by everyone who needs them."""

@@ -1,0 +1,39 @@
+"""The one place where a weight meets an activation. It knows no model: an equation, an activation and a weight.
+
+A weight is whatever `contract` (and, for stacked experts, `contract_groups`) has an implementation for; quantised and
+low-rank weights register theirs beside their own definition.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vishwamai.ops import moe
+
+Array = jax.Array
+
+
+def einsum(eqn: str, x: Array, w, *, preferred_element_type=None) -> Array:
+    """Contracts an activation with a weight: `einsum("BTD,DNH->BTNH", x, w)`.
+
+    The weight is cast to the activation's dtype; the result has that dtype too, or `preferred_element_type`.
+    """
+    return contract(w, eqn, x, preferred_element_type)
+
+
+def grouped_einsum(x_GD: Array, w, sizes_E: Array, *, implementation: str | None = None) -> Array:
+    """Rows sorted by expert times each expert's matrix: `[G, D]` with a weight `[E, D, F]` gives `[G, F]`."""
+    return contract_groups(w, x_GD, sizes_E, implementation)
+
+
+@functools.singledispatch
+def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
+    """What `einsum` does with one kind of weight (the first argument's type decides)."""
+    return jnp.einsum(eqn, x, jnp.asarray(w, x.dtype), preferred_element_type=preferred_element_type)
+
+
+@functools.singledispatch
+def contract_groups(w, x_GD: Array, sizes_E: Array, implementation: str | None) -> Array:
+    """What `grouped_einsum` does with one kind of weight."""
+    return moe.grouped_matmul(x_GD, jnp.asarray(w, x_GD.dtype), sizes_E, implementation=implementation)
