@@ -1,0 +1,120 @@
+"""Self-attention: its weights, its forward pass, and the two ways in which keys and values reach it.
+
+B batch, T positions, S key positions, D d_model, N query heads, K kv heads, H head_dim. It knows no layer around it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from vishwamai.models import cache as kv
+from vishwamai.models.cache import LayerCache
+from vishwamai.models.config import Layer, ModelConfig
+from vishwamai.ops import rope
+from vishwamai.ops.norms import rms_norm
+from vishwamai.parallel.attention import sharded_attention
+from vishwamai.parallel.sharding import Sharding
+from vishwamai.weights.linear import einsum
+from vishwamai.weights.spec import Param, pytree
+
+Array = jax.Array
+
+
+@pytree
+class Attention:
+    """Projections to and from the heads."""
+
+    q: Array  # [D, N, H]
+    k: Array  # [D, K, H]
+    v: Array  # [D, K, H]
+    o: Array  # [N, H, D]
+    q_norm: Array | None  # [H]
+    k_norm: Array | None  # [H]
+    q_bias: Array | None  # [N, H]
+    k_bias: Array | None  # [K, H]
+    v_bias: Array | None  # [K, H]
+    o_bias: Array | None  # [D]
+
+
+def attention_specs(cfg: ModelConfig) -> Attention:
+    """The weights of one layer's attention, declared."""
+    D, N, K, H = cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+    kv_axes = ("embed", "kv_heads", "head_dim")
+
+    def bias(heads: int, axis: str) -> Param | None:
+        return Param((heads, H), (axis, "head_dim"), value=0.0) if cfg.attn_bias else None
+
+    return Attention(
+        q=Param((D, N, H), ("embed", "heads", "head_dim"), contract=("embed",)),
+        k=Param((D, K, H), kv_axes, contract=("embed",)),
+        v=Param((D, K, H), kv_axes, contract=("embed",)),
+        o=Param((N, H, D), ("heads", "head_dim", "embed"), contract=("heads", "head_dim")),
+        q_norm=norm_spec(cfg, H, "head_dim") if cfg.qk_norm else None,
+        k_norm=norm_spec(cfg, H, "head_dim") if cfg.qk_norm else None,
+        q_bias=bias(N, "heads"),
+        k_bias=bias(K, "kv_heads"),
+        v_bias=bias(K, "kv_heads"),
+        o_bias=Param((D,), ("embed",), value=0.0) if cfg.o_bias else None,
+    )
+
+
+class Context(NamedTuple):
+    """What every layer is given besides its weights and the residual stream."""
+
+    positions: Array  # [B, T] each token's position in its own sequence
+    segments: Array | None  # [B, T] which packed sequence a token is of; 0 is padding
+    counts: Array  # [B, T] 1 where a token is no padding
+    sharding: Sharding
+    attention: str | None  # implementation, None: by platform
+    experts: str | None  # implementation, None: by platform
+
+
+def attend_whole(q, k, v, c: Context, place: LayerCache | None, index, slots, **mask):
+    """Attention of whole rows over themselves: training, and the prefill of an empty cache, which it fills."""
+    segments = {} if c.segments is None else {"q_segments_BT": c.segments, "kv_segments_BS": c.segments}
+    out = sharded_attention(q, k, v, c.sharding, implementation=c.attention, **segments, **mask)
+    return out, None if place is None else kv.write(place, index, slots, k, v)
+
+
+def attend_cached(q, k, v, c: Context, place: LayerCache, index, slots, **mask):
+    """Attention of new positions over the cache and themselves: decoding, and text that continues a cache."""
+    new = kv.write(place, index, slots, k, v)
+    if q.shape[1] == 1:
+        keys, values, positions = new.k[index], new.v[index], kv.write_positions(place, slots, c.positions).positions
+    else:  # a ring may lose, to the last of several new positions, what the first of them still sees
+        keys, values = (jnp.concatenate([o[index], n.astype(o.dtype)], 1) for o, n in ((place.k, k), (place.v, v)))
+        positions = jnp.concatenate([place.positions, jnp.where(c.counts > 0, c.positions, -1)], 1)
+    places = {"q_positions_BT": c.positions, "kv_positions_BS": positions}
+    keys, values = keys.astype(q.dtype), values.astype(q.dtype)
+    return sharded_attention(q, keys, values, c.sharding, implementation=c.attention, **places, **mask), new
+
+
+def self_attention(w: Attention, x, sin, cos, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
+    """One layer's attention: `attend(q, k, v, c, window=..., ...)` does the rest. Returns (output [B, T, D], cache)."""
+    q = biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
+    k = biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
+    v = biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
+    if cfg.qk_norm:
+        q, k = norm(q, w.q_norm, cfg), norm(k, w.k_norm, cfg)
+    q, k = rope.rotate(q, sin, cos), rope.rotate(k, sin, cos)
+    out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=cfg.attn_scale)
+    out = checkpoint_name(out, "attention")
+    return biased(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), place
+
+
+def norm_spec(cfg: ModelConfig, width: int, axis: str) -> Param:
+    """The scale of a norm over an axis."""
+    return Param((width,), (axis,), value=1.0 - cfg.norm_offset)
+
+
+def norm(x: Array, scale: Array, cfg: ModelConfig) -> Array:
+    """The model's norm over the last axis."""
+    return rms_norm(x, scale, eps=cfg.norm_eps, offset=cfg.norm_offset)
+
+
+def biased(x: Array, bias: Array | None) -> Array:
+    """`x` plus a bias of its last axes, where there is one."""
+    return x if bias is None else x + bias.astype(x.dtype)[(None,) * (x.ndim - bias.ndim)]

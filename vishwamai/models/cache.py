@@ -1,0 +1,86 @@
+"""The key/value cache as a value: made, written and read by pure functions; whoever owns it donates it.
+
+L layers of one place in a stack's pattern, B batch, S slots, T new positions, K kv heads, H head_dim. Position p of a
+row lies in slot `p % S`: a layer with a sliding window keeps only `window` slots, a ring. It knows no attention.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.weights.spec import pytree
+
+Array = jax.Array
+
+
+@pytree
+class LayerCache:
+    """Keys and values of the layers at one place in a pattern, and which position each slot holds."""
+
+    k: Array  # [L, B, S, K, H]
+    v: Array  # [L, B, S, K, H]
+    positions: Array  # [B, S] int32, -1 where nothing is written
+
+
+@pytree
+class KVCache:
+    """The whole model's cache: one `LayerCache` for each place in each stack's pattern."""
+
+    stacks: tuple[tuple[LayerCache, ...], ...]
+    length: Array  # [B] int32, positions written so far
+
+
+def init_cache(cfg: ModelConfig, batch: int, max_length: int, dtype="float32", sharding: Sharding = SINGLE) -> KVCache:
+    """An empty cache for `batch` rows of up to `max_length` positions."""
+
+    def place(repeats: int, window: int | None) -> LayerCache:
+        S = max_length if window is None else min(window, max_length)
+        shape = (repeats, batch, S, cfg.n_kv_heads, cfg.head_dim)
+        zeros = sharding.constrain(jnp.zeros(shape, dtype), None, "batch", None, "kv_heads", None)
+        return LayerCache(k=zeros, v=jnp.copy(zeros), positions=jnp.full((batch, S), -1, jnp.int32))
+
+    stacks = tuple(tuple(place(s.repeats, layer.window) for layer in s.pattern) for s in cfg.stacks)
+    return KVCache(stacks=stacks, length=jnp.zeros((batch,), jnp.int32))
+
+
+def slots(cache: LayerCache, positions_BT: Array, end_B: Array) -> Array:
+    """Where each new position is written, `[B, T]`; S (out of range, so dropped) where it is not kept.
+
+    Positions from `end` on are padding; of the others a ring keeps the last S.
+    """
+    S = cache.positions.shape[1]
+    kept = (positions_BT < end_B[:, None]) & (positions_BT >= end_B[:, None] - S)
+    return jnp.where(kept, positions_BT % S, S)
+
+
+def write_positions(cache: LayerCache, slots_BT: Array, positions_BT: Array) -> LayerCache:
+    """The cache after its slots' positions are noted; once per forward pass, for all L layers."""
+    rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+    positions = cache.positions.at[rows_B1, slots_BT].set(positions_BT, mode="drop")
+    return LayerCache(k=cache.k, v=cache.v, positions=positions)
+
+
+def write(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTKH: Array) -> LayerCache:
+    """The cache with layer number `layer`'s new keys and values written."""
+    rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+
+    def put(old: Array, new_BTKH: Array) -> Array:
+        return old.at[layer, rows_B1, slots_BT].set(new_BTKH.astype(old.dtype), mode="drop")
+
+    return LayerCache(k=put(cache.k, k_BTKH), v=put(cache.v, v_BTKH), positions=cache.positions)
+
+
+def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
+    """The cache whose row b is the old row `rows[b]`: beams reordered, or one prefix forked into many."""
+
+    def place(c: LayerCache) -> LayerCache:
+        return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B], positions=c.positions[rows_B])
+
+    return KVCache(stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=cache.length[rows_B])
+
+
+def size_in_bytes(cfg: ModelConfig, batch: int, max_length: int, dtype="float32") -> int:
+    """How many bytes `init_cache` takes."""
+    tree = jax.eval_shape(lambda: init_cache(cfg, batch, max_length, dtype))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
