@@ -1,0 +1,1 @@
+"""Where training rows come from and how they are packed."""
