@@ -8,14 +8,14 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 
-from vishwamai.data import game24
+from vishwamai.data import game24, word_problems
 from vishwamai.data.rows import Problem, Row
 from vishwamai.errors import DataError
 
-CORPORA = {"game24": game24}
+CORPORA = {"game24": game24, "word_problems": word_problems}
 NAMES = (*CORPORA, "mixture")
 SPLITS = ("train", "held_out")
-WEIGHTS = {"game24": 1.0}
+WEIGHTS = {"game24": 0.6, "word_problems": 0.4}
 
 
 def row_at(name: str, split: str, seed: int, index: int, weights: Mapping[str, float] = WEIGHTS) -> Row:

@@ -1,0 +1,188 @@
+"""Arithmetic word problems with worked steps, made from a grammar of clauses: an opening, events, a closing question.
+
+Everything is small and whole: quantities 2..60, every result 1..100, one to three steps. A template is a choice of
+clauses; an eighth of the templates is held out, and so is an eighth of the number pairs. A held-out problem has a
+held-out template (a new combination of known clauses) and begins with a held-out pair (a sum, difference, product or
+quotient that no step of a training problem works out). Names and things are shared. It is a test of recombination
+inside one grammar, not of English. This file does not know tokens or models.
+"""
+
+import functools
+import random
+import re
+import zlib
+from typing import NamedTuple
+
+from vishwamai.data.rows import Problem, Row
+
+HELD_OUT_ONE_IN = 8
+N_HELD_OUT = 300
+MAX_RESULT = 100
+TRIES = 200  # draws of numbers for one template before another is taken
+LARGEST = {"": 60, "+": 40, "-": 40, "*": 10, "/": 10}
+
+HE, SHE = ("he", "him"), ("she", "her")
+PEOPLE = {
+    **dict.fromkeys("Tom Sam Ben Max Ravi Omar Leo Paul Ken Arun Jack Hugo".split(), HE),
+    **dict.fromkeys("Mia Anna Sara Lily Nina Priya Zoe Emma Rosa Lena Asha Ruth".split(), SHE),
+}
+THINGS = """apples pears books pens stamps cards shells stickers marbles beads balls buttons cookies eggs flowers stones
+toys cups lemons nuts pencils plums ribbons maps""".split()
+
+
+class Clause(NamedTuple):
+    """A sentence and the operation that it brings (`""`: none). `{a}` is a first quantity, `{b}` the operation's."""
+
+    op: str
+    text: str
+
+
+OPENINGS = (
+    Clause("", "{N} has {a} {things}."),
+    Clause("", "{N} starts with {a} {things}."),
+    Clause("", "{N} owns {a} {things}."),
+    Clause("", "In the morning {N} has {a} {things}."),
+    Clause("", "{N} has a box with {a} {things}."),
+    Clause("", "{N} counts {a} {things} in a bag."),
+    Clause("*", "{N} has {a} boxes with {b} {things} in each."),
+    Clause("*", "{N} buys {a} bags of {b} {things}."),
+    Clause("*", "{N} fills {a} jars with {b} {things} each."),
+    Clause("*", "{N} has {a} shelves that hold {b} {things} each."),
+    Clause("+", "{M} has {a} {things}. {N} has {b} more than {M}."),
+    Clause("-", "{M} has {a} {things}. {N} has {b} fewer than {M}."),
+    Clause("*", "{M} has {a} {things}. {N} has {b} times as many as {M}."),
+)
+EVENTS = (
+    Clause("+", "{P} buys {b} more."),
+    Clause("+", "{P} finds {b} more."),
+    Clause("+", "{F} gives {o} {b} more."),
+    Clause("+", "Then {p} gets {b} from {F}."),
+    Clause("+", "{P} wins {b} in a game."),
+    Clause("-", "{P} gives {b} to {F}."),
+    Clause("-", "{P} loses {b} of them."),
+    Clause("-", "{P} sells {b} at the market."),
+    Clause("-", "Then {b} are taken away."),
+    Clause("-", "{P} leaves {b} at school."),
+)
+CLOSINGS = (
+    Clause("", "How many {things} does {N} have now?"),
+    Clause("", "How many {things} does {N} have in the end?"),
+    Clause("", "How many {things} are there for {N} now?"),
+    Clause("", "What is the number of {things} that {N} has now?"),
+    Clause("/", "{P} shares them equally among {b} friends. How many {things} does each friend get?"),
+    Clause("/", "{P} puts them into {b} equal piles. How many {things} are in each pile?"),
+    Clause("/", "{P} packs {b} {things} in each box. How many boxes does {p} need?"),
+    Clause("*", "{P} sells each of them for {b} dollars. How many dollars does {p} get?"),
+    Clause("*", "Each one costs {b} dollars. How many dollars do they cost together?"),
+    Clause("*", "Each one weighs {b} grams. How many grams do they weigh together?"),
+)
+
+Template = tuple[Clause, ...]
+
+
+class Step(NamedTuple):
+    """`before op number = result`."""
+
+    before: int
+    op: str
+    number: int
+    result: int
+
+
+def is_held_out_template(template: Template) -> bool:
+    """Whether problems of this combination of clauses are kept out of training."""
+    return _one_in_eight(" ".join(clause.text for clause in template))
+
+
+def is_held_out_pair(x: int, y: int) -> bool:
+    """Whether no step of a training problem joins these two numbers, in either order."""
+    return _one_in_eight(f"{min(x, y)} {max(x, y)}")
+
+
+def _one_in_eight(text: str) -> bool:
+    return zlib.crc32(text.encode()) % HELD_OUT_ONE_IN == 0
+
+
+def row(rng: random.Random, split: str = "train") -> Row:
+    """A random problem and its worked steps; `split` is "train" or "held_out"."""
+    text, steps = problem(rng, split)
+    return Row(((text, 0.0), (_worked(steps), 1.0)))
+
+
+def problem(rng: random.Random, split: str) -> tuple[str, list[Step]]:
+    """The text of a random problem of a split, and the steps that solve it."""
+    while True:
+        template = _template(rng)
+        if is_held_out_template(template) == (split == "train"):
+            continue
+        for _ in range(TRIES):
+            steps = _draw(template, rng)
+            if steps is not None and _numbers_belong(steps, split):
+                return _fill(template, steps, rng), steps
+
+
+def _template(rng: random.Random) -> Template:
+    """One, two or three steps with equal chance."""
+    wanted = rng.randint(1, 3)
+    while True:
+        ends = rng.choice(OPENINGS), rng.choice(CLOSINGS)
+        n_events = wanted - sum(bool(clause.op) for clause in ends)
+        if 0 <= n_events <= 2:
+            return (ends[0], *rng.sample(EVENTS, n_events), ends[1])
+
+
+def _numbers_belong(steps: list[Step], split: str) -> bool:
+    pairs = [is_held_out_pair(step.before, step.number) for step in steps]
+    return not any(pairs) if split == "train" else pairs[0]
+
+
+def _draw(template: Template, rng: random.Random) -> list[Step] | None:
+    """Random quantities for a template, or None where they lead out of bounds."""
+    ops = [clause.op for clause in template if clause.op]
+    value, steps = rng.randint(2, 10 if ops[0] == "*" else LARGEST[""]), []
+    for op in ops:
+        number = rng.randint(2, LARGEST[op])
+        result = _apply(value, op, number)
+        if result is None or not 1 <= result <= MAX_RESULT:
+            return None
+        steps.append(Step(value, op, number, result))
+        value = result
+    return steps
+
+
+def _apply(value: int, op: str, number: int) -> int | None:
+    if op == "/":
+        return value // number if value % number == 0 else None
+    return {"+": value + number, "-": value - number, "*": value * number}[op]
+
+
+def _fill(template: Template, steps: list[Step], rng: random.Random) -> str:
+    person, other, friend = rng.sample(list(PEOPLE), 3)
+    subject, object_ = PEOPLE[person]
+    words = {"N": person, "M": other, "F": friend, "p": subject, "P": subject.capitalize(), "o": object_}
+    words |= {"things": rng.choice(THINGS), "a": str(steps[0].before)}
+    numbers = (step.number for step in steps)
+    filled = (clause.text.format(**words, b=next(numbers) if clause.op else "") for clause in template)
+    return " ".join(filled)
+
+
+def _worked(steps: list[Step]) -> str:
+    lines = [f"\n {step.before} {step.op} {step.number} = {step.result}" for step in steps]
+    return "".join(lines) + f"\n Answer: {steps[-1].result}"
+
+
+def grade(answer: int, completion: str) -> bool:
+    """Whether the last line of a completion is `Answer:` and exactly this number (the steps are not judged)."""
+    match = re.fullmatch(r"Answer: ([0-9]{1,9})\.?", completion.strip().split("\n")[-1].strip())
+    return match is not None and int(match[1]) == answer
+
+
+def held_out() -> list[Problem]:
+    """300 held-out problems, always the same; kind `word_problems.1` to `.3` by the number of steps."""
+    rng = random.Random("held-out word problems")
+    return [_problem(*problem(rng, "held_out")) for _ in range(N_HELD_OUT)]
+
+
+def _problem(text: str, steps: list[Step]) -> Problem:
+    judge = functools.partial(grade, steps[-1].result)
+    return Problem(text, judge, f"word_problems.{len(steps)}", _worked(steps))
