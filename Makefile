@@ -1,0 +1,75 @@
+# make demo and make test work on a fresh clone; each sets up what it needs in $(VENV), once for each change of the lock.
+# PYTHON=python3.12 VENV=.venv-3.12 runs any of them on another Python (3.11 to 3.13).
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_PARITY ?= $(VENV)-parity
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+PYTEST := python -m pytest -q
+TORCH := torch==2.13.0
+
+export PYTHONUTF8 = 1
+
+.PHONY: setup demo test parity aot docs-test lint format types base lock clean
+
+setup: $(VENV)/ready
+
+demo: $(VENV)/ready
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/ready
+	$(BIN)/$(PYTEST) tests -m "not parity and not tpu_aot and not docs"
+
+parity: $(VENV_PARITY)/ready
+	$(VENV_PARITY)/bin/$(PYTEST) tests -m parity
+
+aot: $(VENV_PARITY)/ready
+	$(VENV_PARITY)/bin/$(PYTEST) -s tests -m tpu_aot
+
+docs-test: $(VENV)/ready
+	$(BIN)/$(PYTEST) tests -m docs
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/ready
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Trains vishwamai/base anew; the configuration says what it takes and what came of it.
+base: $(VENV)/ready
+	$(BIN)/vishwamai train configs/train/base.json
+
+# Needs uv. One lock serves Python 3.11 to 3.13 and names no index.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock:
+	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra tpu -c requirements/dev.txt -o requirements/tpu.txt
+	echo "transformers>=5.3" | $(COMPILE) - -c requirements/dev.txt -o requirements/parity.txt
+
+clean:
+	rm -rf .venv .venv-* .cache .pytest_cache .ruff_cache build dist out
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+	"VishwamAI needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	touch $@
+
+# The tests' own peers, apart from $(VENV) so that `make test` shows it needs none of them: torch and transformers to
+# compare with, libtpu to compile with.
+$(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/parity.txt pyproject.toml
+	$(MAKE) --no-print-directory setup VENV=$(VENV_PARITY)
+	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/tpu.txt
+	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/parity.txt
+	$(VENV_PARITY)/bin/python $(PIP_INSTALL) $(TORCH)
+	touch $@
