@@ -1,0 +1,1 @@
+"""Text to ids and back: tokenizers, chat prompts, streaming. It knows no model and no device."""

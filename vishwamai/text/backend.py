@@ -1,0 +1,60 @@
+"""The seam to the Rust library `tokenizers`: how it is loaded, and how its failures become ours.
+
+A panic in Rust arrives as `PanicException`, which is no `Exception`; here it turns into a `TokenizerError` like the
+rest. It knows nothing of folders, special tokens or chat.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from vishwamai.errors import TokenizerError, VishwamAIError
+
+# The library warns when a process that has tokenised in threads forks; who wants the threads sets this to "true".
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+MAX_FILE_BYTES = 256_000_000
+MAX_ID = 1 << 24
+
+
+@contextmanager
+def backend_errors(what: str, kind: type[VishwamAIError] = TokenizerError) -> Iterator[None]:
+    """Raises `kind`, saying `what` and the library's own reason, for whatever the library throws within."""
+    try:
+        yield
+    except (VishwamAIError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{what}: {str(error).strip() or type(error).__name__}") from None
+
+
+def load_backend(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, without padding or truncation of its own.
+
+    Raises `TokenizerError` for a file that is missing, over 256 MB, not UTF-8 or damaged, and for ids out of range.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise TokenizerError(f"{path}: is over {MAX_FILE_BYTES:,} bytes, too large for a tokenizer")
+    with backend_errors(f"{path}: is not a tokenizer that the tokenizers library reads; is the file damaged?"):
+        backend = Tokenizer.from_str(raw.decode("utf-8"))
+    return check_backend(backend, str(path))
+
+
+def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
+    """The same tokenizer, known to have tokens and sensible ids, with padding and truncation switched off."""
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if not ids:
+        raise TokenizerError(f"{where}: has an empty vocabulary")
+    if max(ids) >= MAX_ID:
+        raise TokenizerError(f"{where}: has the id {max(ids)}; ids from {MAX_ID} up are refused as damage")
+    backend.no_padding()
+    backend.no_truncation()
+    return backend

@@ -1,0 +1,377 @@
+"""`VishwamAITokenizer`: text to ids and ids to text, over the `tokenizers` library.
+
+Control tokens: `encode` reads the text of a special token (`<|eos|>`) as that token, as Hugging Face's tokenizers do,
+unless `allow_special=False`; in chat (`text.chat`) what a person typed never becomes one. Decoding never cleans up
+spaces. It knows no model, no device but for the arrays it is asked for, and no template syntax.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from tokenizers import AddedToken, Encoding, Tokenizer, processors
+
+from vishwamai.errors import InputError, TokenizerError
+from vishwamai.text import bpe, plain, settings
+from vishwamai.text.backend import backend_errors, check_backend, load_backend
+from vishwamai.text.settings import Settings
+
+MAX_CHARACTERS = 1 << 23
+
+Padding = bool | Literal["longest", "max_length"]
+Side = Literal["left", "right"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Ids of several texts and where they are real: lists, or arrays [B, T] of int32; `batch["input_ids"]` reads too."""
+
+    input_ids: Any
+    attention_mask: Any
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in ("input_ids", "attention_mask"):
+            raise KeyError(name)
+        return getattr(self, name)
+
+
+class VishwamAITokenizer:
+    """A tokenizer that is never changed once made; `with_tokens` gives another."""
+
+    def __init__(self, backend: Tokenizer, settings: Settings | None = None):
+        """Takes the backend over. `settings` may name tokens that it lacks: they are added to the vocabulary."""
+        self.settings = settings or Settings()
+        self.backend = check_backend(_with_settings(backend, self.settings), "the tokenizer")
+        vocab = self.backend.get_vocab(with_added_tokens=True)
+        self._size = max(vocab.values()) + 1
+        self.special_ids = frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
+
+    # Where tokenizers come from.
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:
+        """The tokenizer of a model: a built-in name, a local folder, or a Hugging Face repository id."""
+        from vishwamai.hub import resolve
+
+        return cls.from_folder(resolve(str(name), revision=revision))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self:
+        """The tokenizer in a folder with `tokenizer.json` (or a SentencePiece `tokenizer.model`) and its settings."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise TokenizerError(f"{folder}: is not a folder; give one that holds a tokenizer.json")
+        if (folder / "tokenizer.json").exists():
+            return cls(load_backend(folder / "tokenizer.json"), settings.read_settings(folder))
+        raise TokenizerError(f"{folder}: has no tokenizer.json; a tokenizer's folder must hold one")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """The tokenizer in one `tokenizer.json`; the settings beside it are not read."""
+        return cls(load_backend(Path(path)))
+
+    @classmethod
+    def bytes(cls) -> Self:
+        """The byte tokenizer: id = byte of the UTF-8 text; `<|bos|>`, `<|eos|>`, `<|pad|>` and four roles from 256."""
+        return cls(bpe.byte_tokenizer(), _own_settings(bpe.SPECIAL_TOKENS))
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        special_tokens: Sequence[str] = bpe.SPECIAL_TOKENS,
+        pattern: str | None = None,
+    ) -> Self:
+        """A byte-level BPE tokenizer trained on `texts` (see `bpe.train_bpe`); it adds no token to a text by itself."""
+        backend = bpe.train_bpe(texts, vocab_size, special_tokens=special_tokens, pattern=pattern)
+        return cls(backend, _own_settings(special_tokens))
+
+    def with_tokens(self, **changes: Any) -> Self:
+        """The same tokenizer with other settings, e.g. `pad_token="<|eos|>"`, `add_bos=True` (fields of `Settings`)."""
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := sorted(set(changes) - known):
+            raise InputError(f"unknown settings {unknown}; there are {sorted(known)}")
+        copy = Tokenizer.from_str(self.backend.to_str())
+        return type(self)(copy, dataclasses.replace(self.settings, **changes))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates; `transformers` reads them too."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with backend_errors(f"{folder}: the tokenizer could not be written"):
+            (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        settings.write_settings(folder, self.settings)
+
+    # Text to ids.
+
+    def encode(
+        self,
+        text: str,
+        return_tensors: str | None = None,
+        add_special_tokens: bool = True,
+        allow_special: bool | Collection[str] = True,
+    ) -> Any:
+        """Ids of a text: a list, or for `return_tensors` "jax"/"np" an int32 array [1, T].
+
+        `add_special_tokens`: put round it what the model's tokenizer puts (often a start token). `allow_special`: which
+        special tokens' text is read as the token: all, none, or those named. Raises `TokenizerError` for text that is
+        not UTF-8 (lone surrogates) or longer than 8,388,608 characters.
+        """
+        _check_tensors(return_tensors)
+        if allow_special is True:
+            ids = self._encoding(text, add_special_tokens).ids
+        else:
+            ids = self._encode_plain(text, add_special_tokens, frozenset(allow_special or ()))
+        return ids if return_tensors is None else _array([ids], return_tensors)
+
+    def batch_encode(
+        self,
+        texts: Sequence[str],
+        padding: Padding = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding_side: Side = "right",
+        return_tensors: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> Batch:
+        """Ids and attention masks of several texts, as Hugging Face's tokenizers give them.
+
+        `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of texts
+        over `max_length` (the model's own where None), special tokens kept. Arrays need rows of one length.
+        """
+        _check_tensors(return_tensors)
+        if isinstance(texts, str):
+            raise InputError("batch_encode takes a list of texts; for one text use encode")
+        limit = self._limit(max_length) if truncation or padding == "max_length" else None
+        rows = [self._row(text, add_special_tokens, limit if truncation else None) for text in texts]
+        batch = self._padded(rows, _width(rows, padding, limit), padding_side)
+        if return_tensors is None:
+            return batch
+        return Batch(_array(batch.input_ids, return_tensors), _array(batch.attention_mask, return_tensors))
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
+        _check_text(text)
+        with backend_errors("the text could not be encoded"):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+
+    def _encode_plain(self, text: str, add_special_tokens: bool, allowed: frozenset[str]) -> list[int]:
+        _check_text(text)
+        ids = plain.encode_plain(self.backend, text, plain.control_ids(self.backend, allowed))
+        if not add_special_tokens:
+            return ids
+        around = self._encoding("", True).ids
+        head = self._encoding("a", True).ids.index(self._encoding("a", False).ids[0])
+        return around[:head] + ids + around[head:]
+
+    def _row(self, text: str, add_special_tokens: bool, limit: int | None) -> list[int]:
+        if limit is None:
+            return self._encoding(text, add_special_tokens).ids
+        encoding = self._encoding(text, False)
+        around = self.backend.num_special_tokens_to_add(False) if add_special_tokens else 0
+        if limit < around:
+            raise InputError(f"max_length {limit} leaves no room for the {around} special tokens round a text")
+        encoding.truncate(limit - around)
+        return self.backend.post_process(encoding, None, add_special_tokens).ids
+
+    def _limit(self, max_length: int | None) -> int:
+        limit = self.settings.max_length if max_length is None else max_length
+        if limit is None:
+            raise InputError("give max_length: this tokenizer does not say how long a text may be")
+        if limit < 1:
+            raise InputError(f"max_length is {limit}; it must be at least 1")
+        return limit
+
+    def _padded(self, rows: list[list[int]], width: int | None, side: Side) -> Batch:
+        if side not in ("left", "right"):
+            raise InputError(f'padding_side is {side!r}; it is "left" or "right"')
+        if width is None or all(len(row) >= width for row in rows):
+            return Batch(rows, [[1] * len(row) for row in rows])
+        if self.pad_token_id is None:
+            raise TokenizerError('this tokenizer has no pad token; choose one: tokenizer.with_tokens(pad_token="...")')
+        gaps = [max(0, width - len(row)) for row in rows]
+        ids = [_beside(row, [self.pad_token_id] * gap, side) for row, gap in zip(rows, gaps, strict=True)]
+        return Batch(ids, [_beside([1] * len(row), [0] * gap, side) for row, gap in zip(rows, gaps, strict=True)])
+
+    # Ids to text.
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        """The text of ids: a list, an array [T], or one id. Bytes that make no character become U+FFFD.
+
+        Raises `TokenizerError` for an id outside the vocabulary, `InputError` for a batch or for numbers not whole.
+        """
+        row = _row_of_ids(ids)
+        if row.size and not (0 <= row.min() and row.max() < self._size):
+            wrong = next(int(i) for i in row if not 0 <= i < self._size)
+            raise TokenizerError(f"id {wrong} is outside the vocabulary of {self._size} tokens (0 to {self._size - 1})")
+        with backend_errors("the ids could not be decoded"):
+            return self.backend.decode(row.tolist(), skip_special_tokens=skip_special_tokens)
+
+    def batch_decode(self, rows: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
+        """The texts of several rows of ids, e.g. of an array [B, T]."""
+        return [self.decode(row, skip_special_tokens) for row in rows]
+
+    # What is in it.
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, added tokens counted (the highest id + 1): rows that an embedding must have."""
+        return self._size
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is none."""
+        return self.backend.token_to_id(token)
+
+    def id_to_token(self, index: int) -> str | None:
+        """The token with this id as the vocabulary writes it; None if there is none."""
+        return self.backend.id_to_token(index) if 0 <= index < self._size else None
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The text of every control token, by id."""
+        return tuple(str(self.backend.id_to_token(index)) for index in sorted(self.special_ids))
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that starts a text."""
+        return self.settings.bos_token
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends a text."""
+        return self.settings.eos_token
+
+    @property
+    def pad_token(self) -> str | None:
+        """The token that fills up a row."""
+        return self.settings.pad_token
+
+    @property
+    def unk_token(self) -> str | None:
+        """The token for what the vocabulary lacks."""
+        return self.settings.unk_token
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of `bos_token`."""
+        return self._id(self.bos_token)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`."""
+        return self._id(self.eos_token)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of `pad_token`."""
+        return self._id(self.pad_token)
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The id of `unk_token`."""
+        return self._id(self.unk_token)
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The ids that end a text, by the tokenizer alone; a model's generation settings may know more."""
+        return [] if self.eos_token_id is None else [self.eos_token_id]
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the default chat template."""
+        return dict(self.settings.templates).get("default")
+
+    def _id(self, token: str | None) -> int | None:
+        return None if token is None else self.backend.token_to_id(token)
+
+
+def _own_settings(special_tokens: Sequence[str]) -> Settings:
+    """The names of a tokenizer of ours: those of bos, eos and pad that it has."""
+    named = {"bos_token": bpe.BOS, "eos_token": bpe.EOS, "pad_token": bpe.PAD}
+    return Settings(**{name: token for name, token in named.items() if token in special_tokens})
+
+
+def _with_settings(backend: Tokenizer, settings: Settings) -> Tokenizer:
+    """Adds the tokens that the settings have and the backend lacks, and puts bos and eos round texts as they say."""
+    for added in sorted(settings.added, key=lambda token: token.id):
+        flags = {name: getattr(added, name) for name in ("lstrip", "rstrip", "normalized", "single_word", "special")}
+        if backend.token_to_id(added.content) is None or added.id in backend.get_added_tokens_decoder():
+            backend.add_tokens([AddedToken(added.content, **flags)])
+        if backend.token_to_id(added.content) != added.id:
+            raise TokenizerError(
+                f"tokenizer_config.json gives {added.content!r} the id {added.id}, "
+                f"but in the vocabulary it has {backend.token_to_id(added.content)}"
+            )
+    named = [getattr(settings, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")]
+    special = [token for token in (*named, *settings.special_tokens) if token is not None]
+    present = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special if t not in present])
+    if settings.add_bos is not None or settings.add_eos is not None:
+        backend.post_processor = _around(backend, settings)
+    return backend
+
+
+def _around(backend: Tokenizer, settings: Settings) -> processors.PostProcessor:
+    before = [settings.bos_token] if settings.add_bos and settings.bos_token else []
+    after = [settings.eos_token] if settings.add_eos and settings.eos_token else []
+    return processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{token}:1" for token in after)],
+        special_tokens=[(token, backend.token_to_id(token)) for token in {*before, *after}],
+    )
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"a text is {type(text).__name__}, not str")
+    if len(text) > MAX_CHARACTERS:
+        raise TokenizerError(f"a text has {len(text):,} characters, over {MAX_CHARACTERS:,}; encode it in parts")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text has a lone surrogate at character {error.start}: it is not UTF-8") from None
+
+
+def _check_tensors(return_tensors: str | None) -> None:
+    if return_tensors not in (None, "jax", "np"):
+        raise InputError(f'return_tensors is {return_tensors!r}; it is "jax", "np" or None')
+
+
+def _array(rows: list[list[int]], kind: str) -> Any:
+    if len({len(row) for row in rows}) > 1:
+        raise InputError("rows of different lengths make no array: pass padding=True, or truncation with max_length")
+    array = np.asarray(rows, np.int32).reshape(len(rows), -1 if rows and rows[0] else 0)
+    if kind == "np":
+        return array
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+def _width(rows: list[list[int]], padding: Padding, limit: int | None) -> int | None:
+    if padding is False:
+        return None
+    if padding == "max_length":
+        return limit
+    if padding is True or padding == "longest":
+        return max(map(len, rows), default=0)
+    raise InputError(f'padding is {padding!r}; it is True, False, "longest" or "max_length"')
+
+
+def _beside(row: list[int], fill: list[int], side: Side) -> list[int]:
+    return fill + row if side == "left" else row + fill
+
+
+def _row_of_ids(ids: Any) -> np.ndarray:
+    row = np.asarray(ids)
+    if row.size == 0:
+        return row.reshape(0).astype(np.int64)
+    if row.ndim > 1 or row.dtype.kind not in "iu":
+        raise InputError(f"ids are {row.dtype} of shape {row.shape}; decode takes whole numbers in one row")
+    return row.reshape(-1)
