@@ -1,0 +1,100 @@
+"""Tiny random models of every family, as transformers makes them: the oracle of all parity tests.
+
+Every stored weight is perturbed, biases and norms included, so that a switch that does nothing at its starting value
+shows. Windows, softcaps and rope scaling are small enough to bite within the few positions that tests use.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+BASE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+GEMMA = {"query_pre_attn_scalar": 24, "final_logit_softcapping": 1.5, "sliding_window": 5}
+MOE = {"num_experts_per_tok": 2, "attention_bias": True, "mlp_only_layers": [1], "num_hidden_layers": 4}
+
+# name of a case: (transformers' configuration class, what it sets)
+CASES = {
+    "llama": ("LlamaConfig", {"rope_theta": 500.0}),
+    "llama3": (
+        "LlamaConfig",
+        {
+            "rope_parameters": LLAMA3_ROPE | {"original_max_position_embeddings": 16, "rope_theta": 500.0},
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3": ("Qwen3Config", {"tie_word_embeddings": True}),
+    "qwen3_window": (
+        "Qwen3Config",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "attention_bias": True},
+    ),
+    "qwen3_moe": ("Qwen3MoeConfig", MOE | {"num_experts": 6, "moe_intermediate_size": 24, "norm_topk_prob": True}),
+    "qwen3_moe_window": (
+        "Qwen3MoeConfig",
+        {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "decoder_sparse_step": 2}
+        | {"use_sliding_window": True, "sliding_window": 5},
+    ),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
+    "mixtral_window": ("MixtralConfig", {"num_local_experts": 4, "sliding_window": 5, "rope_theta": 300.0}),
+    "gemma2": ("Gemma2Config", GEMMA | {"attn_logit_softcapping": 0.7}),
+    "gemma3_text": (
+        "Gemma3TextConfig",
+        GEMMA
+        | {"num_hidden_layers": 7, "sliding_window_pattern": 3, "rope_theta": 1000.0, "rope_local_base_freq": 50.0}
+        | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ),
+}
+
+
+def make(case: str):
+    """The tiny transformers model of a case: float32, eager attention, every stored weight perturbed."""
+    import torch
+    import transformers
+
+    kind, fields = CASES[case]
+    torch.manual_seed(sorted(CASES).index(case))
+    config = getattr(transformers, kind)(**(BASE | fields))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for tensor in {t.data_ptr(): t for t in model.state_dict().values()}.values():
+            tensor.add_((0.1 if tensor.ndim > 1 else 0.3) * torch.randn_like(tensor))
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """`tiny_models(case)` -> (transformers model, folder it is saved in), each made once."""
+    made = {}
+
+    def tiny(case: str) -> tuple[object, Path]:
+        if case not in made:
+            model, folder = make(case), tmp_path_factory.mktemp(case)
+            model.save_pretrained(folder)
+            made[case] = model, folder
+        return made[case]
+
+    return tiny
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what needs transformers where it is not installed."""
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        return
+    for item in items:
+        if item.get_closest_marker("parity"):
+            item.add_marker(pytest.mark.skip(reason="transformers and torch are not installed; use make parity"))

@@ -1,0 +1,116 @@
+"""Our forward pass against transformers', in float32: uncached, cached, and from a folder that we wrote."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.hf import config, weights
+from vishwamai.models import transformer
+from vishwamai.models.attention import attend_whole
+from vishwamai.models.cache import init_cache
+
+CASES = (
+    "llama",
+    "llama3",
+    "qwen3",
+    "qwen3_window",
+    "qwen3_moe",
+    "qwen3_moe_window",
+    "mixtral",
+    "mixtral_window",
+    "gemma2",
+    "gemma3_text",
+)
+TOLERANCE = 1e-5
+PROMPT, LENGTH = 11, 32
+TOKENS = np.random.default_rng(0).integers(0, 61, (2, LENGTH))
+
+pytestmark = pytest.mark.parity
+
+
+def logits_of(model, tokens=TOKENS) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(tokens), use_cache=False).logits.numpy()
+
+
+def ours(folder):
+    pretrained = config.read(folder)
+    return pretrained.model, weights.load(folder, pretrained)
+
+
+def forward(w, cfg) -> np.ndarray:
+    return np.asarray(jax.jit(functools.partial(transformer.forward, cfg=cfg))(w, jnp.asarray(TOKENS, jnp.int32))[0])
+
+
+def assert_close(mine: np.ndarray, theirs: np.ndarray) -> None:
+    assert mine.shape == theirs.shape
+    assert np.abs(mine - theirs).max() / np.abs(theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_those_of_transformers(case, tiny_models):
+    model, folder = tiny_models(case)
+    cfg, w = ours(folder)
+    assert_close(forward(w, cfg), logits_of(model))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_decoding_equals_transformers_uncached(case, tiny_models):
+    model, folder = tiny_models(case)
+    cfg, w = ours(folder)
+    tokens = jnp.asarray(TOKENS, jnp.int32)
+    step = jax.jit(functools.partial(transformer.forward_cached, cfg=cfg), static_argnames="attend")
+    out, cache = step(w, tokens[:, :PROMPT], cache=init_cache(cfg, 2, LENGTH), attend=attend_whole)
+    parts = [out]
+    for i in range(PROMPT, LENGTH):
+        out, cache = step(w, tokens[:, i : i + 1], cache=cache)
+        parts.append(out)
+    assert_close(np.concatenate(parts, 1), logits_of(model))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_loads_what_we_save(case, tiny_models, tmp_path):
+    import transformers
+
+    model, folder = tiny_models(case)
+    pretrained = config.read(folder)
+    weights.save(tmp_path, weights.load(folder, pretrained), pretrained.model, generation=pretrained.generation)
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert type(again) is type(model)
+    assert_close(logits_of(again), logits_of(model))
+    assert again.config.eos_token_id == 2 and again.generation_config.eos_token_id == 2
+    assert config.read(tmp_path) == pretrained
+
+
+def older(data: dict) -> dict:
+    """A config.json as transformers 4 wrote it."""
+    data = dict(data)
+    parameters = data.pop("rope_parameters")
+    if "full_attention" in parameters:
+        data["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
+        data.pop("layer_types")
+        parameters = parameters["full_attention"]
+    theta, kind = parameters.pop("rope_theta"), parameters.pop("rope_type")
+    data |= {"rope_theta": theta, "rope_scaling": None, "torch_dtype": data.pop("dtype")}
+    if kind != "default":
+        data["rope_scaling"] = parameters | ({"type": kind} if kind == "linear" else {"rope_type": kind})
+    if "num_local_experts" in data and data["model_type"] == "qwen3_moe":
+        data["num_experts"] = data.pop("num_local_experts")
+    return data
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_dialects_of_the_configuration_read_alike(case, tiny_models, tmp_path):
+    _, folder = tiny_models(case)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(older(json.loads((folder / "config.json").read_text()))))
+    assert config.read(tmp_path).model == config.read(folder).model

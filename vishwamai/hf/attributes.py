@@ -1,0 +1,199 @@
+"""Which attributes of config.json each family has, what values they may take, and what stands for a missing one.
+
+An attribute that is neither here nor listed as harmless is refused by name: what it would change is not known. The
+defaults are those of transformers' configuration classes. It knows no model of ours.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vishwamai.errors import ConfigError
+
+REQUIRED = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """What an attribute may be. `kinds` are exact JSON types; numbers lie between `least` and `most`."""
+
+    kinds: tuple[type, ...]
+    default: Any = REQUIRED
+    least: float = 0
+    most: float = 0
+    choices: tuple = ()
+
+
+def size(default: Any = REQUIRED, most: int = 2**20) -> Attribute:
+    """A whole number, 1 or more; None as default makes null mean "not said"."""
+    return Attribute((int, type(None)) if default is None else (int,), default, 1, most)
+
+
+def number(default: Any = REQUIRED) -> Attribute:
+    """A number over 0."""
+    return Attribute((int, float, type(None)) if default is None else (int, float), default, 1e-30, 1e12)
+
+
+def flag(default: bool) -> Attribute:
+    """true or false."""
+    return Attribute((bool,), default)
+
+
+def only(*choices: Any) -> Attribute:
+    """One of these values, the first by default: another would change what the model computes."""
+    return Attribute((), choices[0], choices=choices)
+
+
+LIST = Attribute((list, type(None)), None)
+OBJECT = Attribute((dict, type(None)), None)
+TOKENS = Attribute((int, list, type(None)), None, -1, 2**31)
+TOKEN = Attribute((int, type(None)), None, -1, 2**31)
+
+COMMON = {
+    "vocab_size": size(most=2**24),
+    "hidden_size": size(),
+    "intermediate_size": size(most=2**22),
+    "num_hidden_layers": size(most=1024),
+    "num_attention_heads": size(most=2**14),
+    "num_key_value_heads": size(None, most=2**14),
+    "head_dim": size(None, most=2**14),
+    "max_position_embeddings": size(2048, most=2**31 - 1),
+    "rms_norm_eps": number(1e-6),
+    "hidden_act": only("silu", "swish"),
+    "tie_word_embeddings": flag(False),
+    "rope_parameters": OBJECT,
+    "rope_theta": number(None),
+    "rope_scaling": OBJECT,
+    "eos_token_id": TOKENS,
+    "bos_token_id": TOKENS,
+    "pad_token_id": TOKEN,
+    "is_encoder_decoder": only(False),
+    "add_cross_attention": only(False),
+}
+_WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, 2**31 - 1)}
+_WINDOW["sliding_window"] = dataclasses.replace(_WINDOW["sliding_window"], kinds=(int, type(None)))
+_EXPERTS = {"num_experts_per_tok": size(2, 2**14), "num_local_experts": size(None, 2**14)}
+
+_GEMMA = {
+    **{k: v for k, v in COMMON.items() if k != "hidden_act"},
+    "num_attention_heads": size(8, 2**14),
+    "num_key_value_heads": size(4, 2**14),
+    "head_dim": size(256, 2**14),
+    "attention_bias": flag(False),
+    "hidden_activation": only("gelu_pytorch_tanh"),
+    "tie_word_embeddings": flag(True),
+    "query_pre_attn_scalar": number(256),
+    "layer_types": LIST,
+    "sliding_window": size(4096, 2**31 - 1),
+    "use_bidirectional_attention": only(False, None),
+}
+
+ATTRIBUTES: dict[str, dict[str, Attribute]] = {
+    "llama": COMMON | {"attention_bias": flag(False), "mlp_bias": flag(False)},
+    "qwen3": COMMON
+    | _WINDOW
+    | {"attention_bias": flag(False), "head_dim": size(128), "layer_types": LIST, "max_window_layers": size(28)}
+    | {"max_position_embeddings": size(32768, 2**31 - 1)},
+    "qwen3_moe": COMMON
+    | _WINDOW
+    | _EXPERTS
+    | {
+        "attention_bias": flag(False),
+        "max_position_embeddings": size(32768, 2**31 - 1),
+        "num_experts": size(None, 2**14),
+        "num_experts_per_tok": size(8, 2**14),
+        "moe_intermediate_size": size(768),
+        "norm_topk_prob": flag(False),
+        "decoder_sparse_step": size(1),
+        "mlp_only_layers": LIST,
+    },
+    "mixtral": COMMON
+    | _EXPERTS
+    | {
+        "max_position_embeddings": size(2**17, 2**31 - 1),
+        "num_experts": size(None, 2**14),
+        "rms_norm_eps": number(1e-5),
+        "sliding_window": size(None, 2**31 - 1),
+    },
+    "gemma2": _GEMMA
+    | {
+        "vocab_size": size(256_000, 2**24),
+        "hidden_act": only("gelu_pytorch_tanh"),
+        "max_position_embeddings": size(8192, 2**31 - 1),
+        "final_logit_softcapping": number(None),
+        "attn_logit_softcapping": number(None),
+    },
+    "gemma3_text": _GEMMA
+    | {
+        "vocab_size": size(262_208, 2**24),
+        "max_position_embeddings": size(2**17, 2**31 - 1),
+        "final_logit_softcapping": number(None),
+        "attn_logit_softcapping": only(None),  # transformers ignores it for this family
+        "sliding_window_pattern": size(6),
+        "rope_local_base_freq": number(None),
+    },
+}
+ATTRIBUTES["gemma3"] = {
+    "text_config": Attribute((dict,)),
+    "eos_token_id": TOKENS,
+    "bos_token_id": TOKENS,
+    "pad_token_id": TOKEN,
+    "tie_word_embeddings": flag(True),
+}
+
+HARMLESS = frozenset(
+    """
+    _attn_implementation_autoset _commit_hash _name_or_path _sliding_window_pattern architectures attention_dropout
+    cache_implementation chunk_size_feed_forward do_sample dtype finetuning_task id2label initializer_range is_decoder
+    label2id max_length max_window_layers mm_tokens_per_image model_type num_labels output_attentions
+    output_hidden_states output_router_logits prefix pretraining_tp problem_type return_dict router_aux_loss_coef
+    router_jitter_noise temperature tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    unsloth_fixed unsloth_version use_cache
+    boi_token_id boi_token_index eoi_token_id eoi_token_index image_token_id image_token_index vision_config
+    """.split()
+)
+REFUSED = {
+    "auto_map": "names code to be run from the checkpoint, which is never done",
+    "trust_remote_code": "asks for code to be run from the checkpoint, which is never done",
+    "quantization_config": "says that the weights are quantised, in a form that is not read; use the original weights",
+}
+
+
+def checked(data: Mapping[str, Any], model_type: str, where: str) -> dict[str, Any]:
+    """Every attribute of the family, from the file or by default. Raises `ConfigError` that names what is wrong."""
+    known = ATTRIBUTES[model_type]
+    for key, value in data.items():
+        if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
+            continue
+        if key in REFUSED:
+            raise ConfigError(f"{where}: {key!r} {REFUSED[key]}")
+        raise ConfigError(f"{where}: the attribute {key!r} is not known for {model_type}, so it is not loaded")
+    return {key: _value(data, key, attribute, where) for key, attribute in known.items()}
+
+
+def _value(data: Mapping[str, Any], key: str, attribute: Attribute, where: str) -> Any:
+    if key not in data:
+        if attribute.default is REQUIRED:
+            raise ConfigError(f"{where}: {key!r} is missing")
+        return attribute.default
+    value = data[key]
+    if attribute.choices:
+        if not any(value == c and type(value) is type(c) for c in attribute.choices):
+            allowed = " or ".join(repr(c) for c in attribute.choices)
+            raise ConfigError(f"{where}: {key!r} is {_short(value)}; only {allowed} is known")
+        return value
+    if type(value) not in attribute.kinds:
+        raise ConfigError(f"{where}: {key!r} must be {_kinds(attribute)}, not {_short(value)}")
+    if type(value) in (int, float) and not attribute.least <= value <= attribute.most:
+        raise ConfigError(f"{where}: {key!r} is {_short(value)}; it must lie in {attribute.least}..{attribute.most}")
+    return value
+
+
+def _kinds(attribute: Attribute) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return " or ".join(names.get(kind, "null") for kind in attribute.kinds)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,134 @@
+"""A model's name -> a folder on this disk: built in, local, cached, or downloaded from the Hugging Face hub.
+
+It knows file names, and nothing of what stands in the files. What is in the standard cache is used as it lies there,
+without asking the network whether something newer exists; a `revision` asks for one commit, branch or tag.
+"""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+from vishwamai.errors import HubError
+
+BUILT_IN = {"vishwamai/base": Path(__file__).parent / "assets" / "base"}
+WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja")
+UNWANTED = ("consolidated*", "original/*", "onnx/*", "openvino/*", "*/*.safetensors")
+INDEX = "model.safetensors.index.json"
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
+
+    HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
+    """
+    text = os.fspath(name)
+    if text in BUILT_IN:
+        return _built_in(text, revision)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise HubError(f"{text} is a local folder, which has no revision {revision!r}; leave the revision out")
+        return folder
+    if folder.exists():
+        raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
+    if not _is_repo(text):
+        raise HubError(f"there is no folder {text}, and it is no name of a hub repository (owner/model) either")
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
+    cached = find_cached(text, revision)
+    return download(text, revision) if cached is None else cached
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept on this machine, by the hub's own environment variables."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def find_cached(repo: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a repository in the cache; None where there is none, or one without all of its weights."""
+    root = cache_folder() / f"models--{repo.replace('/', '--')}"
+    commit = revision or "main"
+    if not _COMMIT.fullmatch(commit):
+        try:
+            commit = (root / "refs" / commit).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
+    folder = root / "snapshots" / commit
+    return folder if _COMMIT.fullmatch(commit) and is_complete(folder) else None
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds config.json and every file of weights that its index names."""
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / "model.safetensors").is_file():
+        return True
+    try:
+        files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    return all(isinstance(file, str) and (folder / file).is_file() for file in files)
+
+
+def download(repo: str, revision: str | None = None) -> Path:
+    """Fetches configuration, tokenizer and weights of a repository into the cache; never code."""
+    tried = f"tried: a local folder {repo}, the cache {cache_folder()}"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise HubError(f"{_at(repo, revision)} is not on this machine and HF_HUB_OFFLINE is set ({tried})")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise HubError(f"{repo} has to be downloaded, which needs the package huggingface_hub ({tried})") from None
+    patterns = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        found = snapshot_download(repo, revision=revision, cache_dir=cache_folder(), endpoint=endpoint, **patterns)
+    except Exception as error:  # the client's errors share no base class with those of the network below it
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise HubError(f"{_at(repo, revision)} could not be downloaded: {reason} ({tried}, the hub)") from error
+    return Path(found)
+
+
+def member(folder: Path, name: str) -> Path:
+    """The path of a file that another file names: a plain name, a regular file, inside the folder.
+
+    A link may lead to the cache's store of blobs and nowhere else out of the folder. Raises `HubError`.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or "/" in name or "\\" in name:
+        raise HubError(f"{folder}: {name!r} is not a plain file name")
+    path = folder / name
+    try:
+        target, mode = path.resolve(strict=True), path.stat().st_mode
+    except (OSError, RuntimeError):
+        raise HubError(f"{folder}: there is no file {name}; the folder is not complete") from None
+    if not stat.S_ISREG(mode):
+        raise HubError(f"{path} is not a regular file")
+    whole = folder.resolve()
+    homes = [whole, whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [whole]
+    if not any(target.is_relative_to(home) for home in homes):
+        raise HubError(f"{path} is a link that leads out of its folder, to {target}")
+    return path
+
+
+def _built_in(name: str, revision: str | None) -> Path:
+    folder = BUILT_IN[name]
+    if revision is not None:
+        raise HubError(f"{name} is built in and has one revision only; leave {revision!r} out")
+    if not folder.is_dir():
+        raise HubError(f"{name} is missing from this installation (no folder {folder}); install the package again")
+    return folder
+
+
+def _is_repo(text: str) -> bool:
+    return len(text) <= 96 and bool(_REPO.fullmatch(text)) and ".." not in text and "--" not in text
+
+
+def _at(repo: str, revision: str | None) -> str:
+    return repo if revision is None else f"{repo} at {revision}"
