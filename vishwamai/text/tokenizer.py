@@ -8,33 +8,19 @@ spaces. It knows no model, no device but for the arrays it is asked for, and no 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from tokenizers import AddedToken, Encoding, Tokenizer, processors
+from tokenizers import Encoding, Tokenizer
 
 from vishwamai.errors import InputError, TokenizerError
-from vishwamai.text import bpe, plain, settings
+from vishwamai.text import bpe, plain
 from vishwamai.text.backend import backend_errors, check_backend, load_backend
-from vishwamai.text.settings import Settings
+from vishwamai.text.batch import Batch, Padding, Side, batch_of, check_tensors, to_array
+from vishwamai.text.settings import Settings, read_settings, write_settings
+from vishwamai.text.special import apply_settings
 
 MAX_CHARACTERS = 1 << 23
-
-Padding = bool | Literal["longest", "max_length"]
-Side = Literal["left", "right"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Ids of several texts and where they are real: lists, or arrays [B, T] of int32; `batch["input_ids"]` reads too."""
-
-    input_ids: Any
-    attention_mask: Any
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in ("input_ids", "attention_mask"):
-            raise KeyError(name)
-        return getattr(self, name)
 
 
 class VishwamAITokenizer:
@@ -43,7 +29,7 @@ class VishwamAITokenizer:
     def __init__(self, backend: Tokenizer, settings: Settings | None = None):
         """Takes the backend over. `settings` may name tokens that it lacks: they are added to the vocabulary."""
         self.settings = settings or Settings()
-        self.backend = check_backend(_with_settings(backend, self.settings), "the tokenizer")
+        self.backend = check_backend(apply_settings(backend, self.settings), "the tokenizer")
         vocab = self.backend.get_vocab(with_added_tokens=True)
         self._size = max(vocab.values()) + 1
         self.special_ids = frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
@@ -64,7 +50,7 @@ class VishwamAITokenizer:
         if not folder.is_dir():
             raise TokenizerError(f"{folder}: is not a folder; give one that holds a tokenizer.json")
         if (folder / "tokenizer.json").exists():
-            return cls(load_backend(folder / "tokenizer.json"), settings.read_settings(folder))
+            return cls(load_backend(folder / "tokenizer.json"), read_settings(folder))
         raise TokenizerError(f"{folder}: has no tokenizer.json; a tokenizer's folder must hold one")
 
     @classmethod
@@ -75,7 +61,7 @@ class VishwamAITokenizer:
     @classmethod
     def bytes(cls) -> Self:
         """The byte tokenizer: id = byte of the UTF-8 text; `<|bos|>`, `<|eos|>`, `<|pad|>` and four roles from 256."""
-        return cls(bpe.byte_tokenizer(), _own_settings(bpe.SPECIAL_TOKENS))
+        return cls(bpe.byte_tokenizer(), Settings(bos_token=bpe.BOS, eos_token=bpe.EOS, pad_token=bpe.PAD))
 
     @classmethod
     def train(
@@ -88,7 +74,8 @@ class VishwamAITokenizer:
     ) -> Self:
         """A byte-level BPE tokenizer trained on `texts` (see `bpe.train_bpe`); it adds no token to a text by itself."""
         backend = bpe.train_bpe(texts, vocab_size, special_tokens=special_tokens, pattern=pattern)
-        return cls(backend, _own_settings(special_tokens))
+        named = {"bos_token": bpe.BOS, "eos_token": bpe.EOS, "pad_token": bpe.PAD}
+        return cls(backend, Settings(**{name: token for name, token in named.items() if token in special_tokens}))
 
     def with_tokens(self, **changes: Any) -> Self:
         """The same tokenizer with other settings, e.g. `pad_token="<|eos|>"`, `add_bos=True` (fields of `Settings`)."""
@@ -104,7 +91,7 @@ class VishwamAITokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         with backend_errors(f"{folder}: the tokenizer could not be written"):
             (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
-        settings.write_settings(folder, self.settings)
+        write_settings(folder, self.settings)
 
     # Text to ids.
 
@@ -121,12 +108,12 @@ class VishwamAITokenizer:
         special tokens' text is read as the token: all, none, or those named. Raises `TokenizerError` for text that is
         not UTF-8 (lone surrogates) or longer than 8,388,608 characters.
         """
-        _check_tensors(return_tensors)
+        check_tensors(return_tensors)
         if allow_special is True:
             ids = self._encoding(text, add_special_tokens).ids
         else:
             ids = self._encode_plain(text, add_special_tokens, frozenset(allow_special or ()))
-        return ids if return_tensors is None else _array([ids], return_tensors)
+        return ids if return_tensors is None else to_array([ids], return_tensors)
 
     def batch_encode(
         self,
@@ -143,15 +130,11 @@ class VishwamAITokenizer:
         `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of texts
         over `max_length` (the model's own where None), special tokens kept. Arrays need rows of one length.
         """
-        _check_tensors(return_tensors)
         if isinstance(texts, str):
             raise InputError("batch_encode takes a list of texts; for one text use encode")
         limit = self._limit(max_length) if truncation or padding == "max_length" else None
         rows = [self._row(text, add_special_tokens, limit if truncation else None) for text in texts]
-        batch = self._padded(rows, _width(rows, padding, limit), padding_side)
-        if return_tensors is None:
-            return batch
-        return Batch(_array(batch.input_ids, return_tensors), _array(batch.attention_mask, return_tensors))
+        return batch_of(rows, padding, limit, padding_side, self.pad_token_id, return_tensors)
 
     def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
         _check_text(text)
@@ -163,9 +146,9 @@ class VishwamAITokenizer:
         ids = plain.encode_plain(self.backend, text, plain.control_ids(self.backend, allowed))
         if not add_special_tokens:
             return ids
-        around = self._encoding("", True).ids
-        head = self._encoding("a", True).ids.index(self._encoding("a", False).ids[0])
-        return around[:head] + ids + around[head:]
+        around = self._encoding("a", True)
+        real = [index for index, special in enumerate(around.special_tokens_mask) if not special]
+        return around.ids[: real[0]] + ids + around.ids[real[-1] + 1 :]
 
     def _row(self, text: str, add_special_tokens: bool, limit: int | None) -> list[int]:
         if limit is None:
@@ -184,17 +167,6 @@ class VishwamAITokenizer:
         if limit < 1:
             raise InputError(f"max_length is {limit}; it must be at least 1")
         return limit
-
-    def _padded(self, rows: list[list[int]], width: int | None, side: Side) -> Batch:
-        if side not in ("left", "right"):
-            raise InputError(f'padding_side is {side!r}; it is "left" or "right"')
-        if width is None or all(len(row) >= width for row in rows):
-            return Batch(rows, [[1] * len(row) for row in rows])
-        if self.pad_token_id is None:
-            raise TokenizerError('this tokenizer has no pad token; choose one: tokenizer.with_tokens(pad_token="...")')
-        gaps = [max(0, width - len(row)) for row in rows]
-        ids = [_beside(row, [self.pad_token_id] * gap, side) for row, gap in zip(rows, gaps, strict=True)]
-        return Batch(ids, [_beside([1] * len(row), [0] * gap, side) for row, gap in zip(rows, gaps, strict=True)])
 
     # Ids to text.
 
@@ -291,42 +263,6 @@ class VishwamAITokenizer:
         return None if token is None else self.backend.token_to_id(token)
 
 
-def _own_settings(special_tokens: Sequence[str]) -> Settings:
-    """The names of a tokenizer of ours: those of bos, eos and pad that it has."""
-    named = {"bos_token": bpe.BOS, "eos_token": bpe.EOS, "pad_token": bpe.PAD}
-    return Settings(**{name: token for name, token in named.items() if token in special_tokens})
-
-
-def _with_settings(backend: Tokenizer, settings: Settings) -> Tokenizer:
-    """Adds the tokens that the settings have and the backend lacks, and puts bos and eos round texts as they say."""
-    for added in sorted(settings.added, key=lambda token: token.id):
-        flags = {name: getattr(added, name) for name in ("lstrip", "rstrip", "normalized", "single_word", "special")}
-        if backend.token_to_id(added.content) is None or added.id in backend.get_added_tokens_decoder():
-            backend.add_tokens([AddedToken(added.content, **flags)])
-        if backend.token_to_id(added.content) != added.id:
-            raise TokenizerError(
-                f"tokenizer_config.json gives {added.content!r} the id {added.id}, "
-                f"but in the vocabulary it has {backend.token_to_id(added.content)}"
-            )
-    named = [getattr(settings, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")]
-    special = [token for token in (*named, *settings.special_tokens) if token is not None]
-    present = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special if t not in present])
-    if settings.add_bos is not None or settings.add_eos is not None:
-        backend.post_processor = _around(backend, settings)
-    return backend
-
-
-def _around(backend: Tokenizer, settings: Settings) -> processors.PostProcessor:
-    before = [settings.bos_token] if settings.add_bos and settings.bos_token else []
-    after = [settings.eos_token] if settings.add_eos and settings.eos_token else []
-    return processors.TemplateProcessing(
-        single=[*before, "$A", *after],
-        pair=[*before, "$A", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{token}:1" for token in after)],
-        special_tokens=[(token, backend.token_to_id(token)) for token in {*before, *after}],
-    )
-
-
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
         raise InputError(f"a text is {type(text).__name__}, not str")
@@ -336,36 +272,6 @@ def _check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(f"the text has a lone surrogate at character {error.start}: it is not UTF-8") from None
-
-
-def _check_tensors(return_tensors: str | None) -> None:
-    if return_tensors not in (None, "jax", "np"):
-        raise InputError(f'return_tensors is {return_tensors!r}; it is "jax", "np" or None')
-
-
-def _array(rows: list[list[int]], kind: str) -> Any:
-    if len({len(row) for row in rows}) > 1:
-        raise InputError("rows of different lengths make no array: pass padding=True, or truncation with max_length")
-    array = np.asarray(rows, np.int32).reshape(len(rows), -1 if rows and rows[0] else 0)
-    if kind == "np":
-        return array
-    import jax.numpy as jnp
-
-    return jnp.asarray(array)
-
-
-def _width(rows: list[list[int]], padding: Padding, limit: int | None) -> int | None:
-    if padding is False:
-        return None
-    if padding == "max_length":
-        return limit
-    if padding is True or padding == "longest":
-        return max(map(len, rows), default=0)
-    raise InputError(f'padding is {padding!r}; it is True, False, "longest" or "max_length"')
-
-
-def _beside(row: list[int], fill: list[int], side: Side) -> list[int]:
-    return fill + row if side == "left" else row + fill
 
 
 def _row_of_ids(ids: Any) -> np.ndarray:
