@@ -1,0 +1,67 @@
+"""Rows of tokens laid side by side into the fixed shapes that a compiled step wants. It knows no text and no model.
+
+B rows, T positions. Several rows share a line as segments 1, 2, …; segment 0 is padding. A position predicts the next
+token of its own segment, so the last of a segment predicts nothing.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """What a training step reads, all `[B, T]`."""
+
+    tokens: np.ndarray  # int32
+    targets: np.ndarray  # int32, the next token
+    weights: np.ndarray  # float32, the target's weight in the loss
+    segments: np.ndarray  # int32, 0 for padding
+    positions: np.ndarray  # int32, from 0 in each segment
+
+    @property
+    def fill(self) -> float:
+        """The share of positions that are no padding."""
+        return float((self.segments > 0).mean())
+
+
+Sample = tuple[list[int], list[float]]  # tokens, and the weight of each in the loss
+
+
+def empty(batch: int, length: int) -> Batch:
+    """A batch of padding."""
+    ints = [np.zeros((batch, length), np.int32) for _ in range(4)]
+    return Batch(ints[0], ints[1], np.zeros((batch, length), np.float32), ints[2], ints[3])
+
+
+def put(batch: Batch, line: int, start: int, segment: int, sample: Sample) -> None:
+    """Writes one sample into a line of a batch, from `start` on."""
+    tokens, weights = sample
+    n = len(tokens)
+    here = slice(start, start + n)
+    batch.tokens[line, here] = tokens
+    batch.targets[line, here] = [*tokens[1:], 0]
+    batch.weights[line, here] = [*weights[1:], 0.0]
+    batch.segments[line, here] = segment
+    batch.positions[line, here] = np.arange(n)
+
+
+def pack(samples: Iterable[Sample], batch: int, length: int) -> tuple[Batch, int]:
+    """(batch, how many samples it took): first-fit, until a sample fits on no line. Longer ones are cut to `length`.
+
+    The samples that are taken depend on nothing but the samples, so the count alone says where the next batch begins.
+    """
+    out = empty(batch, length)
+    used, segments = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+    taken = 0
+    for tokens, weights in samples:
+        sample = tokens[:length], weights[:length]
+        fits = np.flatnonzero(used + len(sample[0]) <= length)
+        if not len(fits):
+            break
+        line = fits[0]
+        segments[line] += 1
+        put(out, line, used[line], segments[line], sample)
+        used[line] += len(sample[0])
+        taken += 1
+    return out, taken

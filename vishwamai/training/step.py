@@ -1,0 +1,197 @@
+"""One training step: loss, gradients in as many pieces as memory wants, and the update.
+
+All sums are over the whole batch before they are divided by its tokens, so a batch gives the same gradient however it
+is cut into micro-batches or laid over devices. It knows no files and no loop.
+
+A micro-batches, B rows, T positions.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vishwamai.errors import ConfigError
+from vishwamai.models import transformer
+from vishwamai.models.config import ModelConfig
+from vishwamai.ops.losses import chunked_cross_entropy
+from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
+from vishwamai.training.optim import Optimizer, clip, optimizer, schedule
+from vishwamai.weights.spec import pytree
+
+Array = jax.Array
+
+
+@pytree
+class TrainState:
+    """What a run carries from step to step."""
+
+    weights: transformer.Transformer
+    opt_state: optax.OptState
+    step: Array  # [] int32, batches seen
+    skipped: Array  # [] int32, of those, how many were not finite and changed nothing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How a step is computed. `balance_loss` and `z_loss` weigh the routers' load balance and the logits' size."""
+
+    compute: str = "float32"
+    accumulate: int = 1
+    remat: str = "none"
+    loss_chunks: int = 4
+    attention: str | None = None
+    experts: str | None = None
+    z_loss: float = 0.0
+    balance_loss: float = 0.01
+    router_z_loss: float = 0.0
+
+    def __post_init__(self):
+        if self.remat not in transformer.REMAT:
+            raise ConfigError(f"remat {self.remat!r} is not known; use {', '.join(transformer.REMAT)}")
+        if self.accumulate < 1 or self.loss_chunks < 1:
+            raise ConfigError("accumulate and loss_chunks must be 1 or more")
+
+
+class Sums(NamedTuple):
+    """What a batch, or a part of it, adds up to."""
+
+    loss: Array  # [] what is differentiated, in parts that add up to the mean
+    nll: Array  # []
+    correct: Array  # []
+    load: Array  # [E] assignments to each expert
+
+
+def init_state(cfg: ModelConfig, o: Optimizer, steps: int, key: Array, sharding: Sharding = SINGLE) -> TrainState:
+    """A fresh state, its float32 weights and moments laid out by `sharding`."""
+    specs = transformer.specs(cfg)
+    return state_of(init_sharded(specs, key, sharding), cfg, o, steps)
+
+
+def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int) -> TrainState:
+    """A fresh state around given weights; the moments are laid out like them."""
+    opt_state = jax.jit(optimizer(o, transformer.specs(cfg), steps).init)(weights)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(weights=weights, opt_state=_placed(opt_state, weights), step=zero, skipped=jnp.copy(zero))
+
+
+def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding) -> Sums:
+    """The sums of a batch (or of a part of it), the loss divided by `totals` = (loss weights, tokens) of the whole."""
+    tokens, targets, target_weights, segments, positions = (sharding.constrain(a, "batch", "seq") for a in batch)
+    cast = jax.tree.map(lambda w: w.astype(s.compute), weights)
+    x, routers = transformer.hidden(
+        cast, tokens, cfg, positions_BT=positions, segments_BT=segments, sharding=sharding, dtype=s.compute,
+        remat=s.remat, attention=s.attention, experts=s.experts,
+    )  # fmt: skip
+    head = transformer.lm_head(cast, sharding)
+    project = partial(transformer.logits, head, cfg=cfg)
+    sums = chunked_cross_entropy(x, project, targets, target_weights, chunks=s.loss_chunks)
+    n_weights, n_tokens = totals
+    n_routed = n_tokens * max(sum(layer.moe for layer in cfg.layers), 1)
+    loss = (sums.nll + s.z_loss * sums.z) / n_weights
+    loss += (s.balance_loss * routers.balance + s.router_z_loss * routers.z) / n_routed
+    return Sums(loss=loss, nll=sums.nll, correct=sums.correct, load=routers.load)
+
+
+def gradients(weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE) -> tuple[Sums, object]:
+    """(sums, gradients) of a batch, computed `s.accumulate` rows' parts at a time."""
+    totals = jnp.maximum(jnp.sum(batch[2]), 1e-6), jnp.maximum(jnp.sum((batch[3] > 0).astype(jnp.float32)), 1.0)
+
+    def part(weights, batch):
+        sums = loss_sums(weights, batch, totals, cfg, s, sharding)
+        return sums.loss, sums
+
+    grad = jax.grad(part, has_aux=True)
+    if s.accumulate == 1:
+        grads, sums = grad(weights, batch)
+        return sums, grads
+
+    def add(total, batch):
+        grads, sums = grad(weights, batch)
+        return jax.tree.map(jnp.add, total, (sums, grads)), None
+
+    parts = jax.tree.map(lambda a: a.reshape(s.accumulate, -1, *a.shape[1:]), tuple(batch))
+    zero = jax.tree.map(
+        jnp.zeros_like, jax.eval_shape(lambda: grad(weights, jax.tree.map(lambda a: a[0], parts))[::-1])
+    )
+    (sums, grads), _ = jax.lax.scan(add, zero, parts)
+    return sums, grads
+
+
+def train_step(state: TrainState, batch, cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding=SINGLE):
+    """(state after the batch, metrics). A batch whose loss or gradient is not finite changes nothing but the counts."""
+    sums, grads = gradients(state.weights, batch, cfg, s, sharding)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
+    rule = optimizer(o, transformer.specs(cfg), steps)
+    updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights)
+    after = optax.apply_updates(state.weights, updates), opt_state
+    keep = partial(jnp.where, finite)
+    weights, opt_state = jax.tree.map(keep, after, (state.weights, state.opt_state))
+    bad = (~finite).astype(jnp.int32)
+    new = TrainState(weights=weights, opt_state=opt_state, step=state.step + 1, skipped=state.skipped + bad)
+    return new, metrics(sums, batch, norm, schedule(o, steps)(state.step), new.skipped)
+
+
+def metrics(sums: Sums, batch, norm, learning_rate, skipped) -> dict[str, Array]:
+    """Scalars of one step; `loss` is the mean negative log-likelihood of a target, in nats."""
+    weight = jnp.maximum(jnp.sum(batch[2]), 1e-6)
+    found = {
+        "loss": sums.nll / weight,
+        "accuracy": sums.correct / weight,
+        "grad_norm": norm,
+        "learning_rate": jnp.asarray(learning_rate, jnp.float32),
+        "tokens": jnp.sum((batch[3] > 0).astype(jnp.int32)),
+        "skipped": skipped,
+    }
+    if sums.load.size:
+        found["expert_load"] = jnp.max(sums.load) / jnp.maximum(jnp.mean(sums.load), 1e-6)
+    return found
+
+
+def compiled_step(cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding: Sharding = SINGLE):
+    """`train_step(state, batch)` compiled, the state's memory used again."""
+    fixed = dict(cfg=cfg, o=o, s=s, steps=steps, sharding=sharding)
+    return jax.jit(partial(train_step, **fixed), donate_argnums=0)
+
+
+def evaluate_sums(
+    weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE
+) -> tuple[Array, Array, Array]:
+    """(negative log-likelihood, right predictions, weight) of a batch, as sums."""
+    totals = jnp.ones(()), jnp.ones(())
+    sums = loss_sums(weights, batch, totals, cfg, s, sharding)
+    return sums.nll, sums.correct, jnp.sum(batch[2])
+
+
+def _placed(opt_state, weights):
+    """The moments where their weights are; XLA would leave freshly made zeros on every device whole."""
+    treedef = jax.tree.structure(weights)
+    like = [getattr(w, "sharding", None) for w in jax.tree.leaves(weights)]
+
+    def is_moment(x) -> bool:
+        return jax.tree.structure(x) == treedef
+
+    def place(x):
+        if not is_moment(x):
+            return x
+        return treedef.unflatten([jax.device_put(a, d) for a, d in zip(jax.tree.leaves(x), like, strict=True)])
+
+    return jax.tree.map(place, opt_state, is_leaf=is_moment)
+
+
+def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Sharding) -> TrainState:
+    """The state without values, for ahead-of-time compilation."""
+    specs = transformer.specs(cfg)
+    weights = abstract(specs, sharding)
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.named())
+    shapes = jax.eval_shape(optimizer(o, specs, steps).init, weights)
+    treedef = jax.tree.structure(weights)
+    opt_state = jax.tree.map(
+        lambda x: weights if jax.tree.structure(x) == treedef else scalar,
+        shapes, is_leaf=lambda x: jax.tree.structure(x) == treedef,
+    )  # fmt: skip
+    return TrainState(weights=weights, opt_state=opt_state, step=scalar, skipped=scalar)
