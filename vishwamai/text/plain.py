@@ -1,71 +1,66 @@
 """Text that must stay text: encodes so that no control token comes out of characters that nobody vouches for.
 
 The check is on the ids and not on the text, so it holds whatever the tokenizer normalises, merges or overlaps: each
-control id in the result must stand for vouched-for characters alone; one that does not is cut apart at a character in
-its middle and the two parts are encoded anew. It knows no templates and no messages.
+control id in the result must stand for characters trusted enough; one that does not is cut apart in its middle and
+the two parts are encoded anew. It knows no templates and no messages.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
 
 from vishwamai.errors import TokenizerError
 from vishwamai.text.backend import backend_errors
 
-
-def control_ids(backend: Tokenizer, allowed: Collection[str] = ()) -> frozenset[int]:
-    """The ids of the special tokens but for those `allowed`."""
-    added = backend.get_added_tokens_decoder().items()
-    return frozenset(index for index, token in added if token.special and token.content not in allowed)
+Span = tuple[int, int]
 
 
 def encode_plain(
-    backend: Tokenizer, text: str, controls: frozenset[int], vouched: Sequence[bool] | None = None
+    backend: Tokenizer, text: str, needed: Mapping[int, int], trust: Sequence[int] | None = None
 ) -> list[int]:
-    """Ids of a text, nothing put round it, with `controls` only where all their characters are `vouched` for.
+    """Ids of a text, nothing put round it; the id `i` occurs only where its characters have trust `needed[i]` or more.
 
-    `vouched` has one flag per character; None stands for none. Without such a token in the way the ids are those that
-    the tokenizer gives the whole text. Raises `TokenizerError` where a control token of one character stands in it.
+    `trust` has a number per character; None stands for 0 throughout. Where no such id is in the way the ids are those
+    of the text as it is. Raises `TokenizerError` for a control token of one character, which cannot be cut.
     """
     cuts: set[int] = set()
     while True:
-        ids, spans = _encode_cut(backend, text, sorted(cuts), controls)
-        forged = [(start, end) for start, end in spans if vouched is None or not all(vouched[start:end])]
+        ids, spans = _encode_cut(backend, text, sorted(cuts), needed)
+        forged = [span for span, need in spans if trust is None or min(trust[slice(*span)], default=0) < need]
         if not forged:
             return ids
         for start, end in forged:
-            if end - start < 2 or start + 1 in cuts:
+            if end - start < 2:
                 raise TokenizerError(f"{text[start:end]!r} is a control token and cannot be written as plain text")
-            cuts.add(start + 1)
+            cuts.add((start + end) // 2)
 
 
 def _encode_cut(
-    backend: Tokenizer, text: str, cuts: list[int], controls: frozenset[int]
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids of the text encoded in the parts between cuts, and the characters that each control id stands for."""
+    backend: Tokenizer, text: str, cuts: list[int], needed: Mapping[int, int]
+) -> tuple[list[int], list[tuple[Span, int]]]:
+    """Ids of the text encoded in the parts between cuts; the characters of each control id with the trust it needs."""
     ids: list[int] = []
-    spans: list[tuple[int, int]] = []
-    starts = [0, *cuts]
+    spans: list[tuple[Span, int]] = []
     sentinel = _sentinel(backend) if cuts else ""
     with backend_errors("the text could not be encoded"):
-        for start, end in zip(starts, [*cuts, len(text)], strict=True):
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             lead = sentinel if start else ""
             part = backend.encode(lead + text[start:end], add_special_tokens=False)
             first = 1 if lead else 0
             ids += part.ids[first:]
-            spans += _control_spans(part, first, start - len(lead), controls)
+            spans += _control_spans(part, first, start - len(lead), needed)
     return ids, spans
 
 
-def _control_spans(part: Encoding, first: int, shift: int, controls: frozenset[int]) -> list[tuple[int, int]]:
-    found = (index for index in range(first, len(part.ids)) if part.ids[index] in controls)
-    return [(part.offsets[index][0] + shift, part.offsets[index][1] + shift) for index in found]
+def _control_spans(part: Encoding, first: int, shift: int, needed: Mapping[int, int]) -> list[tuple[Span, int]]:
+    ids, offsets = part.ids, part.offsets
+    found = (index for index in range(first, len(ids)) if ids[index] in needed)
+    return [((offsets[i][0] + shift, offsets[i][1] + shift), needed[ids[i]]) for i in found]
 
 
 def _sentinel(backend: Tokenizer) -> str:
     """A token put before a part that does not begin the text, lest the tokenizer treat it as a beginning."""
-    added = backend.get_added_tokens_decoder()
-    for index, token in added.items():
+    for index, token in sorted(backend.get_added_tokens_decoder().items()):
         if not token.rstrip and backend.encode(token.content + "|", add_special_tokens=False).ids[0] == index:
             return token.content
     return ""

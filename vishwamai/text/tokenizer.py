@@ -143,7 +143,8 @@ class VishwamAITokenizer:
 
     def _encode_plain(self, text: str, add_special_tokens: bool, allowed: frozenset[str]) -> list[int]:
         _check_text(text)
-        ids = plain.encode_plain(self.backend, text, plain.control_ids(self.backend, allowed))
+        controls = {index: 1 for index in self.special_ids if self.backend.id_to_token(index) not in allowed}
+        ids = plain.encode_plain(self.backend, text, controls)
         if not add_special_tokens:
             return ids
         around = self._encoding("a", True)

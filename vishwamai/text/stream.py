@@ -1,0 +1,122 @@
+"""Text as it comes: ids to complete characters (`Detokenizer`), and an eye on stop strings (`StopMatcher`).
+
+Both give, over all calls and whatever the cuts between them, what they would give for the whole at once. They know no
+model and no transport.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from vishwamai.errors import InputError
+from vishwamai.text.tokenizer import VishwamAITokenizer
+
+REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """Turns a stream of ids into text, never cutting a character: what it gave, joined, is `decode` of all the ids.
+
+    It decodes a short window that begins where a character begins and holds tokens whose text is known already: the
+    decoders of `tokenizers` treat the first token apart (they drop its space), so the new ids never come first.
+    """
+
+    def __init__(self, tokenizer: VishwamAITokenizer, skip_special_tokens: bool = True):
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self._bytes = _byte_ids(tokenizer)
+        self._window: list[int] = []
+        self._context = 0  # How many ids of the window were there before the latest that gave text.
+        self._sent = 0  # How many characters of the window's text were given.
+        self._in_run = False
+
+    def push(self, tokens: int | Iterable[int]) -> str:
+        """The text that these ids complete, "" where they end within a character."""
+        return "".join(map(self._push, tokens)) if isinstance(tokens, Iterable) else self._push(int(tokens))
+
+    def finish(self) -> str:
+        """What is left when no more ids come: U+FFFD for the bytes of a broken character, or nothing."""
+        rest = self._decode(self._window)[self._sent :]
+        self._window, self._context, self._sent, self._in_run = [], 0, 0, False
+        return rest
+
+    def _push(self, token: int) -> str:
+        self._window.append(int(token))
+        if not (self._skip and token in self._tokenizer.special_ids):
+            self._in_run = token in self._bytes
+        text = self._decode(self._window)
+        # A run of byte tokens becomes text as a whole: one wrong byte at its end turns all of it into U+FFFD.
+        if self._in_run:
+            return ""
+        known = text.removesuffix(REPLACEMENT)
+        new = known[self._sent :]
+        self._sent = max(self._sent, len(known))
+        if text == known and new:
+            self._advance(self._context)
+        elif text != known and len(self._window) > 8:
+            self._advance_past_broken(text)
+        return new
+
+    def _advance(self, start: int) -> None:
+        self._window = self._window[start:]
+        self._context = len(self._window)
+        self._sent = len(self._decode(self._window))
+
+    def _advance_past_broken(self, text: str) -> None:
+        """Drops all but the tail of a window full of broken bytes: a character has four at most."""
+        for start in range(len(self._window) - 1, len(self._window) - 5, -1):
+            tail = self._decode(self._window[start:])
+            if self._decode(self._window[:start]) + tail == text and tail:
+                self._window, self._context = self._window[start:], 0
+                self._sent -= len(text) - len(tail)
+                return
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)
+
+
+class StopMatcher:
+    """Looks for stop strings in text that comes in pieces, and holds back what may be the beginning of one.
+
+    `matched` is the stop string found, or None. Of several the one that is complete first counts, the longest of those
+    that end together; the stop string itself and all after it are not given out.
+    """
+
+    def __init__(self, stop: Sequence[str]):
+        """Raises `InputError` where `stop` is not a list of strings with at least one character each."""
+        if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+            raise InputError(f"stop is {stop!r:.80}; it is a list of strings, none of them empty")
+        self.matched: str | None = None
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that is certainly not part of a stop string; nothing once one has matched."""
+        if self.matched is not None:
+            return ""
+        text = self._held + text
+        ends = [(text.index(stop) + len(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        if ends:
+            end, _, self.matched = min(ends)
+            self._held = ""
+            return text[: end - len(self.matched)]
+        held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of the text are a beginning of the stop string, and not the whole of it."""
+    sizes = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
+def _byte_ids(tokenizer: VishwamAITokenizer) -> frozenset[int]:
+    """The ids of byte tokens (`<0xE4>`) where the tokenizer decodes them as bytes."""
+    if "ByteFallback" not in repr(tokenizer.backend.decoder):
+        return frozenset()
+    ids = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    return frozenset(index for index in ids if index is not None)
