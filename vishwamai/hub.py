@@ -30,6 +30,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
     text = os.fspath(name)
     if text in BUILT_IN:
         return _built_in(text, revision)
+    if not text:
+        raise HubError("the name of a model is empty; give a folder or a hub repository such as Qwen/Qwen3-0.6B")
     folder = Path(text).expanduser()
     if folder.is_dir():
         if revision is not None:

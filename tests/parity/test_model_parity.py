@@ -32,16 +32,23 @@ TOKENS = np.random.default_rng(0).integers(0, 61, (2, LENGTH))
 pytestmark = pytest.mark.parity
 
 
-def logits_of(model, tokens=TOKENS) -> np.ndarray:
+@pytest.fixture(scope="module")
+def ours(tiny_models):
+    """`ours(case)` -> (what the folder says, our weights), each read once."""
+
+    @functools.cache
+    def read(case: str):
+        pretrained = config.read(tiny_models(case)[1])
+        return pretrained, weights.load(tiny_models(case)[1], pretrained)
+
+    return read
+
+
+def logits_of(model) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor(tokens), use_cache=False).logits.numpy()
-
-
-def ours(folder):
-    pretrained = config.read(folder)
-    return pretrained.model, weights.load(folder, pretrained)
+        return model(torch.tensor(TOKENS), use_cache=False).logits.numpy()
 
 
 def forward(w, cfg) -> np.ndarray:
@@ -54,16 +61,15 @@ def assert_close(mine: np.ndarray, theirs: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_equal_those_of_transformers(case, tiny_models):
-    model, folder = tiny_models(case)
-    cfg, w = ours(folder)
-    assert_close(forward(w, cfg), logits_of(model))
+def test_logits_equal_those_of_transformers(case, tiny_models, ours):
+    pretrained, w = ours(case)
+    assert_close(forward(w, pretrained.model), logits_of(tiny_models(case)[0]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cached_decoding_equals_transformers_uncached(case, tiny_models):
-    model, folder = tiny_models(case)
-    cfg, w = ours(folder)
+def test_cached_decoding_equals_transformers_uncached(case, tiny_models, ours):
+    pretrained, w = ours(case)
+    cfg = pretrained.model
     tokens = jnp.asarray(TOKENS, jnp.int32)
     step = jax.jit(functools.partial(transformer.forward_cached, cfg=cfg), static_argnames="attend")
     out, cache = step(w, tokens[:, :PROMPT], cache=init_cache(cfg, 2, LENGTH), attend=attend_whole)
@@ -71,16 +77,15 @@ def test_cached_decoding_equals_transformers_uncached(case, tiny_models):
     for i in range(PROMPT, LENGTH):
         out, cache = step(w, tokens[:, i : i + 1], cache=cache)
         parts.append(out)
-    assert_close(np.concatenate(parts, 1), logits_of(model))
+    assert_close(np.concatenate(parts, 1), logits_of(tiny_models(case)[0]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_transformers_loads_what_we_save(case, tiny_models, tmp_path):
+def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path):
     import transformers
 
-    model, folder = tiny_models(case)
-    pretrained = config.read(folder)
-    weights.save(tmp_path, weights.load(folder, pretrained), pretrained.model, generation=pretrained.generation)
+    model, (pretrained, w) = tiny_models(case)[0], ours(case)
+    weights.save(tmp_path, w, pretrained.model, generation=pretrained.generation)
     again, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )

@@ -84,7 +84,7 @@ def _check_tied(head: Tensor, embed: Tensor) -> None:
 def _leaf(param: Param, parts: list[Piece], found: dict[str, Tensor], maps: dict[Path, mmap.mmap], sharding: Sharding):
     """One leaf, filled piece by piece where it will live."""
     home = sharding.named(*param.axes, shape=param.shape)
-    leaf = jax.jit(lambda: jnp.zeros(param.shape, param.dtype), out_shardings=home)()
+    leaf = jnp.zeros(param.shape, param.dtype, device=home)
     place = _stored_sharding(param, parts[0], sharding)
     pending = 0
     for piece in parts:

@@ -1,0 +1,253 @@
+"""Weights to a folder and back, alone and over eight devices; and folders that do not fit their configuration."""
+
+import dataclasses
+import json
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.errors import CheckpointError, ConfigError
+from vishwamai.hf import config, safetensors, weights
+from vishwamai.hf.names import FAMILIES, pieces
+from vishwamai.models import transformer
+from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of, uniform
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
+from vishwamai.weights import spec
+
+SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 64}
+MOE = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 12}
+SLIDING = Layer(window=3, rope=Rope(theta=100.0))
+GEMMA = {"qk_norm": True, "norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh", "tie_embeddings": True}
+MODELS = {
+    "llama": ModelConfig(**SIZES, stacks=uniform(3), attn_bias=True, o_bias=True, mlp_bias=True),
+    "qwen3_moe": ModelConfig(
+        **SIZES, **MOE, stacks=stacks_of((Layer(), Layer(moe=True), Layer(), Layer(moe=True))), qk_norm=True
+    ),
+    "mixtral": ModelConfig(**SIZES, **MOE, stacks=uniform(2, moe=True, window=5)),
+    "gemma3_text": ModelConfig(
+        **SIZES,
+        **GEMMA,
+        embed_scale=4.0,
+        attn_scale=0.25,
+        stacks=stacks_of((SLIDING, SLIDING, Layer()) * 2 + (SLIDING,)),
+    ),
+}
+EIGHT = {
+    "llama": {"fsdp": 2, "tensor": 4},
+    "qwen3_moe": {"fsdp": 2, "expert": 2, "tensor": 2},
+    "gemma3_text": {"fsdp": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """`saved(model)` -> (weights, folder), each made once."""
+    made = {}
+
+    def save(name: str):
+        if name not in made:
+            specs, folder = transformer.specs(MODELS[name]), tmp_path_factory.mktemp(name)
+            draw = np.random.default_rng(0).standard_normal
+            w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), specs)
+            weights.save(folder, w, MODELS[name])
+            made[name] = w, folder
+        return made[name]
+
+    return save
+
+
+def load(folder, **options):
+    return weights.load(folder, config.read(folder), **options)
+
+
+def assert_same(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_comes_back_bit_for_bit(name, saved):
+    w, folder = saved(name)
+    found = config.read(folder)
+    assert (found.model_type, found.model.layers) == (name, MODELS[name].layers)
+    assert_same(load(folder), w)
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tmp_path):
+    w, folder = saved(name)
+    sharding = Sharding(make_mesh(**EIGHT[name]))
+    there = load(folder, sharding=sharding)
+    wanted = shardings(transformer.specs(MODELS[name]), sharding)
+    jax.tree.map(
+        lambda x, s: pytest.fail(f"{x.sharding}") if not x.sharding.is_equivalent_to(s, x.ndim) else 0, there, wanted
+    )
+    assert_same(there, w)
+    weights.save(tmp_path, there, MODELS[name])
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_no_device_is_given_more_of_a_tensor_than_its_share_and_none_moves(name):
+    sharding = Sharding(make_mesh(fsdp=2, expert=2, tensor=2))
+    cfg = MODELS[name]
+    specs = transformer.specs(cfg)
+    for param, parts in zip(spec.leaves(specs), pieces(FAMILIES[name], specs, cfg), strict=True):
+        home = sharding.named(*param.axes, shape=param.shape)
+        place = weights._stored_sharding(param, parts[0], sharding)
+        inner = [(i, a) for i, a in enumerate(param.axes) if a not in spec.STACKED]
+        ways = np.prod([param.shape[i] // home.shard_shape(param.shape)[i] for i, _ in inner])
+        assert np.prod(place.shard_shape(parts[0].shape)) * ways == np.prod(parts[0].shape)
+        arguments = (
+            jax.ShapeDtypeStruct(param.shape, jnp.float32, sharding=home),
+            jax.ShapeDtypeStruct(parts[0].shape, jnp.float32, sharding=place),
+            jax.ShapeDtypeStruct((len(parts[0].index),), jnp.int32),
+        )
+        if "experts" not in param.axes:  # an expert's tensor does go to the other devices of the expert axis
+            text = weights._fill.lower(*arguments, parts[0].transposed, home).compile().as_text()
+            assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute")), param
+
+
+def test_weights_are_cast_once_on_the_way(saved):
+    w, folder = saved("llama")
+    half = load(folder, dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
+    assert_same(half, jax.tree.map(lambda x: x.astype(jnp.bfloat16), w))
+
+
+def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
+    w, _ = saved("llama")
+    weights.save(tmp_path, w, MODELS["llama"], dtype="bfloat16")
+    assert {t.dtype for t in safetensors.read_folder(tmp_path).values()} == {np.dtype(jnp.bfloat16)}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert_same(load(tmp_path), jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), w))
+
+
+def test_large_models_are_saved_in_several_files(saved, tmp_path):
+    w, _ = saved("qwen3_moe")
+    weights.save(tmp_path, w, MODELS["qwen3_moe"])
+    weights.save(tmp_path, w, MODELS["qwen3_moe"], max_file_bytes=20_000)
+    files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
+    assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert_same(load(tmp_path), w)
+
+
+def test_loading_leaves_the_arrays_independent_of_the_file(saved, tmp_path):
+    w, _ = saved("mixtral")
+    weights.save(tmp_path, w, MODELS["mixtral"])
+    there = load(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert_same(there, w)
+
+
+# Folders that do not fit.
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A folder of a Llama that a test may spoil."""
+    w, _ = saved("llama")
+    weights.save(tmp_path, w, MODELS["llama"])
+    return tmp_path
+
+
+def rewrite(folder, change):
+    """Writes the folder's tensors anew after `change(tensors: dict)`."""
+    found = safetensors.read_folder(folder)
+    tensors = {name: np.array(t.view(safetensors.open_map(t.path))) for name, t in found.items()}
+    change(tensors)
+    outgoing = [safetensors.Outgoing(n, x.shape, x.dtype, lambda x=x: x) for n, x in tensors.items()]
+    safetensors.write_folder(folder, outgoing, max_file_bytes=10**9)
+
+
+NAME = "model.layers.1.self_attn.q_proj.weight"
+SPOILS = {
+    "wrong shape": (lambda t: t.update({NAME: t[NAME].T.copy()}), rf"{NAME}.*\[16, 32\].*\[32, 16\]"),
+    "no such layer": (lambda t: t.pop(NAME), f"{NAME}' is missing"),
+    "many missing": (lambda t: [t.pop(n) for n in list(t) if "layers.1." in n], r"and others \(16\) are missing"),
+    "one too many": (lambda t: t.update({"model.layers.3.x": t[NAME]}), "'model.layers.3.x' is in the weights"),
+    "integers": (lambda t: t.update({NAME: t[NAME].astype(np.int32)}), f"{NAME}' is int32"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_tensors_that_do_not_fit_are_named(spoil, folder):
+    change, message = SPOILS[spoil]
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load(folder)
+    assert str(folder) in str(raised.value)
+
+
+def test_what_old_checkpoints_carry_besides_weights_is_left_unread(folder, saved):
+    rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}))
+    assert_same(load(folder), saved("llama")[0])
+
+
+def test_a_tied_output_matrix_may_be_stored_if_it_is_the_embedding(saved, tmp_path):
+    w, _ = saved("gemma3_text")
+    weights.save(tmp_path, w, MODELS["gemma3_text"])
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    assert_same(load(tmp_path), w)
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    with pytest.raises(CheckpointError, match="'lm_head.weight' differs from the embedding"):
+        load(tmp_path)
+
+
+def test_a_truncated_file_is_refused_before_anything_is_loaded(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load(folder)
+
+
+def test_a_configuration_of_absurd_size_meets_the_file_before_memory(folder):
+    data = json.loads((folder / "config.json").read_text()) | {"vocab_size": 2**24, "hidden_size": 2**20}
+    (folder / "config.json").write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="by the configuration"):
+        load(folder)
+
+
+def test_a_model_that_no_family_expresses_is_refused_with_what_does_not_fit(saved, tmp_path):
+    cfg = dataclasses.replace(MODELS["llama"], o_bias=False, final_softcap=3.0)
+    with pytest.raises(ConfigError, match=r"llama \(final_softcap, o_bias\)"):
+        weights.save(tmp_path / "x", saved("llama")[0], cfg)
+
+
+def test_weights_of_another_model_are_not_saved(saved, tmp_path):
+    cfg = dataclasses.replace(MODELS["llama"], d_ff=48)
+    with pytest.raises(CheckpointError, match="not plain arrays of this model's shapes"):
+        weights.save(tmp_path, saved("llama")[0], cfg)
+
+
+def test_the_multimodal_gemma_loads_as_its_text_model(saved, tmp_path):
+    w, folder = saved("gemma3_text")
+    text = json.loads((folder / "config.json").read_text())
+    data = {"model_type": "gemma3", "text_config": text, "vision_config": {"x": 1}, "eos_token_id": [1, 106]}
+    header, tensors = read_raw(folder / "model.safetensors")
+    entries = {f"language_model.{n}": e for n, e in header.items()} | {
+        "vision_tower.x": {"dtype": "F32", "shape": [1], "data_offsets": [len(tensors), len(tensors) + 4]}
+    }
+    raw = json.dumps(entries).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + tensors + b"\0\0\0\0")
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    found = config.read(tmp_path)
+    assert (found.model, found.generation.eos_ids) == (config.read(folder).model, (1, 106))
+    assert_same(load(tmp_path), w)
+
+
+def read_raw(path):
+    data = path.read_bytes()
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:end])
+    header.pop("__metadata__")
+    return header, data[end:]
+
+
+def test_a_single_device_needs_no_mesh(saved):
+    leaf = load(saved("llama")[1], sharding=SINGLE).embed
+    assert len(leaf.sharding.device_set) == 1
