@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
@@ -168,19 +169,18 @@ def evaluate_sums(
 
 
 def _placed(opt_state, weights):
-    """The moments where their weights are; XLA would leave freshly made zeros on every device whole."""
+    """The moments where their weights are; XLA would leave freshly made zeros whole on every device."""
     treedef = jax.tree.structure(weights)
-    like = [getattr(w, "sharding", None) for w in jax.tree.leaves(weights)]
+    if not isinstance(jax.tree.leaves(weights)[0].sharding, NamedSharding):
+        return opt_state
 
-    def is_moment(x) -> bool:
+    def like_weights(x) -> bool:
         return jax.tree.structure(x) == treedef
 
     def place(x):
-        if not is_moment(x):
-            return x
-        return treedef.unflatten([jax.device_put(a, d) for a, d in zip(jax.tree.leaves(x), like, strict=True)])
+        return jax.tree.map(lambda a, w: jax.device_put(a, w.sharding), x, weights) if like_weights(x) else x
 
-    return jax.tree.map(place, opt_state, is_leaf=is_moment)
+    return jax.tree.map(place, opt_state, is_leaf=like_weights)
 
 
 def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Sharding) -> TrainState:

@@ -1,0 +1,118 @@
+"""Saves and restores any tree of arrays (Orbax), in the background and all or nothing, onto any mesh.
+
+Beside the arrays stands a checksum of each, since Orbax restores a flipped bit without a word: a step whose arrays do
+not match is passed over for the one before it. It knows no model and no trainer.
+"""
+
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vishwamai.errors import CheckpointError
+from vishwamai.weights.spec import path_name
+
+Array = jax.Array
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder: the newest `keep`, and the best by a metric if one is given."""
+
+    def __init__(self, folder: str | Path, *, keep: int = 3):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def save(self, step: int, tree, extra: dict) -> None:
+        """Begins to save; the tree may be donated to the next step at once. `extra` is anything JSON can hold.
+
+        An error of an earlier save in the background is raised here.
+        """
+        flat = flatten(tree)
+        sums = {name: int(value) for name, value in checksums(flat).items()}
+        arrays, notes = ocp.args.StandardSave(flat), ocp.args.JsonSave({"extra": extra, "checksums": sums})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(state=arrays, notes=notes), force=True)
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"step {step} cannot be saved in {self._manager.directory}: {e}") from e
+
+    def steps(self) -> list[int]:
+        """The steps that are saved, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, like, step: int | None = None) -> tuple[int, object, dict] | None:
+        """(step, tree, extra) of the newest sound checkpoint, laid out like `like`; None if there is none at all.
+
+        `like` is a tree of arrays or `ShapeDtypeStruct`s with shardings. Raises `CheckpointError` where checkpoints
+        exist and none of them can be used, or the one asked for by number cannot.
+        """
+        problems = []
+        for at in [step] if step is not None else self.steps()[::-1]:
+            try:
+                return at, *self._restore(at, like)
+            except (CheckpointError, ValueError, KeyError, OSError, TypeError) as e:
+                problems.append(f"step {at}: {str(e).splitlines()[0]}")
+                warnings.warn(f"checkpoint passed over: {problems[-1]}", RuntimeWarning, stacklevel=2)
+        if problems:
+            raise CheckpointError(f"no checkpoint in {self._manager.directory} can be used: {'; '.join(problems)}")
+        return None
+
+    def _restore(self, step: int, like) -> tuple[object, dict]:
+        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        _compare(flatten(like), self._manager.item_metadata(step)["state"])
+        target = {name: _abstract(x) for name, x in flatten(like).items()}
+        arrays = ocp.args.StandardRestore(target)
+        flat = self._manager.restore(step, args=ocp.args.Composite(state=arrays))["state"]
+        found = checksums(flat)
+        damaged = [name for name, value in found.items() if int(value) != notes["checksums"].get(name)]
+        if damaged:
+            raise CheckpointError(f"the values of {', '.join(damaged[:3])} are not those that were saved")
+        return jax.tree.unflatten(jax.tree.structure(like), flat.values()), notes["extra"]
+
+    def wait(self) -> None:
+        """Returns when everything begun is on disk; an error in the background is raised here."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def flatten(tree) -> dict:
+    """Leaves by name, in the tree's order."""
+    return {f"{i:05d}.{path_name(path)}": x for i, (path, x) in enumerate(jax.tree.leaves_with_path(tree))}
+
+
+@jax.jit
+def checksums(flat: dict[str, Array]) -> dict[str, Array]:
+    """A number for each array that any single flipped bit changes: the sum of its bits times odd weights, mod 2^32.
+
+    It does not depend on how the array is laid out.
+    """
+
+    def one(x: Array) -> Array:
+        unsigned = jnp.dtype(f"uint{x.dtype.itemsize * 8}")
+        bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).reshape(-1)
+        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return {name: one(x) for name, x in flat.items()}
+
+
+def _abstract(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _compare(wanted: dict, found) -> None:
+    """Orbax would cast another dtype silently."""
+    missing = sorted(set(wanted) ^ set(found))
+    if missing:
+        raise CheckpointError(f"it holds other arrays than this run's model and optimiser: {', '.join(missing[:3])}")
+    for name, x in wanted.items():
+        there = found[name]
+        if tuple(there.shape) != tuple(x.shape) or np.dtype(there.dtype) != np.dtype(x.dtype):
+            raise CheckpointError(
+                f"{name} is {np.dtype(there.dtype)}{tuple(there.shape)} there and {x.dtype}{tuple(x.shape)} in this run"
+            )

@@ -1,0 +1,128 @@
+"""The configuration of a training run: the five sections of its file, and what the file says about itself."""
+
+import dataclasses
+
+from vishwamai.data.corpus import Data
+from vishwamai.errors import ConfigError
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.mesh import AXES
+from vishwamai.precision import Precision
+from vishwamai.training.optim import Optimizer
+from vishwamai.training.step import StepConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """What a file states for people: the command that runs it, on what, how long it took, what came out."""
+
+    command: str = ""
+    hardware: str = ""
+    time: str = ""
+    result: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained on, for how long, and how the weights move.
+
+    A batch is `batch` lines of `length` tokens packed full; with `token_budget` it is as many rows of like length (one
+    of `lengths`) as the budget holds.
+    """
+
+    data: Data
+    optimizer: Optimizer = Optimizer()
+    steps: int = 1000
+    batch: int = 16
+    length: int = 256
+    token_budget: int | None = None
+    lengths: tuple[int, ...] = (64, 128, 256)
+    seed: int = 0
+    balance_loss: float = 0.01
+    router_z_loss: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tpu:
+    """The mesh: how many devices along each axis; -1 takes what is left over. It serves GPUs and CPUs as well."""
+
+    data: int = 1
+    fsdp: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+    def sizes(self) -> dict[str, int]:
+        """The axes that are used; none on a single device."""
+        return {axis: getattr(self, axis) for axis in AXES if getattr(self, axis, 1) != 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How a step is computed: precision, what is kept for the backward pass, and in how many parts."""
+
+    precision: str = "float32"
+    remat: str = "none"
+    accumulate: int = 1
+    loss_chunks: int = 4
+    attention: str | None = None
+    experts: str | None = None
+
+    def __post_init__(self):
+        Precision.named(self.precision)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logging:
+    """What is written and how often, in steps; `peak_flops` is the hardware's, per device, for utilisation."""
+
+    log_every: int = 20
+    eval_every: int = 500
+    eval_batches: int = 4
+    save_every: int = 200
+    keep: int = 3
+    peak_flops: float | None = None
+
+    def __post_init__(self):
+        for name in ("log_every", "eval_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"logging.{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run."""
+
+    about: About = About()
+    model: ModelConfig
+    training: Training
+    tpu: Tpu = Tpu()
+    optimization: Optimization = Optimization()
+    logging: Logging = Logging()
+
+    def __post_init__(self):
+        lines, parts = self.training.batch, self.optimization.accumulate
+        if lines % parts:
+            raise ConfigError(f"training.batch {lines} is not a multiple of optimization.accumulate {parts}")
+        if max(self.training.length, *self.training.lengths) > self.model.max_length:
+            raise ConfigError(f"training.length is longer than model.max_length {self.model.max_length}")
+
+    @property
+    def step(self) -> StepConfig:
+        """What the step needs to know of all this."""
+        o, t = self.optimization, self.training
+        return StepConfig(
+            compute=Precision.named(o.precision).compute,
+            accumulate=o.accumulate,
+            remat=o.remat,
+            loss_chunks=o.loss_chunks,
+            attention=o.attention,
+            experts=o.experts,
+            z_loss=t.z_loss,
+            balance_loss=t.balance_loss,
+            router_z_loss=t.router_z_loss,
+        )

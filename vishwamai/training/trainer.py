@@ -1,0 +1,195 @@
+"""The loop around the step: data in, numbers out, checkpoints on the way, and a run that goes on where it stopped.
+
+It knows no file format of weights but its own checkpoints: what is done with the trained weights is the caller's.
+"""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vishwamai.checkpoint import Checkpoints
+from vishwamai.data import corpus
+from vishwamai.data.loader import BudgetBatches, PackedBatches, Samples, own_lines, prefetch
+from vishwamai.data.packing import Batch
+from vishwamai.models import cost
+from vishwamai.monitor.metrics import Metrics, Sink, Terminal, jsonl, picture, read, utilisation
+from vishwamai.parallel import hosts
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.training.config import RunConfig
+from vishwamai.training.step import compiled_step, evaluate_sums, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run leaves: weights and tokenizer, steps done, seconds of this call, and why it ended."""
+
+    weights: object
+    tokenizer: object
+    step: int
+    seconds: float
+    finished: bool  # False: a signal or the time limit ended it, and it can be resumed
+
+
+def train(
+    run: RunConfig,
+    folder: str | Path,
+    *,
+    max_seconds: float | None = None,
+    sinks: tuple[Sink, ...] = (),
+    show: bool = True,
+) -> Result:
+    """Trains in `folder`, from its newest checkpoint if it has one.
+
+    Writes `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM, Ctrl-C and `max_seconds` end the
+    run after the step at hand with a checkpoint, and the same call goes on. Raises `CheckpointError`, `DataError` or
+    `ConfigError`.
+    """
+    folder, begun = Path(folder), time.monotonic()
+    sharding = _sharding(run)
+    tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
+    batches = _batches(run, corpus.samples(run.training.data, tokenizer))
+    state = init_state(
+        run.model, run.training.optimizer, run.training.steps, jax.random.key(run.training.seed), sharding
+    )
+    saved = Checkpoints(folder / "checkpoints", keep=run.logging.keep)
+    if (found := saved.restore(state)) is not None:
+        _, state, extra = found
+        batches.restore(extra["batches"])
+    first = int(state.step)
+    late = None if max_seconds is None else begun + max_seconds
+    terminal = Terminal(run.training.steps, first) if show and hosts.is_first() else nullcontext()
+    with terminal as bar, _stop_signals() as stop:
+        log = Metrics(*([jsonl(folder / "metrics.jsonl")] if hosts.is_first() else []), *([bar] if bar else []), *sinks)
+        loop = _Loop(run, sharding, log, saved, _evaluation(run, tokenizer, sharding))
+        state = loop.go(state, batches, first, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
+    saved.close()
+    if hosts.is_first() and (folder / "metrics.jsonl").exists():
+        picture(read(folder / "metrics.jsonl"), folder / "loss.png")
+    done = int(state.step)
+    return Result(state.weights, tokenizer, done, time.monotonic() - begun, done >= run.training.steps)
+
+
+@dataclasses.dataclass
+class _Loop:
+    run: RunConfig
+    sharding: Sharding
+    log: Metrics
+    saved: Checkpoints
+    evaluate: Callable
+
+    def go(self, state, batches, first: int, stopping: Callable[[], bool]):
+        """The state after the last step that was taken; it has been saved."""
+        run, steps = self.run, self.run.training.steps
+        step = compiled_step(run.model, run.training.optimizer, run.step, steps, self.sharding)
+        pace, number, position = _Pace(run), first, batches.state
+        for batch, after in prefetch(batches):
+            if number >= steps or stopping():
+                break
+            state, numbers = step(state, place(batch, self.sharding))
+            number, position = number + 1, after
+            pace.add(batch)
+            if number % run.logging.log_every == 0 or number == steps or number == first + 1:
+                self.log.log(number, {**_floats(numbers), **pace.read()})
+            if number % run.logging.eval_every == 0 or number == steps:
+                self.log.log(number, self.evaluate(state.weights))
+                pace.restart()
+            if number % run.logging.save_every == 0 and number < steps:
+                self.saved.save(number, state, {"batches": position})
+        if number > first and number not in self.saved.steps():
+            self.saved.save(number, state, {"batches": position})
+        self.saved.wait()
+        return state
+
+
+class _Pace:
+    """Tokens a second and utilisation since it was last read; the first step, which compiles, does not count."""
+
+    def __init__(self, run: RunConfig):
+        self._run, self._began, self._tokens, self._flops, self._seen = run, time.monotonic(), 0, 0, 0
+
+    def add(self, batch: Batch) -> None:
+        lines, length = batch.tokens.shape
+        self._tokens += int((batch.segments > 0).sum())
+        self._flops += cost.train_flops(self._run.model, lines, length)
+        self._seen += 1
+
+    def restart(self) -> None:
+        self._began, self._tokens, self._flops = time.monotonic(), 0, 0
+
+    def read(self) -> dict[str, float]:
+        """The caller has just waited for the device, so the time that passed is the time that the steps took."""
+        seconds, tokens, flops = time.monotonic() - self._began, self._tokens, self._flops
+        self.restart()
+        if self._seen <= 1:
+            return {"compile_seconds": round(seconds, 3)}
+        found = {"tokens_per_second": round(tokens / seconds, 1)}
+        if self._run.logging.peak_flops is not None:
+            peak = self._run.logging.peak_flops * jax.device_count()
+            found["mfu_6nd"] = utilisation(cost.six_n_flops(self._run.model, tokens), seconds, peak)
+            found["mfu_matmul"] = utilisation(flops, seconds, peak)
+        return found
+
+
+def place(batch: Batch, sharding: Sharding) -> Batch:
+    """The batch on the devices: each process gives its own lines."""
+    if sharding.mesh is None:
+        return Batch(*map(jax.numpy.asarray, batch))
+    mine, layout = own_lines(batch), sharding.named("batch", "seq", shape=batch.tokens.shape)
+    pairs = zip(mine, batch, strict=True)
+    return Batch(*(jax.make_array_from_process_local_data(layout, own, whole.shape) for own, whole in pairs))
+
+
+def _sharding(run: RunConfig) -> Sharding:
+    sizes = run.tpu.sizes()
+    return Sharding(make_mesh(**sizes)) if sizes else SINGLE
+
+
+def _batches(run: RunConfig, samples: Samples):
+    t = run.training
+    if t.token_budget is not None:
+        return BudgetBatches(samples, budget=t.token_budget, lengths=t.lengths)
+    return PackedBatches(samples, batch=t.batch, length=t.length)
+
+
+def _evaluation(run: RunConfig, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
+    """weights -> loss and accuracy on the first batches of the held-out split, always the same ones."""
+    if not any(s.kind == "generated" for s in run.training.data.sources) or not run.logging.eval_batches:
+        return lambda weights: {}
+    samples = corpus.samples(run.training.data, tokenizer, "held_out")
+    source = PackedBatches(samples, batch=run.training.batch, length=run.training.length)
+    batches = [place(next(source), sharding) for _ in range(run.logging.eval_batches)]
+    sums = jax.jit(partial(evaluate_sums, cfg=run.model, s=run.step, sharding=sharding))
+
+    def evaluate(weights) -> dict[str, float]:
+        nll, correct, weight = np.sum([[float(x) for x in sums(weights, b)] for b in batches], axis=0)
+        return {"eval_loss": nll / weight, "eval_accuracy": correct / weight}
+
+    return evaluate
+
+
+def _floats(numbers: dict) -> dict[str, float]:
+    return {name: float(f"{float(x):.6g}") for name, x in jax.device_get(numbers).items()}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, so that the step at hand ends and is saved."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
