@@ -4,6 +4,8 @@ A panic in Rust arrives as `PanicException`, which is no `Exception`; here it tu
 rest. It knows nothing of folders, special tokens or chat.
 """
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 MAX_FILE_BYTES = 256_000_000
 MAX_ID = 1 << 24
+MAX_GROWTH = 64
 
 
 @contextmanager
@@ -36,16 +39,24 @@ def load_backend(path: Path) -> Tokenizer:
 
     Raises `TokenizerError` for a file that is missing, over 256 MB, not UTF-8 or damaged, and for ids out of range.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path}: is over {MAX_FILE_BYTES:,} bytes, too large for a tokenizer")
+    raw = read_bounded(path, MAX_FILE_BYTES)
     with backend_errors(f"{path}: is not a tokenizer that the tokenizers library reads; is the file damaged?"):
         backend = Tokenizer.from_str(raw.decode("utf-8"))
     return check_backend(backend, str(path))
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """A regular file's bytes. Raises `TokenizerError` where it cannot be read or has more than `max_bytes`."""
+    if path.exists() and not path.is_file():
+        raise TokenizerError(f"{path}: is not a regular file")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if len(raw) > max_bytes:
+        raise TokenizerError(f"{path}: is over {max_bytes:,} bytes, too large for what it should be")
+    return raw
 
 
 def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
@@ -55,6 +66,23 @@ def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
         raise TokenizerError(f"{where}: has an empty vocabulary")
     if max(ids) >= MAX_ID:
         raise TokenizerError(f"{where}: has the id {max(ids)}; ids from {MAX_ID} up are refused as damage")
+    if (growth := _growth(backend)) > MAX_GROWTH:
+        raise TokenizerError(f"{where}: its normalizer can make a text {growth:,.0f} times as long; refused as hostile")
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _growth(backend: Tokenizer) -> float:
+    """How many times longer its `Replace` normalizers, one after the other, can make a text."""
+    if backend.normalizer is None:
+        return 1.0
+    pending, growth = [json.loads(backend.normalizer.__getstate__())], 1.0
+    while pending:
+        step = pending.pop()
+        pending += step.get("normalizers", [])
+        if step.get("type") == "Replace":
+            # A regular expression may match at every character, before it and after it.
+            pattern = step["pattern"].get("String", "")
+            growth *= max(1.0, len(step["content"]) / max(1, len(pattern)) + (not pattern and len(step["content"]) > 1))
+    return math.inf if growth > 1e9 else growth

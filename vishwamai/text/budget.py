@@ -67,6 +67,19 @@ class Budget:
         elif name in ("format", "format_map"):
             _check_format(text, _WIDE_FIELD)
 
+    def check_filter(self, name: str, values: tuple[Any, ...]) -> None:
+        """Refuses a filter of these values (the filtered one first) whose result would be too large."""
+        subject, *rest = values
+        if name == "format":
+            self.check_operation("%", str(subject), rest)
+        elif name == "indent":
+            width = rest[0] if rest else 4
+            check_size((str(subject).count("\n") + 1) * (len(width) if isinstance(width, str) else width))
+        elif name == "join":
+            self.check_method(str(rest[0]) if rest else "", "join", (subject,))
+        elif name == "replace":
+            self.check_method(str(subject), "replace", tuple(map(str, rest[:2])))
+
 
 def check_size(size: int, limit: int = MAX_TEXT, what: str = "{:,} characters or items") -> None:
     """Raises `TokenizerError` where a value is over its limit."""

@@ -138,7 +138,7 @@ def _values(
     tools: Sequence[Mapping[str, Any]] | None,
     variables: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the template reads, each string marked. Variables count as typed by a person: a server takes them from one."""
+    """What the template reads, each string marked. Variables count as typed by a person, as a server's would be."""
     values = {name: _marked(value, marks, USER, f"variables[{name!r}]") for name, value in (variables or {}).items()}
     listed = None if tools is None else [_marked(dict(tool), marks, AUTHOR, "tools") for tool in tools]
     return {**values, "messages": _checked(messages, marks), "tools": listed}

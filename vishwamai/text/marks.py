@@ -148,7 +148,8 @@ class Marked(str):
     def __mul__(self, times: SupportsIndex) -> str:
         return Marked(super().__mul__(times), self._marks)
 
-    __rmul__ = __mul__
+    def __rmul__(self, times: SupportsIndex) -> str:
+        return self * times
 
     def join(self, parts: Iterable[str]) -> str:
         return Marked(super().join(parts), self._marks)

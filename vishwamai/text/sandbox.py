@@ -15,10 +15,11 @@ from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text.budget import Budget, check_size
@@ -148,17 +149,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @functools.wraps(run)
         def watched(*args: Any, **kwargs: Any) -> Any:
+            if name == "join":  # It may be given a generator, whose items have to be counted and still be there.
+                args = (args[0], list(args[1]), *args[2:])
             values = (*args, *kwargs.values())
-            subject = values[1:] if hasattr(run, "jinja_pass_arg") else values
-            if name == "format":
-                self._budget.check_operation("%", str(subject[0]), list(subject[1:]))
-            elif name == "indent" and not isinstance(subject[1] if len(subject) > 1 else 4, str):
-                check_size(str(subject[0]).count("\n") * (subject[1] if len(subject) > 1 else 4))
-            elif name == "join":
-                subject = args = _listed(args)
-                self._budget.check_method(str(subject[2]) if len(subject) > 2 else "", "join", (subject[1],))
-            elif name == "replace":
-                self._budget.check_method(str(subject[0]), "replace", tuple(map(str, subject[1:3])))
+            self._budget.check_filter(name, values[1:] if hasattr(run, "jinja_pass_arg") else values)
             self._budget.spend(*values)
             return self._marks.adopt(run(*args, **kwargs))
 
@@ -216,8 +210,3 @@ def _compiled(source: str) -> CodeType:
 
 def _refuse(message: str) -> None:
     raise TemplateRefusal(message)
-
-
-def _listed(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of `join` (evaluation context, values, separator…) with the values counted out."""
-    return (args[0], list(args[1]), *args[2:])

@@ -6,6 +6,7 @@ it never renders a template.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, TokenizerError
+from vishwamai.text.backend import read_bounded
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_TEMPLATE_BYTES = 256_000
+TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
@@ -128,12 +131,18 @@ def _extra(tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
 def _added(config: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
     table = _typed(config, "added_tokens_decoder", dict, where) or {}
     try:
-        rows = [(int(key), _content(value, f"added token {key}", where), value) for key, value in table.items()]
-        return tuple(
-            Added(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS}) for index, text, value in rows
-        )
-    except (ValueError, AttributeError) as error:
-        raise TokenizerError(f"{where}: added_tokens_decoder is not a table of id -> token ({error})") from None
+        return tuple(_one_added(int(key), value, where) for key, value in table.items())
+    except TokenizerError:
+        raise
+    except (ValueError, AttributeError):
+        raise TokenizerError(f"{where}: added_tokens_decoder is not a table of id -> token") from None
+
+
+def _one_added(index: int, value: Any, where: Path) -> Added:
+    text = _content(value.get("content"), f"added token {index}", where)
+    if text is None:
+        raise TokenizerError(f"{where}: added token {index} has no content")
+    return Added(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS})
 
 
 def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str, str]:
@@ -153,17 +162,13 @@ def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str
         templates["default"] = _read_template(folder / "chat_template.jinja")
     if not all(isinstance(text, str) for pair in templates.items() for text in pair):
         raise TokenizerError(f"{where}: chat_template holds something that is not text")
+    if wrong := [name for name in templates if not TEMPLATE_NAME.fullmatch(name)]:
+        raise TokenizerError(f"{where}: chat_template has the name {wrong[0]!r:.80}; a name is letters, digits, _ . -")
     return templates
 
 
 def _read_template(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TEMPLATE_BYTES + 1)
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(raw) > MAX_TEMPLATE_BYTES:
-        raise TokenizerError(f"{path}: is over {MAX_TEMPLATE_BYTES:,} bytes, too large for a chat template")
+    raw = read_bounded(path, MAX_TEMPLATE_BYTES)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

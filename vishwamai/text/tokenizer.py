@@ -17,7 +17,8 @@ from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text import bpe, plain
 from vishwamai.text.backend import backend_errors, check_backend, load_backend
 from vishwamai.text.batch import Batch, Padding, Side, batch_of, check_tensors, to_array
-from vishwamai.text.settings import Settings, read_settings, write_settings
+from vishwamai.text.sentencepiece_model import load_sentencepiece
+from vishwamai.text.settings import NAMED, Settings, read_settings, write_settings
 from vishwamai.text.special import apply_settings
 
 MAX_CHARACTERS = 1 << 23
@@ -49,19 +50,24 @@ class VishwamAITokenizer:
         folder = Path(folder)
         if not folder.is_dir():
             raise TokenizerError(f"{folder}: is not a folder; give one that holds a tokenizer.json")
+        said = read_settings(folder)
         if (folder / "tokenizer.json").exists():
-            return cls(load_backend(folder / "tokenizer.json"), read_settings(folder))
-        raise TokenizerError(f"{folder}: has no tokenizer.json; a tokenizer's folder must hold one")
+            return cls(load_backend(folder / "tokenizer.json"), said)
+        if (folder / "tokenizer.model").exists():
+            backend, own = load_sentencepiece(folder / "tokenizer.model")
+            return cls(backend, dataclasses.replace(said, **{n: getattr(said, n) or getattr(own, n) for n in NAMED}))
+        raise TokenizerError(f"{folder}: has neither tokenizer.json nor tokenizer.model; one of them must be there")
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """The tokenizer in one `tokenizer.json`; the settings beside it are not read."""
-        return cls(load_backend(Path(path)))
+        """The tokenizer in one `tokenizer.json` or SentencePiece `.model`; the settings beside it are not read."""
+        path = Path(path)
+        return cls(*load_sentencepiece(path)) if path.suffix == ".model" else cls(load_backend(path))
 
     @classmethod
     def bytes(cls) -> Self:
         """The byte tokenizer: id = byte of the UTF-8 text; `<|bos|>`, `<|eos|>`, `<|pad|>` and four roles from 256."""
-        return cls(bpe.byte_tokenizer(), Settings(bos_token=bpe.BOS, eos_token=bpe.EOS, pad_token=bpe.PAD))
+        return cls(bpe.byte_tokenizer(), _own_settings(bpe.SPECIAL_TOKENS))
 
     @classmethod
     def train(
@@ -74,8 +80,7 @@ class VishwamAITokenizer:
     ) -> Self:
         """A byte-level BPE tokenizer trained on `texts` (see `bpe.train_bpe`); it adds no token to a text by itself."""
         backend = bpe.train_bpe(texts, vocab_size, special_tokens=special_tokens, pattern=pattern)
-        named = {"bos_token": bpe.BOS, "eos_token": bpe.EOS, "pad_token": bpe.PAD}
-        return cls(backend, Settings(**{name: token for name, token in named.items() if token in special_tokens}))
+        return cls(backend, _own_settings(special_tokens))
 
     def with_tokens(self, **changes: Any) -> Self:
         """The same tokenizer with other settings, e.g. `pad_token="<|eos|>"`, `add_bos=True` (fields of `Settings`)."""
@@ -262,6 +267,11 @@ class VishwamAITokenizer:
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.backend.token_to_id(token)
+
+
+def _own_settings(special_tokens: Sequence[str]) -> Settings:
+    bos, eos, pad = (token if token in special_tokens else None for token in (bpe.BOS, bpe.EOS, bpe.PAD))
+    return Settings(bos_token=bos, eos_token=eos, pad_token=pad)
 
 
 def _check_text(text: str) -> None:
