@@ -6,12 +6,17 @@ It knows no model, no cache and no mesh. A kernel cannot be partitioned by the c
 B batch, T query positions, S key positions, N = K * G query heads, K kv heads, H head_dim.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
-from vishwamai.errors import InputError
+from vishwamai.errors import BackendError, InputError
 from vishwamai.ops.flash import blockwise
 from vishwamai.ops.masks import MASKED, Places, Rule, shaped, visible, widened
+from vishwamai.ops.splash import splash, why_not
 
 Array = jax.Array
 
@@ -66,7 +71,7 @@ def attention(
         softcap=softcap,
         indexed=indexed,
     )
-    run = _choose(implementation, q_BTNH.shape[1])
+    run = _choose(implementation, rule, q_BTNH, places)
     return run(rule, q_BTNH, k_BSKH, v_BSKH, places, sinks_N)
 
 
@@ -92,10 +97,46 @@ def reference(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: P
     return out.reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def _choose(implementation: str | None, length: int):
-    if implementation == "reference" or (implementation is None and length <= SHORT):
+def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Places):
+    """The function that runs. Where None leaves it open, the compiler keeps one branch: that of the platform."""
+    reason = why_not(rule, q_BTNH, places)
+    if implementation == "splash":
+        if reason:
+            raise BackendError(f"the splash kernel cannot run here: {reason}; use implementation='blockwise' or None")
+        return partial(_by_platform, default=_needs_tpu)
+    if implementation is not None:
+        return {"reference": reference, "blockwise": blockwise}[implementation]
+    if q_BTNH.shape[1] <= SHORT:
         return reference
-    return blockwise
+    return blockwise if reason else partial(_by_platform, default=blockwise)
+
+
+def _needs_tpu(rule: Rule, q, k, v, places: Places, sinks):
+    """Stands where splash would, in a program for another platform: it is refused when it is compiled."""
+    return jnp.zeros_like(q) + _refusal.bind(jnp.zeros((), q.dtype))
+
+
+def _refuse(*_):
+    raise BackendError(
+        "the splash kernel runs on TPU alone, and this program is compiled for another platform; "
+        "use implementation='blockwise' or None"
+    )
+
+
+_refusal = Primitive("splash_needs_a_tpu")
+_refusal.def_impl(_refuse)
+_refusal.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_refusal, _refuse)
+
+
+def _by_platform(rule: Rule, q, k, v, places: Places, sinks, *, default):
+    def on_tpu(q, k, v, places, sinks):
+        return splash(rule, q, k, v, places, sinks)
+
+    def elsewhere(q, k, v, places, sinks):
+        return default(rule, q, k, v, places, sinks)
+
+    return jax.lax.platform_dependent(q, k, v, places, sinks, tpu=on_tpu, default=elsewhere)
 
 
 def _check(q, k, v, q_positions, kv_positions, window, implementation) -> None:

@@ -9,6 +9,7 @@ within a block, n blocks.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +24,48 @@ SCORES = 1 << 25  # the most scores that exist at a time, 128 MB in float32, unl
 LEAST = 128
 
 
+class _Blocks(NamedTuple):
+    """The inputs cut into blocks along a leading axis."""
+
+    q: Array  # [n, B, K, G, t, H]
+    k: Array  # [n, B, K, s, H]
+    v: Array
+    places: Places  # each [n, B, t] or [n, B, s]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def blockwise(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: Places, sinks_N: Array | None) -> Array:
     """Attention `[B, T, N, H]` in `q`'s dtype; softmax and sums in float32.
 
     Differentiable in q, k, v and sinks. A query that sees no key gets 0. Lengths need not be multiples of anything.
+    Under rematerialisation what the gradient needs of the forward pass bears the name "attention".
     """
-    B, T, N, H = q_BTNH.shape
-    S, K = k_BSKH.shape[1:3]
-    bq, bk = block_size(B * N, T), block_size(B * N, S)
-    places = Places(
-        _cut(places.q_positions, bq, EMPTY),
-        _cut(places.kv_positions, bk, EMPTY),
-        None if places.q_segments is None else _cut(places.q_segments, bq, EMPTY),
-        None if places.kv_segments is None else _cut(places.kv_segments, bk, EMPTY),
-    )
-    q = _cut(q_BTNH.reshape(B, T, K, N // K, H), bq, 0).transpose(0, 1, 3, 4, 2, 5)
-    k, v = (_cut(x, bk, 0).swapaxes(2, 3) for x in (k_BSKH, v_BSKH))
-    sinks = None if sinks_N is None else sinks_N.reshape(K, N // K)
-    out = _attend(rule, q, k, v, sinks, places).transpose(1, 0, 4, 2, 3, 5)
-    return out.reshape(B, -1, N, H)[:, :T]
+    return _blockwise_forward(rule, q_BTNH, k_BSKH, v_BSKH, places, sinks_N)[0]
+
+
+def _blockwise_forward(rule: Rule, q: Array, k: Array, v: Array, places: Places, sinks_N: Array | None):
+    out, lse = _forward(rule, _blocks(q, k, v, places), _grouped(sinks_N, k))
+    out = checkpoint_name(_joined(out, q.shape), "attention")
+    return out, (q, k, v, places, sinks_N, out, checkpoint_name(lse, "attention"))
+
+
+def _blockwise_backward(rule: Rule, saved, d_out: Array):
+    q, k, v, places, sinks_N, out, lse = saved
+    blocks, sinks = _blocks(q, k, v, places), _grouped(sinks_N, k)
+    bq = blocks.q.shape[-2]
+    # What the softmax takes off each score's gradient: the output times its gradient, summed over H.
+    mean_BTN = jnp.sum(out.astype(widened(q)) * d_out.astype(widened(q)), -1, keepdims=True)
+    mean, do = (_queries(x, k.shape[2], bq) for x in (mean_BTN, d_out))
+    dq, dk, dv = _backward(rule, blocks, lse, do, mean[..., 0])
+    dk, dv = (x.transpose(1, 0, 3, 2, 4).reshape(k.shape[0], -1, *k.shape[2:])[:, : k.shape[1]] for x in (dk, dv))
+    d_sinks = None
+    if sinks is not None:
+        weight = jnp.exp(sinks[None] - lse)
+        d_sinks = -jnp.sum(weight * mean[..., 0], (0, 1, 4)).reshape(-1).astype(sinks_N.dtype)
+    return _joined(dq.astype(q.dtype), q.shape), dk.astype(k.dtype), dv.astype(v.dtype), None, d_sinks
+
+
+blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
 def block_size(rows: int, length: int) -> int:
@@ -58,6 +82,31 @@ def _cut(x: Array, block: int, fill: int) -> Array:
     pad[1] = (0, -x.shape[1] % block)
     x = jnp.pad(x, pad, constant_values=fill)
     return x.reshape(x.shape[0], -1, block, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _queries(x_BTNH: Array, kv_heads: int, block: int) -> Array:
+    B, T, N, H = x_BTNH.shape
+    return _cut(x_BTNH.reshape(B, T, kv_heads, N // kv_heads, H), block, 0).transpose(0, 1, 3, 4, 2, 5)
+
+
+def _joined(x: Array, shape: tuple[int, ...]) -> Array:
+    """`[n, B, K, G, t, H]` -> `[B, T, N, H]`, without the padding."""
+    B, T, N, H = shape
+    return x.transpose(1, 0, 4, 2, 3, 5).reshape(B, -1, N, H)[:, :T]
+
+
+def _blocks(q: Array, k: Array, v: Array, places: Places) -> _Blocks:
+    rows = q.shape[0] * q.shape[2]
+    bq, bk = block_size(rows, q.shape[1]), block_size(rows, k.shape[1])
+    blocks = (bq, bk, bq, bk)
+    places = Places(*(None if x is None else _cut(x, b, EMPTY) for x, b in zip(places, blocks, strict=True)))
+    k, v = (_cut(x, bk, 0).swapaxes(2, 3) for x in (k, v))
+    return _Blocks(_queries(q, k.shape[2], bq), k, v, places)
+
+
+def _grouped(sinks_N: Array | None, k_BSKH: Array) -> Array | None:
+    """Sinks as `[1, K, G, 1]`, in the dtype of the scores."""
+    return None if sinks_N is None else sinks_N.astype(widened(k_BSKH)).reshape(1, k_BSKH.shape[2], -1, 1)
 
 
 def _at(tree, i: Array):
@@ -88,8 +137,9 @@ def _queries_for(rule: Rule, j: Array, bq: int, bk: int, n: int) -> tuple[Array 
     return first, last
 
 
-def _forward(rule: Rule, q: Array, k: Array, v: Array, sinks: Array | None, places: Places) -> tuple[Array, Array]:
+def _forward(rule: Rule, blocks: _Blocks, sinks: Array | None) -> tuple[Array, Array]:
     """Output `[n, B, K, G, t, H]` and log-sum-exp `[n, B, K, G, t]`."""
+    q, k, v, places = blocks
     n, bq, bk, wide = k.shape[0], q.shape[-2], k.shape[-2], widened(q)
 
     def rows(_, block):
@@ -108,33 +158,22 @@ def _forward(rule: Rule, q: Array, k: Array, v: Array, sinks: Array | None, plac
         top = jnp.full(q_i.shape[:-1], MASKED / 2, wide)
         total = jnp.zeros_like(top)
         if sinks is not None:
-            top = jnp.maximum(top, sinks.astype(wide)[None, :, :, None])
-            total = jnp.exp(sinks.astype(wide)[None, :, :, None] - top)
+            top = jnp.maximum(top, sinks)
+            total = jnp.exp(sinks - top)
         start = (top, total, jnp.zeros(q_i.shape, wide))
         top, total, acc = jax.lax.fori_loop(*_keys_for(rule, i, bq, bk, n), step, start)
         out = jnp.where(total > 0, 1 / jnp.maximum(total, 1e-37), 0.0)[..., None] * acc
         lse = jnp.where(total > 0, top + jnp.log(jnp.maximum(total, 1e-37)), -MASKED)
         return None, (out.astype(q.dtype), lse)
 
-    blocks = (jnp.arange(q.shape[0], dtype=jnp.int32), q, places.q_positions, places.q_segments)
-    return jax.lax.scan(rows, None, blocks)[1]
+    each = (jnp.arange(q.shape[0], dtype=jnp.int32), q, places.q_positions, places.q_segments)
+    return jax.lax.scan(rows, None, each)[1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(rule: Rule, q: Array, k: Array, v: Array, sinks: Array | None, places: Places) -> Array:
-    return _forward(rule, q, k, v, sinks, places)[0]
-
-
-def _attend_forward(rule: Rule, q: Array, k: Array, v: Array, sinks: Array | None, places: Places):
-    out, lse = (checkpoint_name(x, "attention") for x in _forward(rule, q, k, v, sinks, places))
-    return out, (q, k, v, sinks, places, out, lse)
-
-
-def _attend_backward(rule: Rule, saved, d_out: Array):
-    q, k, v, sinks, places, out, lse = saved
+def _backward(rule: Rule, blocks: _Blocks, lse: Array, d_out: Array, mean: Array) -> tuple[Array, Array, Array]:
+    """The gradients of the blocks of q, k and v, in the dtype of the scores."""
+    q, k, v, places = blocks
     n, bq, bk, wide = q.shape[0], q.shape[-2], k.shape[-2], widened(q)
-    # What the softmax takes off each score's gradient: the output times its gradient, summed over H.
-    mean = jnp.sum(out.astype(wide) * d_out.astype(wide), -1)
 
     def keys(dq, block):
         j, k_j, v_j, kp, ks = block
@@ -154,15 +193,8 @@ def _attend_backward(rule: Rule, saved, d_out: Array):
 
         zero = jnp.zeros(k_j.shape, wide)
         dq, dk, dv = jax.lax.fori_loop(*_queries_for(rule, j, bq, bk, n), step, (dq, zero, zero))
-        return dq, (dk.astype(k.dtype), dv.astype(v.dtype))
+        return dq, (dk, dv)
 
-    blocks = (jnp.arange(k.shape[0], dtype=jnp.int32), k, v, places.kv_positions, places.kv_segments)
-    dq, (dk, dv) = jax.lax.scan(keys, jnp.zeros(q.shape, wide), blocks)
-    d_sinks = None
-    if sinks is not None:
-        weight = jnp.exp(sinks.astype(wide)[None, None, :, :, None] - lse)
-        d_sinks = -jnp.sum(weight * mean, (0, 1, 4)).astype(sinks.dtype)
-    return dq.astype(q.dtype), dk, dv, d_sinks, None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
+    each = (jnp.arange(k.shape[0], dtype=jnp.int32), k, v, places.kv_positions, places.kv_segments)
+    dq, (dk, dv) = jax.lax.scan(keys, jnp.zeros(q.shape, wide), each)
+    return dq, dk, dv
