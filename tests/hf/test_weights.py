@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -251,3 +252,19 @@ def read_raw(path):
 def test_a_single_device_needs_no_mesh(saved):
     leaf = load(saved("llama")[1], sharding=SINGLE).embed
     assert len(leaf.sharding.device_set) == 1
+
+
+def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
+    alive, most, put = set(), 0, weights._put
+
+    def watched(values, place):
+        nonlocal most
+        stored = put(values, place)
+        alive.add(weakref.ref(stored, alive.discard))
+        most = max(most, len(alive))
+        return stored
+
+    monkeypatch.setattr(weights, "_put", watched)
+    monkeypatch.setattr(weights, "IN_FLIGHT", 0)
+    load(saved("qwen3_moe")[1])
+    assert 0 < most <= 2

@@ -28,7 +28,7 @@ from vishwamai.weights import spec
 from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
-IN_FLIGHT = 256 * 2**20  # bytes put on devices before the host waits for them
+IN_FLIGHT = 32 * 2**20  # bytes put on devices before the host waits for them
 
 
 def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, dtype="float32") -> Transformer:
@@ -93,9 +93,18 @@ def _leaf(param: Param, parts: list[Piece], found: dict[str, Tensor], maps: dict
         leaf = _fill(leaf, stored, np.asarray(piece.index, np.int32), piece.transposed, home)
         pending += tensor.end - tensor.start
         if pending > IN_FLIGHT:
-            leaf.block_until_ready()
-            pending = 0
+            pending = _wait(leaf, maps)
+    _wait(leaf, maps)
     return leaf
+
+
+def _wait(leaf: jax.Array, maps: dict[Path, mmap.mmap]) -> int:
+    """Waits until the leaf is whole, and lets go of the files' pages. Returns how many bytes are still under way: 0."""
+    leaf.block_until_ready()
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for data in maps.values():
+            data.madvise(mmap.MADV_DONTNEED)
+    return 0
 
 
 def _put(values: np.ndarray, place: NamedSharding | None) -> jax.Array:
