@@ -1,0 +1,86 @@
+"""Attention over eight fake devices against the same on one; and the kernel in the program of a TPU slice."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.ops.attention import attention
+from vishwamai.parallel.attention import sharded_attention
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import SINGLE, Sharding
+
+T, N, H = 70, 8, 16
+MESHES = {
+    "fsdp": dict(fsdp=8),
+    "fsdp x tensor": dict(fsdp=4, tensor=2),
+    "data x tensor": dict(data=2, tensor=4),
+}
+
+
+def arrays(K, B=8, T=T, S=T):
+    shapes = [(B, T, N, H), (B, S, K, H), (B, S, K, H)]
+    return [jax.random.normal(key, s) for key, s in zip(jax.random.split(jax.random.key(0), 3), shapes, strict=True)]
+
+
+def run(q, k, v, sinks, sharding, **options):
+    def loss(q, k, v, sinks):
+        out = sharded_attention(q, k, v, sharding, sinks_N=sinks, **options)
+        return jnp.sum(jnp.sin(out)), out
+
+    gradients, out = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(q, k, v, sinks)
+    return [out, *gradients]
+
+
+@pytest.mark.parametrize("axes, K", [("fsdp", 8), ("fsdp x tensor", 2), ("data x tensor", 2), ("data x tensor", 1)])
+def test_the_mesh_does_not_change_the_result(axes, K):
+    q, k, v = arrays(K)
+    sinks, segments = jnp.linspace(-1.0, 1.0, N), jnp.tile(jnp.arange(T, dtype=jnp.int32) // 20, (8, 1))
+    options = {"q_segments_BT": segments, "kv_segments_BS": segments, "window": 9}
+    want = run(q, k, v, sinks, SINGLE, **options)
+    have = run(q, k, v, sinks, Sharding(make_mesh(**MESHES[axes])), **options)
+    for w, h in zip(want, have, strict=True):
+        np.testing.assert_allclose(h, w, atol=1e-5)
+
+
+def test_cached_rows_and_sizes_that_do_not_divide():
+    q, k, v = arrays(2, B=3, T=1, S=9)
+    positions = {
+        "q_positions_BT": jnp.full((3, 1), 5, jnp.int32),
+        "kv_positions_BS": jnp.tile(jnp.arange(9, dtype=jnp.int32), (3, 1)),
+    }
+    sharding = Sharding(make_mesh(fsdp=4, tensor=2))
+    have = jax.jit(lambda *a: sharded_attention(*a, sharding, **positions))(q, k, v)
+    np.testing.assert_allclose(have, attention(q, k, v, **positions), atol=1e-6)
+
+
+def test_no_mesh_is_plain_attention():
+    q, k, v = arrays(4)
+    np.testing.assert_array_equal(sharded_attention(q, k, v, SINGLE), attention(q, k, v))
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed")
+@pytest.mark.parametrize("axes, K", [({"fsdp": 16}, 8), ({"fsdp": 8, "tensor": 2}, 8), ({"fsdp": 2, "tensor": 8}, 4)])
+def test_the_kernel_is_in_the_program_of_a_slice(axes, K):
+    from vishwamai.planner.aot import compile_tpu, report, slice_mesh
+
+    sharding = Sharding(slice_mesh("v5e:4x4", **axes))
+
+    def array(shape, dtype, *names):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.named(*names, shape=shape))
+
+    q = array((16, 512, 8, 128), jnp.bfloat16, "batch", None, "heads", None)
+    k = array((16, 512, K, 128), jnp.bfloat16, "batch", None, "kv_heads", None)
+    segments = array((16, 512), jnp.int32, "batch", None)
+
+    def loss(q, k, v, segments):
+        out = sharded_attention(q, k, v, sharding, q_segments_BT=segments, kv_segments_BS=segments)
+        return jnp.sum(out.astype(jnp.float32))
+
+    found = report(compile_tpu(jax.grad(loss, (0, 1, 2)), q, k, k, segments))
+    assert found.kernels == 3
+    if K % axes.get("tensor", 1) == 0:
+        assert not found.collectives
