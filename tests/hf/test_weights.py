@@ -260,7 +260,8 @@ def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
     def watched(values, place):
         nonlocal most
         stored = put(values, place)
-        alive.add(weakref.ref(stored, alive.discard))
+        alive.add(id(stored))
+        weakref.finalize(stored, alive.discard, id(stored))
         most = max(most, len(alive))
         return stored
 
