@@ -1,9 +1,11 @@
 """The Game of 24: its puzzles and rules, what is held out, training rows, and the judge of an answer.
 
 Arithmetic is on non-negative whole numbers up to 200: each step replaces two numbers by one, the larger stands first.
-A row is a prompt and the steps, each followed by the numbers left and by `yes` or `no` (can 24 still be reached?),
-then the expression put together. The recipe (half the rows follow a random solution, half follow random legal moves
-and learn the results only) is a sketch made for this project; no model, tokenizer or search is known here.
+A row is a prompt and steps, each followed by the numbers left and by `yes` or `no` (can 24 still be reached?), then
+the expression put together. A step marked `no` is taken back: the next line goes on from the numbers before it. So a
+row teaches what follows from any step, which steps are good, and to try again. The recipe was made for this project
+(the idea of search written into the text is Gandhi et al. 2024, "Stream of Search", arXiv:2404.03683). No model,
+tokenizer or search is known here.
 """
 
 import functools
@@ -22,7 +24,8 @@ MAX_VALUE = 200
 HIGHEST = 13
 HELD_OUT_RANKS = range(901, 1001)
 N_EXTRA_HELD_OUT = 200
-SOLUTION_SHARE, WANDER_SHARE = 0.45, 0.45  # the rest answers at once
+AT_ONCE_SHARE = 0.1
+TRIES = (0.55, 0.25, 0.12, 0.08)  # the chance of 0, 1, 2, 3 bad steps before a good one
 
 State = tuple[int, ...]
 STEP = re.compile(r"([0-9]+) ([-+*/]) ([0-9]+) = ([0-9]+)(?:, left ([0-9 ]*[0-9]))? (yes|no)")
@@ -91,13 +94,11 @@ def held_out_puzzles() -> tuple[tuple[State, ...], tuple[State, ...]]:
 
 
 @functools.cache
-def training_puzzles() -> tuple[tuple[State, ...], tuple[State, ...]]:
-    """All multisets of four numbers 1..13 that are not held out: the solvable ones, and every one of them."""
-    ranked, extra = held_out_puzzles()
-    held_out = {*ranked, *extra}
+def training_puzzles() -> tuple[State, ...]:
+    """All solvable multisets of four numbers 1..13 that are not held out."""
+    held_out = set(sum(held_out_puzzles(), ()))
     multisets = itertools.combinations_with_replacement(range(1, HIGHEST + 1), 4)
-    allowed = tuple(state for state in multisets if state not in held_out)
-    return tuple(state for state in allowed if solvable(state)), allowed
+    return tuple(state for state in multisets if state not in held_out and solvable(state))
 
 
 def prompt(numbers: State, *, at_once: bool = False) -> str:
@@ -106,57 +107,53 @@ def prompt(numbers: State, *, at_once: bool = False) -> str:
 
 
 def row(rng: random.Random, split: str = "train") -> Row:
-    """A random row of one of the three sorts; `split` is "train" or "held_out" (whose puzzles are never in "train")."""
-    if split == "train":
-        solvables, anything = training_puzzles()
-    else:
-        solvables = anything = sum(held_out_puzzles(), ())
-    sort = rng.random()
-    if sort < SOLUTION_SHARE:
-        return solution_row(rng.choice(solvables), rng)
-    if sort < SOLUTION_SHARE + WANDER_SHARE:
-        return wander_row(rng.choice(anything), rng)
-    return at_once_row(rng.choice(solvables), rng)
+    """A random row; `split` is "train" or "held_out" (whose puzzles are never in "train")."""
+    state = rng.choice(training_puzzles() if split == "train" else sum(held_out_puzzles(), ()))
+    return at_once_row(state, rng) if rng.random() < AT_ONCE_SHARE else steps_row(state, rng)
 
 
-def solution_row(state: State, rng: random.Random) -> Row:
-    """A uniformly random solving path; everything after the prompt is in the loss."""
-    path = _walk(state, rng, good)
-    steps = "".join(asked + told for asked, told in map(_step_text, path))
-    return Row(((_shuffled_prompt(state, rng), 0.0), (steps + _answer(state, path), 1.0)))
+def steps_row(state: State, rng: random.Random) -> Row:
+    """A uniformly random solution with some bad steps before the good ones.
 
-
-def wander_row(state: State, rng: random.Random) -> Row:
-    """Random legal steps; the loss is on what follows from each step and not on the choice of it."""
-    path = _walk(state, rng, moves)
-    spans = [(_shuffled_prompt(state, rng), 0.0)]
+    The choice of a bad step is not in the loss, only what follows from it.
+    """
+    path = _walk(state, rng)
+    spans, here = [(_shuffled_prompt(state, rng), 0.0)], state
     for move in path:
-        asked, told = _step_text(move)
-        spans += [(asked, 0.0), (told, 1.0)]
-    if path[-1].result == TARGET:
-        spans.append((_answer(state, path), 1.0))
-    return Row(tuple(spans))
+        for bad in _bad_moves(here, rng):
+            asked, told = step_text(bad)
+            spans += [(asked, 0.0), (told, 1.0)]
+        spans.append(("".join(step_text(move)), 1.0))
+        here = move.left
+    return Row((*spans, (_answer(state, path), 1.0)))
+
+
+def _bad_moves(state: State, rng: random.Random) -> list[Move]:
+    bad = [move for move in moves(state) if not solvable(move.left)]
+    wanted = rng.choices(range(len(TRIES)), TRIES)[0]
+    return rng.sample(bad, min(wanted, len(bad)))
 
 
 def at_once_row(state: State, rng: random.Random) -> Row:
     """The expression without steps."""
     asked = _shuffled_prompt(state, rng, at_once=True)
-    return Row(((asked, 0.0), (_answer(state, _walk(state, rng, good)), 1.0)))
+    return Row(((asked, 0.0), (_answer(state, _walk(state, rng)), 1.0)))
 
 
 def _shuffled_prompt(state: State, rng: random.Random, *, at_once: bool = False) -> str:
     return prompt(tuple(rng.sample(state, len(state))), at_once=at_once)
 
 
-def _walk(state: State, rng: random.Random, choices) -> list[Move]:
+def _walk(state: State, rng: random.Random) -> list[Move]:
     path = []
     while len(state) > 1:
-        path.append(rng.choice(choices(state)))
+        path.append(rng.choice(good(state)))
         state = path[-1].left
     return path
 
 
-def _step_text(move: Move) -> tuple[str, str]:
+def step_text(move: Move) -> tuple[str, str]:
+    """A step as it is written, in two parts: the choice, and what follows from it."""
     left = f", left {' '.join(map(str, move.left))}" if len(move.left) > 1 else ""
     verdict = "yes" if solvable(move.left) else "no"
     return f"\n {move.a} {move.op} {move.b}", f" = {move.result}{left} {verdict}"
@@ -206,13 +203,26 @@ def is_answer(numbers: State, line: str) -> bool:
     return value == TARGET and sorted(used) == sorted(numbers)
 
 
+def read_steps(numbers: State, lines: list[str]) -> State | None:
+    """The numbers left after written steps, those marked `no` taken back; None where any of the lines is wrong."""
+    state = tuple(sorted(numbers))
+    for line in lines:
+        after = apply_step(state, line)
+        if after is None:
+            return None
+        state = after if line.rstrip().endswith("yes") else state
+    return state
+
+
 def grade(numbers: State, completion: str, *, at_once: bool = False) -> bool:
-    """Whether a completion is three right steps down to 24 and a right expression (or, at once, the latter alone)."""
+    """Whether a completion is right steps down to 24 and a right expression (or, at once, the latter alone).
+
+    Every line must be true arithmetic on the numbers at hand, those marked `no` too; the marks are not judged.
+    """
     *steps, answer = completion.strip().split("\n")
-    state: State | None = tuple(sorted(numbers))
-    for step in steps:
-        state = apply_step(state, step) if state else None
-    return is_answer(numbers, answer) and (not steps if at_once else state == (TARGET,))
+    if not is_answer(numbers, answer):
+        return False
+    return not steps if at_once else read_steps(numbers, steps) == (TARGET,)
 
 
 def held_out(*, at_once: bool = False) -> list[Problem]:
@@ -224,5 +234,5 @@ def held_out(*, at_once: bool = False) -> list[Problem]:
 
 def _problem(state: State, kind: str, rng: random.Random, at_once: bool) -> Problem:
     judge = functools.partial(grade, state, at_once=at_once)
-    example = at_once_row(state, rng) if at_once else solution_row(state, rng)
+    example = at_once_row(state, rng) if at_once else steps_row(state, rng)
     return Problem(prompt(state, at_once=at_once), judge, kind + (".at_once" if at_once else ""), example.completion)

@@ -8,14 +8,14 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 
-from vishwamai.data import game24, word_problems
+from vishwamai.data import explanations, game24, word_problems
 from vishwamai.data.rows import Problem, Row
 from vishwamai.errors import DataError
 
-CORPORA = {"game24": game24, "word_problems": word_problems}
+CORPORA = {"game24": game24, "word_problems": word_problems, "explanations": explanations}
 NAMES = (*CORPORA, "mixture")
 SPLITS = ("train", "held_out")
-WEIGHTS = {"game24": 0.6, "word_problems": 0.4}
+WEIGHTS = {"game24": 0.5, "word_problems": 0.35, "explanations": 0.15}
 
 
 def row_at(name: str, split: str, seed: int, index: int, weights: Mapping[str, float] = WEIGHTS) -> Row:
@@ -41,3 +41,15 @@ def held_out(name: str) -> list[Problem]:
     if name not in CORPORA:
         raise DataError(f"no held-out problems {name!r}: names are {', '.join(CORPORA)}.")
     return CORPORA[name].held_out()
+
+
+def tokenizer_texts(rows_each: int = 4000, seed: int = 0) -> Iterator[str]:
+    """Text to train the built-in model's tokenizer on: every number up to 200 often, then rows of each corpus.
+
+    Rows come in their pieces, the way they are encoded, so that no token is learned that crosses two pieces.
+    """
+    for _ in range(200):
+        yield "".join(f" {number}" for number in range(game24.MAX_VALUE + 1))
+    for name in CORPORA:
+        for row in itertools.islice(generated(name, "train", seed), rows_each):
+            yield from (text for text, _ in row.text_spans)
