@@ -292,3 +292,13 @@ def test_a_model_of_no_family_is_refused_with_what_each_lacks():
     model = ModelConfig(**sizes, stacks=stacks_of((Layer(window=3), Layer())), attn_softcap=2.0)
     with pytest.raises(ConfigError, match=r"llama \(attn_softcap, layers\).*gemma2 \(.*norm_offset.*\)"):
         export.family_for(model)
+
+
+def test_a_preferred_family_is_used_or_refused(read):
+    model = read(LLAMA).model
+    assert export.family_for(model, "mistral") == "mistral"
+    assert export.family_for(read(GEMMA3).model, "gemma3") == "gemma3_text"
+    with pytest.raises(ConfigError, match=r"cannot be written; what does not fit: qwen3 \(qk_norm\)"):
+        export.family_for(model, "qwen3")
+    with pytest.raises(ConfigError, match="'mamba' is not written"):
+        export.family_for(model, "mamba")

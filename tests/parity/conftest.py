@@ -38,6 +38,11 @@ CASES = {
             "tie_word_embeddings": True,
         },
     ),
+    "mistral": ("MistralConfig", {"sliding_window": 5, "head_dim": None}),
+    "qwen2": (
+        "Qwen2Config",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, "head_dim": 8},
+    ),
     "qwen3": ("Qwen3Config", {"tie_word_embeddings": True}),
     "qwen3_window": (
         "Qwen3Config",

@@ -16,6 +16,8 @@ from vishwamai.models.cache import init_cache
 CASES = (
     "llama",
     "llama3",
+    "mistral",
+    "qwen2",
     "qwen3",
     "qwen3_window",
     "qwen3_moe",
@@ -119,3 +121,17 @@ def test_both_dialects_of_the_configuration_read_alike(case, tiny_models, tmp_pa
     path = tmp_path / "config.json"
     path.write_text(json.dumps(older(json.loads((folder / "config.json").read_text()))))
     assert config.read(tmp_path).model == config.read(folder).model
+
+
+SPARSE = {"vocab_size": 61, "hidden_size": 1024, "intermediate_size": 48, "num_hidden_layers": 40}
+
+
+@pytest.mark.parametrize("model_type", config.SWITCHES)
+def test_what_a_configuration_leaves_out_has_the_default_of_transformers(model_type, tmp_path):
+    import transformers
+
+    data = SPARSE | {"num_attention_heads": 32}
+    (tmp_path / "config.json").write_text(json.dumps(data | {"model_type": model_type}))
+    sparse = config.read(tmp_path).model
+    transformers.AutoConfig.for_model(model_type, **data).save_pretrained(tmp_path)
+    assert config.read(tmp_path).model == sparse

@@ -11,6 +11,8 @@ from typing import Any
 from vishwamai.errors import ConfigError
 
 REQUIRED = object()
+LENGTH = 2**31 - 1  # positions are 32-bit integers
+HEADS = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Attribute:
     choices: tuple = ()
 
 
-def size(default: Any = REQUIRED, most: int = 2**20) -> Attribute:
-    """A whole number, 1 or more; None as default makes null mean "not said"."""
-    return Attribute((int, type(None)) if default is None else (int,), default, 1, most)
+def size(default: Any = REQUIRED, most: int = 2**20, *, null: bool = False) -> Attribute:
+    """A whole number, 1 or more. With `null`, or None as default, it may be null too."""
+    return Attribute((int, type(None)) if null or default is None else (int,), default, 1, most)
 
 
-def number(default: Any = REQUIRED) -> Attribute:
-    """A number over 0."""
-    return Attribute((int, float, type(None)) if default is None else (int, float), default, 1e-30, 1e12)
+def number(default: Any = REQUIRED, *, null: bool = False) -> Attribute:
+    """A number over 0. With `null`, or None as default, it may be null too."""
+    return Attribute((int, float, type(None)) if null or default is None else (int, float), default, 1e-30, 1e12)
 
 
 def flag(default: bool) -> Attribute:
@@ -54,10 +56,10 @@ COMMON = {
     "hidden_size": size(),
     "intermediate_size": size(most=2**22),
     "num_hidden_layers": size(most=1024),
-    "num_attention_heads": size(most=2**14),
-    "num_key_value_heads": size(None, most=2**14),
-    "head_dim": size(None, most=2**14),
-    "max_position_embeddings": size(2048, most=2**31 - 1),
+    "num_attention_heads": size(HEADS),
+    "num_key_value_heads": size(None, HEADS),
+    "head_dim": size(None, HEADS),
+    "max_position_embeddings": size(2048, LENGTH),
     "rms_norm_eps": number(1e-6),
     "hidden_act": only("silu", "swish"),
     "tie_word_embeddings": flag(False),
@@ -70,38 +72,52 @@ COMMON = {
     "is_encoder_decoder": only(False),
     "add_cross_attention": only(False),
 }
-_WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, 2**31 - 1)}
-_WINDOW["sliding_window"] = dataclasses.replace(_WINDOW["sliding_window"], kinds=(int, type(None)))
-_EXPERTS = {"num_experts_per_tok": size(2, 2**14), "num_local_experts": size(None, 2**14)}
+_WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, LENGTH, null=True)}
+_LATER_WINDOW = _WINDOW | {"layer_types": LIST, "max_window_layers": size(28)}
+_EXPERTS = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
 
 _GEMMA = {
     **{k: v for k, v in COMMON.items() if k != "hidden_act"},
-    "num_attention_heads": size(8, 2**14),
-    "num_key_value_heads": size(4, 2**14),
-    "head_dim": size(256, 2**14),
+    "num_attention_heads": size(8, HEADS),
+    "num_key_value_heads": size(4, HEADS),
+    "head_dim": size(256, HEADS),
     "attention_bias": flag(False),
     "hidden_activation": only("gelu_pytorch_tanh"),
     "tie_word_embeddings": flag(True),
     "query_pre_attn_scalar": number(256),
     "layer_types": LIST,
-    "sliding_window": size(4096, 2**31 - 1),
+    "sliding_window": size(4096, LENGTH),
     "use_bidirectional_attention": only(False, None),
 }
 
 ATTRIBUTES: dict[str, dict[str, Attribute]] = {
     "llama": COMMON | {"attention_bias": flag(False), "mlp_bias": flag(False)},
+    "mistral": COMMON
+    | {
+        "max_position_embeddings": size(2**17, LENGTH),
+        "num_key_value_heads": size(8, HEADS, null=True),
+        "sliding_window": size(4096, LENGTH, null=True),
+    },
+    "qwen2": COMMON
+    | _LATER_WINDOW
+    | {"max_position_embeddings": size(32768, LENGTH), "num_key_value_heads": size(32, HEADS, null=True)},
     "qwen3": COMMON
-    | _WINDOW
-    | {"attention_bias": flag(False), "head_dim": size(128), "layer_types": LIST, "max_window_layers": size(28)}
-    | {"max_position_embeddings": size(32768, 2**31 - 1)},
+    | _LATER_WINDOW
+    | {
+        "attention_bias": flag(False),
+        "head_dim": size(128),
+        "max_position_embeddings": size(32768, LENGTH),
+        "num_key_value_heads": size(32, HEADS, null=True),
+    },
     "qwen3_moe": COMMON
     | _WINDOW
     | _EXPERTS
     | {
         "attention_bias": flag(False),
-        "max_position_embeddings": size(32768, 2**31 - 1),
-        "num_experts": size(None, 2**14),
-        "num_experts_per_tok": size(8, 2**14),
+        "max_position_embeddings": size(32768, LENGTH),
+        "num_experts": size(None, HEADS),
+        "num_experts_per_tok": size(8, HEADS),
+        "num_key_value_heads": size(4, HEADS),
         "moe_intermediate_size": size(768),
         "norm_topk_prob": flag(False),
         "decoder_sparse_step": size(1),
@@ -110,23 +126,24 @@ ATTRIBUTES: dict[str, dict[str, Attribute]] = {
     "mixtral": COMMON
     | _EXPERTS
     | {
-        "max_position_embeddings": size(2**17, 2**31 - 1),
-        "num_experts": size(None, 2**14),
+        "max_position_embeddings": size(2**17, LENGTH),
+        "num_experts": size(None, HEADS),
+        "num_key_value_heads": size(8, HEADS, null=True),
         "rms_norm_eps": number(1e-5),
-        "sliding_window": size(None, 2**31 - 1),
+        "sliding_window": size(None, LENGTH),
     },
     "gemma2": _GEMMA
     | {
         "vocab_size": size(256_000, 2**24),
         "hidden_act": only("gelu_pytorch_tanh"),
-        "max_position_embeddings": size(8192, 2**31 - 1),
-        "final_logit_softcapping": number(None),
-        "attn_logit_softcapping": number(None),
+        "max_position_embeddings": size(8192, LENGTH),
+        "final_logit_softcapping": number(30.0, null=True),
+        "attn_logit_softcapping": number(50.0, null=True),
     },
     "gemma3_text": _GEMMA
     | {
         "vocab_size": size(262_208, 2**24),
-        "max_position_embeddings": size(2**17, 2**31 - 1),
+        "max_position_embeddings": size(2**17, LENGTH),
         "final_logit_softcapping": number(None),
         "attn_logit_softcapping": only(None),  # transformers ignores it for this family
         "sliding_window_pattern": size(6),

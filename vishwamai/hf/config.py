@@ -18,6 +18,8 @@ from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 
 SWITCHES: dict[str, dict[str, Any]] = {  # what holds for every model of a family
     "llama": {},
+    "mistral": {},
+    "qwen2": {"attn_bias": True},
     "qwen3": {"qk_norm": True},
     "qwen3_moe": {"qk_norm": True},
     "mixtral": {},
@@ -75,6 +77,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     if model_type == "gemma3":
         tied = {} if "tie_word_embeddings" not in data else {"tie_word_embeddings": data["tie_word_embeddings"]}
         return model_config({**a["text_config"], **tied, "model_type": "gemma3_text"}, f"{where}: text_config")
+    switches = {"attn_bias": a.get("attention_bias", False), "o_bias": a.get("attention_bias", False)}
     return ModelConfig(
         vocab_size=a["vocab_size"],
         d_model=a["hidden_size"],
@@ -86,12 +89,10 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
         max_length=a["max_position_embeddings"],
         norm_eps=float(a["rms_norm_eps"]),
         tie_embeddings=a["tie_word_embeddings"],
-        attn_bias=a.get("attention_bias", False),
-        o_bias=a.get("attention_bias", False),
         mlp_bias=a.get("mlp_bias", False),
         **_gemma(a),
         **_experts(a, model_type),
-        **SWITCHES[model_type],
+        **(switches | SWITCHES[model_type]),
     )
 
 
@@ -142,7 +143,7 @@ def _slides(a: Mapping[str, Any], model_type: str, window: int | None, where: st
             raise ConfigError(f"{where}: 'layer_types' has sliding layers, and no sliding window is set")
         return [t == "sliding_attention" for t in types]
     match model_type:
-        case "qwen3":
+        case "qwen2" | "qwen3":
             return [window is not None and i >= a["max_window_layers"] for i in range(n)]
         case "gemma2":
             return [i % 2 == 0 for i in range(n)]

@@ -17,15 +17,22 @@ from vishwamai.hf.safetensors import write_whole
 from vishwamai.models.config import ModelConfig, Rope
 
 
-def family_for(cfg: ModelConfig) -> str:
-    """The model type of the first family that expresses a model. Raises `ConfigError` with what each one lacks."""
+def family_for(cfg: ModelConfig, preferred: str | None = None) -> str:
+    """The model type to write a model as: the preferred one, or the first family that expresses it.
+
+    A `gemma3` of text and images is written as its text model. Raises `ConfigError` with what does not fit.
+    """
+    preferred = "gemma3_text" if preferred == "gemma3" else preferred
+    if preferred is not None and preferred not in SWITCHES:
+        raise ConfigError(f"model type {preferred!r} is not written; use {', '.join(SWITCHES)}")
     obstacles = []
-    for model_type in SWITCHES:
+    for model_type in SWITCHES if preferred is None else (preferred,):
         lacking = differences(cfg, model_type)
         if not lacking:
             return model_type
         obstacles.append(f"{model_type} ({', '.join(lacking)})")
-    raise ConfigError(f"no family of checkpoints expresses this model; what does not fit: {'; '.join(obstacles)}")
+    what = "no family of checkpoints expresses this model" if preferred is None else "the model cannot be written"
+    raise ConfigError(f"{what}; what does not fit: {'; '.join(obstacles)}")
 
 
 def differences(cfg: ModelConfig, model_type: str) -> list[str]:
@@ -78,6 +85,14 @@ def _llama(cfg: ModelConfig) -> dict[str, Any]:
     return {"hidden_act": "silu", "attention_bias": cfg.attn_bias, "mlp_bias": cfg.mlp_bias}
 
 
+def _mistral(cfg: ModelConfig) -> dict[str, Any]:
+    return {"hidden_act": "silu", "sliding_window": _window(cfg)}
+
+
+def _qwen2(cfg: ModelConfig) -> dict[str, Any]:
+    return {key: value for key, value in _qwen3(cfg).items() if key != "attention_bias"}
+
+
 def _windows(cfg: ModelConfig) -> dict[str, Any]:
     window = _window(cfg)
     return {"use_sliding_window": window is not None, "sliding_window": window}
@@ -106,7 +121,7 @@ def _qwen3_moe(cfg: ModelConfig) -> dict[str, Any]:
 
 def _mixtral(cfg: ModelConfig) -> dict[str, Any]:
     experts = {"num_local_experts": cfg.n_experts, "num_experts_per_tok": cfg.n_experts_per_token}
-    return {"hidden_act": "silu", "sliding_window": _window(cfg), **experts}
+    return _mistral(cfg) | experts
 
 
 def _gemma(cfg: ModelConfig) -> dict[str, Any]:
@@ -132,6 +147,8 @@ def _gemma3(cfg: ModelConfig) -> dict[str, Any]:
 
 _EXTRAS = {
     "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
     "mixtral": _mixtral,

@@ -91,6 +91,8 @@ FAMILIES = {
     family.model_type: family
     for family in (
         Family(model_type="llama", architecture="LlamaForCausalLM", whole=WHOLE, layer=PLAIN),
+        Family(model_type="mistral", architecture="MistralForCausalLM", whole=WHOLE, layer=PLAIN),
+        Family(model_type="qwen2", architecture="Qwen2ForCausalLM", whole=WHOLE, layer=PLAIN),
         Family(model_type="qwen3", architecture="Qwen3ForCausalLM", whole=WHOLE, layer=PLAIN),
         Family(
             model_type="qwen3_moe",

@@ -152,10 +152,10 @@ def save(
 ) -> None:
     """Writes a folder that transformers loads: weights, config.json, generation_config.json.
 
-    `model_type` is chosen by the model's switches where it is not given, `dtype` is that of the weights. In a run of
-    several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the model.
+    Where they are not given, `model_type` is chosen by the model's switches and `dtype` is that of the weights. In a
+    run of several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the model.
     """
-    model_type = model_type or export.family_for(cfg)
+    model_type = export.family_for(cfg, model_type)
     folder, writing = Path(folder), jax.process_index() == 0
     dtype = np.dtype(jnp.dtype(dtype or w.embed.dtype))
     specs = transformer.specs(cfg)
