@@ -81,6 +81,13 @@ def test_a_snapshot_without_all_of_its_weights_is_not_used(cached):
     assert hub.resolve("ours/tiny") == snapshot
 
 
+def test_a_tokenizer_needs_no_weights(cached):
+    snapshot = cached(files=("config.json", "tokenizer.json"))
+    assert hub.resolve("ours/tiny", weights=False) == snapshot
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        hub.resolve("ours/tiny")
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -191,7 +198,7 @@ def fake_hub():
     server.server_close()
 
 
-def resolve_elsewhere(name, server, home):
+def resolve_elsewhere(name, server, home, **options):
     """`resolve` in a process of its own, where the client has not yet been told to stay offline."""
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     left_out = ("HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -199,7 +206,7 @@ def resolve_elsewhere(name, server, home):
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     program = (
         "import sys\nfrom vishwamai import hub, errors\n"
-        "try: print(hub.resolve(sys.argv[1]))\nexcept errors.HubError as error: print('refused:', error)"
+        f"try: print(hub.resolve(sys.argv[1], **{options}))\nexcept errors.HubError as error: print('refused:', error)"
     )
     done = subprocess.run([sys.executable, "-c", program, name], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -208,8 +215,10 @@ def resolve_elsewhere(name, server, home):
 
 def test_a_repository_is_downloaded_into_the_cache_without_its_code(fake_hub, tmp_path):
     home = tmp_path / "other"
+    wanted = {"config.json", "tokenizer.json", "chat_template.jinja"}
+    assert set(os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, weights=False))) == wanted
     folder = resolve_elsewhere("ours/tiny", fake_hub, home)
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+    wanted.add("model.safetensors")
     assert set(os.listdir(folder)) == wanted
     assert all((hub.Path(folder) / name).read_bytes() == FILES[name] for name in wanted)
     asked = len(fake_hub.seen)

@@ -13,7 +13,9 @@ from pathlib import Path
 from vishwamai.errors import HubError
 
 BUILT_IN = {"vishwamai/base": Path(__file__).parent / "assets" / "base"}
-WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja")
+WANTED = ("*.json", "*.model", "*.jinja")
+WEIGHTS = "*.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 UNWANTED = ("consolidated*", "original/*", "onnx/*", "openvino/*", "*/*.safetensors")
 INDEX = "model.safetensors.index.json"
 
@@ -22,10 +24,11 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+def resolve(name: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
 
-    HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
+    With `weights=False` a folder with a tokenizer will do, and no weights are downloaded. HF_HOME, HF_HUB_CACHE,
+    HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
     """
     text = os.fspath(name)
     if text in BUILT_IN:
@@ -43,8 +46,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None) -> Pat
         raise HubError(f"there is no folder {text}, and it is no name of a hub repository (owner/model) either")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
-    cached = find_cached(text, revision)
-    return download(text, revision) if cached is None else cached
+    cached = find_cached(text, revision, weights=weights)
+    return download(text, revision, weights=weights) if cached is None else cached
 
 
 def cache_folder() -> Path:
@@ -53,8 +56,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def find_cached(repo: str, revision: str | None = None) -> Path | None:
-    """The snapshot of a repository in the cache; None where there is none, or one without all of its weights."""
+def find_cached(repo: str, revision: str | None = None, *, weights: bool = True) -> Path | None:
+    """The snapshot of a repository in the cache; None where there is none, or one that is not complete."""
     root = cache_folder() / f"models--{repo.replace('/', '--')}"
     commit = revision or "main"
     if not _COMMIT.fullmatch(commit):
@@ -63,7 +66,8 @@ def find_cached(repo: str, revision: str | None = None) -> Path | None:
         except (OSError, ValueError):
             return None
     folder = root / "snapshots" / commit
-    return folder if _COMMIT.fullmatch(commit) and is_complete(folder) else None
+    enough = is_complete(folder) if weights else any((folder / file).is_file() for file in TOKENIZERS)
+    return folder if _COMMIT.fullmatch(commit) and enough else None
 
 
 def is_complete(folder: Path) -> bool:
@@ -79,7 +83,7 @@ def is_complete(folder: Path) -> bool:
     return all(isinstance(file, str) and (folder / file).is_file() for file in files)
 
 
-def download(repo: str, revision: str | None = None) -> Path:
+def download(repo: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """Fetches configuration, tokenizer and weights of a repository into the cache; never code."""
     tried = f"tried: a local folder {repo}, the cache {cache_folder()}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -88,7 +92,7 @@ def download(repo: str, revision: str | None = None) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise HubError(f"{repo} has to be downloaded, which needs the package huggingface_hub ({tried})") from None
-    patterns = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    patterns = {"allow_patterns": [*WANTED, WEIGHTS] if weights else list(WANTED), "ignore_patterns": list(UNWANTED)}
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         found = snapshot_download(repo, revision=revision, cache_dir=cache_folder(), endpoint=endpoint, **patterns)

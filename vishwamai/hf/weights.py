@@ -153,7 +153,8 @@ def save(
     """Writes a folder that transformers loads: weights, config.json, generation_config.json.
 
     Where they are not given, `model_type` is chosen by the model's switches and `dtype` is that of the weights. In a
-    run of several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the model.
+    run of several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the
+    model.
     """
     model_type = export.family_for(cfg, model_type)
     folder, writing = Path(folder), jax.process_index() == 0
