@@ -23,8 +23,8 @@ from vishwamai.config import load_json, parse_json
 from vishwamai.errors import CheckpointError, ConfigError, HubError
 
 SINGLE_FILE = "model.safetensors"
-MAX_HEADER = 32 * 2**20
-MAX_TENSORS = 1_000_000
+MAX_HEADER = 16 * 2**20
+MAX_TENSORS = 100_000  # in one file
 MAX_NAME = 512
 
 DTYPES = {
