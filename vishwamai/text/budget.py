@@ -12,8 +12,9 @@ from typing import Any
 
 from vishwamai.errors import TokenizerError
 
-MAX_STEPS = 2_000_000
-MAX_SECONDS = 10.0
+LONG = (str, list, tuple, dict, range)
+MAX_STEPS = 500_000
+MAX_SECONDS = 5.0
 MAX_TEXT = 16_000_000
 MAX_BITS = 4096
 # A width of four digits or one taken from an argument, in "%9999d" and "{:9999}" alike.
@@ -30,7 +31,10 @@ class Budget:
 
     def spend(self, *values: Any) -> None:
         """One step, and more for long values."""
-        self._steps -= 1 + sum(len(value) // 64 for value in values if isinstance(value, (str, list, dict, tuple)))
+        self._take(1 + sum(len(value) // 64 for value in values if isinstance(value, LONG)))
+
+    def _take(self, steps: int) -> None:
+        self._steps -= steps
         if self._steps < 0:
             raise TokenizerError(f"the chat template needs more than {MAX_STEPS:,} steps")
         if time.monotonic() > self._deadline:
@@ -40,8 +44,7 @@ class Budget:
         """The items of a loop, paid for before it starts."""
         if not isinstance(items, Sized):
             items = list(items)
-        self._steps -= len(items)
-        self.spend()
+        self._take(1 + len(items) // 8)
         return items
 
     def check_operation(self, operator: str, left: Any, right: Any) -> None:
@@ -75,6 +78,8 @@ class Budget:
         elif name == "indent":
             width = rest[0] if rest else 4
             check_size((str(subject).count("\n") + 1) * (len(width) if isinstance(width, str) else width))
+        elif name == "sum" and any(isinstance(value, (list, tuple)) for value in rest):
+            raise TokenizerError("the chat template sums lists")
         elif name == "join":
             self.check_method(str(rest[0]) if rest else "", "join", (subject,))
         elif name == "replace":

@@ -124,7 +124,7 @@ def trust_needed(tokenizer: VishwamAITokenizer, template: str) -> dict[int, int]
     """The trust that a text needs to become each control token: the special ones, and those that the template uses."""
     added = tokenizer.backend.get_added_tokens_decoder().items()
     used = (index for index, token in added if token.content.strip() and token.content.strip() in template)
-    return {**dict.fromkeys(used, AUTHOR), **dict.fromkeys(tokenizer.special_ids, TEMPLATE)}
+    return {**dict.fromkeys(used, AUTHOR), **dict.fromkeys(tokenizer.control_ids, TEMPLATE)}
 
 
 def _special(tokenizer: VishwamAITokenizer) -> dict[str, str]:

@@ -6,6 +6,7 @@ cannot wash the mark off, and no one can forge the template's trust. `Marked` an
 `startswith`, `==`, `split`) as the text it stands for would, so a template branches as it always does. A string that
 lost the class still has its marks: the worst case is a question answered wrongly, never a control token.
 
+A private character in a template's own text is read as a mark, so it can lose trust and gain none.
 White space, quotes, backslashes and control characters keep their selves, for `trim` and JSON: no control token is
 made of them alone. It knows no Jinja, no tokenizer and no messages.
 """

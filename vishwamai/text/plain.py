@@ -46,6 +46,8 @@ def _encode_cut(
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             lead = sentinel if start else ""
             part = backend.encode(lead + text[start:end], add_special_tokens=False)
+            if lead and part.offsets[0] != (0, len(lead)):  # The sentinel and the text make another token together.
+                lead, part = "", backend.encode(text[start:end], add_special_tokens=False)
             first = 1 if lead else 0
             ids += part.ids[first:]
             spans += _control_spans(part, first, start - len(lead), needed)

@@ -58,7 +58,12 @@ class _Generation(Extension):
 
 
 class _Generator(CodeGenerator):
-    """Has `~` and every loop's items go through the environment."""
+    """Has `~` and every loop's items go through the environment, and computes nothing ahead of a render."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, (nodes.Const, nodes.TemplateData)):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concat((")
@@ -166,12 +171,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        if isinstance(indent, int):
-            check_size(indent, 16, "a JSON indent of {}")
+        if indent is not None:
+            check_size(len(indent) if isinstance(indent, str) else indent, 16, "a JSON indent of {}")
         plain = self._plain(value)
         text = json.dumps(
             plain, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False
         )
+        check_size(len(text))
         return self._marks.mark(text)
 
     def _plain(self, value: Any) -> Any:

@@ -1,9 +1,10 @@
 """Reads a SentencePiece `.model` (Kudo and Richardson 2018, arXiv:1808.06226) into a `tokenizers` backend.
 
 The file is one protocol buffer (sentencepiece_model.proto); its pieces, scores and normaliser become a Unigram or a BPE
-model, so that all the rest of this room works on it, and no extra library is needed. It differs from SentencePiece on
-purpose in one thing: the text of a control piece (`<s>`) is read as that token unless `allow_special=False`.
-It knows no folders and no settings but the names of the special tokens.
+model, so that all the rest of this room works on it, and no extra library is needed. It differs from SentencePiece in
+two things: the text of a control piece (`<s>`) is read as that token unless `allow_special=False`, and spaces are put
+in or taken away between two added tokens as at the ends of a text. It knows no folders and no settings but the names of
+the special tokens.
 """
 
 import struct
@@ -50,7 +51,7 @@ def load_sentencepiece(path: Path) -> tuple[Tokenizer, Settings]:
     raw = read_bounded(path, MAX_MODEL_BYTES)
     try:
         model = parse_model(raw)
-    except (IndexError, ValueError, struct.error):
+    except (LookupError, ValueError, struct.error):
         raise TokenizerError(f"{path}: is not a SentencePiece model; is the file damaged?") from None
     if not model.pieces or model.kind not in (UNIGRAM, BPE):
         raise TokenizerError(f"{path}: is no SentencePiece model of kind unigram or BPE; other kinds are not read")
@@ -61,7 +62,7 @@ def load_sentencepiece(path: Path) -> tuple[Tokenizer, Settings]:
 
 
 def parse_model(raw: bytes) -> Model:
-    """The parts of a ModelProto. Raises `ValueError`, `IndexError` or `struct.error` where it is none."""
+    """The parts of a ModelProto. Raises `ValueError`, `LookupError` or `struct.error` where it is none."""
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(raw):
         if number == 1 and isinstance(value, bytes):

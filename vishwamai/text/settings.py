@@ -69,7 +69,7 @@ def read_settings(folder: Path) -> Settings:
         add_eos=_typed(config, "add_eos_token", bool, where),
         max_length=int(length) if length is not None and 0 < length < 1 << 40 else None,
         added=_added(config, where),
-        templates=tuple(_templates(folder, config, where).items()),
+        templates=tuple(sorted(_templates(folder, config, where).items())),
     )
 
 

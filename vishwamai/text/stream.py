@@ -39,13 +39,14 @@ class Detokenizer:
         return rest
 
     def _push(self, token: int) -> str:
+        if self._skip and token in self._tokenizer.special_ids:
+            return ""
         self._window.append(int(token))
-        if not (self._skip and token in self._tokenizer.special_ids):
-            self._in_run = token in self._bytes
-        text = self._decode(self._window)
+        self._in_run = token in self._bytes
         # A run of byte tokens becomes text as a whole: one wrong byte at its end turns all of it into U+FFFD.
         if self._in_run:
             return ""
+        text = self._decode(self._window)
         known = text.removesuffix(REPLACEMENT)
         new = known[self._sent :]
         self._sent = max(self._sent, len(known))

@@ -148,7 +148,7 @@ class VishwamAITokenizer:
 
     def _encode_plain(self, text: str, add_special_tokens: bool, allowed: frozenset[str]) -> list[int]:
         _check_text(text)
-        controls = {index: 1 for index in self.special_ids if self.backend.id_to_token(index) not in allowed}
+        controls = {index: 1 for index in self.control_ids if self.backend.id_to_token(index) not in allowed}
         ids = plain.encode_plain(self.backend, text, controls)
         if not add_special_tokens:
             return ids
@@ -214,6 +214,12 @@ class VishwamAITokenizer:
     def special_tokens(self) -> tuple[str, ...]:
         """The text of every control token, by id."""
         return tuple(str(self.backend.id_to_token(index)) for index in sorted(self.special_ids))
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids that text must not forge: the special ones, but for an unknown token that means nothing else."""
+        others = {self.bos_token, self.eos_token, self.pad_token}
+        return self.special_ids - ({self.unk_token_id} if self.unk_token not in others else set())
 
     @property
     def bos_token(self) -> str | None:

@@ -1,0 +1,126 @@
+"""What a tokenizer's folder says: each place where special tokens and templates may stand, and what is refused."""
+
+import json
+
+import pytest
+
+from vishwamai.errors import TokenizerError
+from vishwamai.text.settings import Added, Settings, read_settings, write_settings
+from vishwamai.text.tokenizer import VishwamAITokenizer
+
+
+def folder_with(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_json", ".json").replace("_jinja", ".jinja")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_an_empty_folder_says_nothing(tmp_path):
+    assert read_settings(tmp_path) == Settings()
+
+
+def test_tokens_are_texts_or_objects(tmp_path):
+    config = {
+        "bos_token": {"content": "<s>", "lstrip": False, "__type": "AddedToken"},
+        "eos_token": "</s>",
+        "pad_token": None,
+        "add_bos_token": True,
+        "add_eos_token": None,
+        "model_max_length": 4096,
+        "additional_special_tokens": ["<x>", {"content": "<y>"}],
+        "unknown_key": [1, 2],
+    }
+    settings = read_settings(folder_with(tmp_path, tokenizer_config_json=config))
+    assert (settings.bos_token, settings.eos_token, settings.pad_token) == ("<s>", "</s>", None)
+    assert (settings.add_bos, settings.add_eos, settings.max_length) == (True, None, 4096)
+    assert settings.special_tokens == ("<x>", "<y>")
+
+
+def test_no_real_length_is_no_length(tmp_path):
+    config = {"model_max_length": 1000000000000000019884624838656}
+    assert read_settings(folder_with(tmp_path, tokenizer_config_json=config)).max_length is None
+
+
+def test_the_map_fills_what_the_configuration_leaves_out(tmp_path):
+    files = {
+        "tokenizer_config_json": {"eos_token": "<config>"},
+        "special_tokens_map_json": {"eos_token": "<map>", "pad_token": {"content": "<pad>"}},
+    }
+    settings = read_settings(folder_with(tmp_path, **files))
+    assert (settings.eos_token, settings.pad_token) == ("<config>", "<pad>")
+
+
+def test_templates_by_precedence(tmp_path):
+    listed = [{"name": "default", "template": "listed"}, {"name": "tool_use", "template": "tools"}]
+    folder_with(tmp_path, tokenizer_config_json={"chat_template": listed})
+    assert dict(read_settings(tmp_path).templates) == {"default": "listed", "tool_use": "tools"}
+    folder_with(tmp_path, additional_chat_templates__rag_jinja="rag", additional_chat_templates__tool_use_jinja="new")
+    folder_with(tmp_path, chat_template_jinja="file\n")
+    expected = {"default": "file\n", "tool_use": "new", "rag": "rag"}
+    assert dict(read_settings(tmp_path).templates) == expected
+    folder_with(tmp_path, tokenizer_config_json={"chat_template": "text"})
+    (tmp_path / "chat_template.jinja").unlink()
+    assert dict(read_settings(tmp_path).templates)["default"] == "text"
+
+
+def test_added_tokens_are_read_and_must_fit_the_vocabulary(tmp_path):
+    decoder = {"263": {"content": "<tool>", "special": False, "lstrip": True}, "257": {"content": "<|eos|>"}}
+    folder_with(tmp_path, tokenizer_config_json={"added_tokens_decoder": decoder})
+    VishwamAITokenizer.bytes().backend.save(str(tmp_path / "tokenizer.json"))
+    assert Added("<tool>", 263, lstrip=True) in read_settings(tmp_path).added
+    tokenizer = VishwamAITokenizer.from_folder(tmp_path)
+    assert tokenizer.encode("<tool>") == [263] and 263 not in tokenizer.special_ids
+    folder_with(tmp_path, tokenizer_config_json={"added_tokens_decoder": {"300": {"content": "<far>"}}})
+    with pytest.raises(TokenizerError, match="'<far>' the id 300, but the vocabulary gives it 263"):
+        VishwamAITokenizer.from_folder(tmp_path)
+
+
+def test_a_named_token_that_is_missing_is_added(tmp_path):
+    folder_with(tmp_path, tokenizer_config_json={"pad_token": "[PAD]"})
+    VishwamAITokenizer.bytes().backend.save(str(tmp_path / "tokenizer.json"))
+    assert VishwamAITokenizer.from_folder(tmp_path).pad_token_id == 263
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"chat_template": [{"name": "x"}]}, "list of name and template"),
+        ({"chat_template": {"default": 3}}, "not text"),
+        ({"chat_template": [{"name": "../../evil", "template": "x"}]}, "letters, digits"),
+        ({"added_tokens_decoder": {"1": {"special": True}}}, "added token 1 has no content"),
+        ({"added_tokens_decoder": {"1": "text"}}, "not a table"),
+        ({"added_tokens_decoder": []}, "of the wrong type"),
+        ({"model_max_length": "long"}, "model_max_length is 'long'"),
+        ({"eos_token": {"content": 1}}, "eos_token"),
+        ('{"a": 1, "a": 2}', "tokenizer_config.json"),
+        ("[1]", "tokenizer_config.json"),
+        ("{", "tokenizer_config.json"),
+    ],
+)
+def test_damage_is_named(tmp_path, config, said):
+    with pytest.raises(TokenizerError, match=said):
+        read_settings(folder_with(tmp_path, tokenizer_config_json=config))
+
+
+def test_template_files_are_bounded_and_utf8(tmp_path):
+    path = tmp_path / "chat_template.jinja"
+    path.write_bytes(b"x" * 300_000)
+    with pytest.raises(TokenizerError, match="too large"):
+        read_settings(tmp_path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(TokenizerError, match="not UTF-8"):
+        read_settings(tmp_path)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    settings = Settings(
+        bos_token="<s>",
+        unk_token="<unk>",
+        special_tokens=("<x>",),
+        max_length=77,
+        templates=(("default", "a\r\nb"), ("t-1.x", "ü")),
+    )
+    write_settings(tmp_path, settings)
+    assert read_settings(tmp_path) == settings
