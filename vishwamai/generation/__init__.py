@@ -1,0 +1,1 @@
+"""Making tokens: sampling, prefill and decoding in compiled loops, beams, and the scores of given texts."""

@@ -1,0 +1,89 @@
+"""Few shapes, and the programs compiled for them: compiled once each, counted and timed.
+
+It knows no model: functions, their arguments' shapes, and sizes rounded up.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+
+
+def bucket(n: int, least: int = 1, most: int | None = None) -> int:
+    """The power of two that holds `n`, at least `least`; at most `most`, which need be no power of two."""
+    size = max(least, 1 << max(n - 1, 0).bit_length())
+    return size if most is None else min(size, most)
+
+
+class Programs:
+    """The compiled programs of one owner: one for each function, its static settings, and its arguments' shapes."""
+
+    def __init__(self):
+        self._compiled: dict[tuple, Callable] = {}
+        self.seconds = 0.0  # spent compiling
+
+    @property
+    def count(self) -> int:
+        """How many programs were compiled so far."""
+        return len(self._compiled)
+
+    def run(self, f: Callable, *args, donate: tuple[int, ...] = (), **static):
+        """`f(*args, **static)`, compiled at the first call with such arguments; those at `donate` are used up."""
+        leaves, tree = jax.tree.flatten(args)
+        key = (f, tuple(sorted(static.items())), tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves))
+        if key not in self._compiled:
+            start = time.perf_counter()
+            jitted = jax.jit(f, static_argnames=tuple(static), donate_argnums=donate)
+            self._compiled[key] = jitted.lower(*args, **static).compile()
+            self.seconds += time.perf_counter() - start
+        return self._compiled[key](*args)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """What a call took. Times are in seconds; those of prefill and decoding include no compiling."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    compile_seconds: float
+    compiles: int  # programs compiled by this call
+    programs: int  # programs compiled by its generator so far
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows per second of prefill and decoding."""
+        return self.generated_tokens / max(self.prefill_seconds + self.decode_seconds, 1e-9)
+
+
+class Clock:
+    """Sums the seconds of each part of a call, leaving compiling and the caller's own time out."""
+
+    def __init__(self, programs: Programs):
+        self._programs, self._count, self._compiled = programs, programs.count, programs.seconds
+        self._sums = {"prefill": 0.0, "decode": 0.0}
+        self._mark = self._now()
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._programs.seconds
+
+    def lap(self, part: str | None) -> None:
+        """Adds the time since the last lap to a part, or to none."""
+        now = self._now()
+        if part is not None:
+            self._sums[part] += now - self._mark
+        self._mark = now
+
+    def stats(self, prompt_tokens: int, generated_tokens: int) -> Stats:
+        """The figures of the call so far."""
+        return Stats(
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
+            prefill_seconds=self._sums["prefill"],
+            decode_seconds=self._sums["decode"],
+            compile_seconds=self._programs.seconds - self._compiled,
+            compiles=self._programs.count - self._count,
+            programs=self._programs.count,
+        )

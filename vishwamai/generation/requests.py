@@ -1,0 +1,152 @@
+"""What callers ask for, checked, and as arrays of rounded shapes. It knows the model's sizes and no weights.
+
+B rows, T prompt positions, E end tokens.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from vishwamai.errors import InputError
+from vishwamai.generation.decode import Rules
+from vishwamai.generation.programs import bucket
+from vishwamai.generation.results import Row
+from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, controls
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import Sharding
+
+LEAST_PROMPT, LEAST_CACHE, LEAST_ENDS, FEW_LOGPROBS = 16, 64, 4, 5
+DEFAULTS = SamplingParams()
+
+
+def new_tokens(
+    prompt_length: int, *, max_length: int | None = None, max_new_tokens: int | None = None, default: int | None = None
+) -> int | None:
+    """How many tokens to make: `max_length` counts the prompt, `max_new_tokens` does not and wins, with a warning.
+
+    Neither given: `default`. Raises `InputError` where that leaves nothing to make.
+    """
+    for name, value in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
+            raise InputError(f"{name} is {value!r}; it must be a whole number of tokens, 1 or more")
+    if max_new_tokens is not None:
+        if max_length is not None:
+            warnings.warn(f"both are given: max_new_tokens={max_new_tokens} wins over {max_length=}", stacklevel=3)
+        return int(max_new_tokens)
+    if max_length is None:
+        return default
+    if prompt_length >= max_length:
+        raise InputError(
+            f"max_length is {max_length} and counts the prompt, which has {prompt_length} tokens; "
+            "use a larger max_length, or max_new_tokens"
+        )
+    return int(max_length) - prompt_length
+
+
+def checked_rows(rows: Sequence[Sequence[int]], cfg: ModelConfig, what: str = "prompt") -> list[list[int]]:
+    """The rows as lists of ids. Raises `InputError` for an empty one, an id out of range, or one too long."""
+    rows = [np.asarray(row).tolist() for row in rows]
+    if not rows:
+        raise InputError(f"there is no {what}; give at least one row of token ids")
+    for i, row in enumerate(rows):
+        if not row:
+            raise InputError(f"{what} {i} is empty; give at least one token, for instance the beginning-of-text token")
+        wrong = [t for t in row if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t < cfg.vocab_size]
+        if wrong:
+            raise InputError(f"{what} {i} holds {wrong[0]!r}; token ids are numbers from 0 to {cfg.vocab_size - 1}")
+        if len(row) > cfg.max_length:
+            raise InputError(f"{what} {i} has {len(row)} tokens; the model's context is {cfg.max_length}")
+    return rows
+
+
+def checked_params(params, n_rows: int) -> list[SamplingParams]:
+    """One `SamplingParams` for each row."""
+    params = [params] * n_rows if isinstance(params, SamplingParams) else list(params)
+    if len(params) != n_rows or not all(isinstance(p, SamplingParams) for p in params):
+        raise InputError(f"params has {len(params)} entries for {n_rows} rows; give one SamplingParams, or one a row")
+    return params
+
+
+def limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig) -> list[int]:
+    """The most tokens that each row may have, its prompt included; the context bounds all of them."""
+    for i, row in enumerate(rows):
+        if len(row) >= cfg.max_length:
+            raise InputError(
+                f"prompt {i} has {len(row)} tokens; a context of {cfg.max_length} leaves no room for a new one"
+            )
+    asked = [p.max_tokens or cfg.max_length for p in params]
+    return [min(len(row) + n, cfg.max_length) for row, n in zip(rows, asked, strict=True)]
+
+
+def padded(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> np.ndarray:
+    """The rows padded at the right and below, `[width, length]` int32."""
+    out = np.full((width, length), pad_id, np.int32)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One call's rows, and its arrays on the device."""
+
+    rows: list[Row]
+    tokens: jax.Array  # [B, T] int32
+    lengths: jax.Array  # [B] int32
+    rules: Rules
+    size: int  # positions of the cache
+    top: int  # likeliest tokens reported
+
+
+def job_of(
+    prompts: list[list[int]],
+    params: list[SamplingParams],
+    cfg: ModelConfig,
+    eos_ids: tuple[int, ...],
+    sharding: Sharding,
+) -> Job:
+    """The checked prompts as a job, its shapes rounded up: rows, prompt, cache, end tokens and likeliest tokens."""
+    limit = limits(prompts, params, cfg)
+    width = bucket(len(prompts))
+    T = bucket(max(map(len, prompts)), LEAST_PROMPT, cfg.max_length)
+    spare = width - len(prompts)  # rows that only fill the batch: one token, ended from the start
+    rules = Rules(
+        controls=controls([*params, *[SamplingParams(temperature=0.0)] * spare]),
+        end_ids=_end_ids([(() if p.ignore_eos else tuple(eos_ids)) + p.stop_token_ids for p in params], width),
+        limit=np.asarray(limit + [0] * spare, np.int32),
+    )
+    lengths = np.asarray([len(p) for p in prompts] + [1] * spare, np.int32)
+    tokens, lengths, rules = on_device((padded(prompts, width, T), lengths, rules), sharding)
+    return Job(
+        rows=[Row(index=i, start=len(row), params=p) for i, (row, p) in enumerate(zip(prompts, params, strict=True))],
+        tokens=tokens,
+        lengths=lengths,
+        rules=rules,
+        size=max(T, bucket(max(limit), LEAST_CACHE, cfg.max_length)),
+        top=_top(params, cfg),
+    )
+
+
+def _end_ids(ends: list[tuple[int, ...]], width: int) -> np.ndarray:
+    out = np.full((width, bucket(max(map(len, ends)), LEAST_ENDS)), -1, np.int32)
+    for i, ids in enumerate(ends):
+        out[i, : len(ids)] = ids
+    return out
+
+
+def _top(params: list[SamplingParams], cfg: ModelConfig) -> int:
+    """How many likeliest tokens the program reports: none, a few, or as many as may be asked for."""
+    asked = max(p.logprobs or 0 for p in params)
+    return min(0 if asked == 0 else FEW_LOGPROBS if asked <= FEW_LOGPROBS else MAX_LOGPROBS, cfg.vocab_size)
+
+
+def on_device(tree, sharding: Sharding):
+    """Host arrays whose first axis is the batch, as device arrays laid out by rows."""
+
+    def put(x: np.ndarray) -> jax.Array:
+        return jax.device_put(x, sharding.named("batch", *[None] * (x.ndim - 1), shape=x.shape))
+
+    return jax.tree.map(put, tree)

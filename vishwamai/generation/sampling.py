@@ -1,0 +1,195 @@
+"""How the next token is chosen: the parameters people set, and the sampler as a function of logits and per-row arrays.
+
+B rows, V vocabulary. Every row has its own temperature, filters and key, and they are arrays, so one program serves
+all settings; what no row asks for is skipped when the program runs. It knows no model.
+
+Sources: nucleus sampling (Holtzman et al., 2020), min-p (Nguyen et al., 2024), repetition penalty (Keskar et al.,
+2019); sampling is by Gumbel noise (Gumbel, 1954; Kool et al., 2019). Filters apply in the order in which transformers
+applies them: penalty, temperature, top-k, top-p, min-p.
+"""
+
+import dataclasses
+import math
+import secrets
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vishwamai.errors import InputError
+from vishwamai.weights.spec import pytree
+
+Array = jax.Array
+MAX_LOGPROBS = 20
+NEVER = -jnp.inf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """What one row asks for, by the names that vLLM's clients know. Raises `InputError` for values out of range.
+
+    `temperature` 0 takes the likeliest token; `top_k` 0 (or -1), `top_p` 1 and `min_p` 0 filter nothing.
+    `max_tokens` counts new tokens (None: to the end of the context). A row ends with an end-of-text token, a token of
+    `stop_token_ids`, or when one of the strings `stop` is complete; `ignore_eos` leaves out the first of these. The
+    same `seed` gives the same text, alone or among other rows (None: another text each time). `logprobs` asks for
+    that many likeliest tokens at each step beside the chosen one.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = 256
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "stop", _strings(self.stop))
+        object.__setattr__(self, "stop_token_ids", _ids(self.stop_token_ids))
+        _number("temperature", self.temperature, 0.0, math.inf)
+        _whole("top_k", self.top_k, -1, 2**31 - 1)
+        _number("top_p", self.top_p, 0.0, 1.0, open_below=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_below=True)
+        _whole("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
+        _whole("seed", self.seed, -(2**63), 2**64 - 1, optional=True)
+        _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
+
+
+def _number(name: str, value, low: float, high: float, *, open_below: bool = False) -> None:
+    """Checks a real number; NaN is in no range."""
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):
+        least = f"more than {low:g}" if open_below else f"{low:g} or more"
+        most = "" if high == math.inf else f" and at most {high:g}"
+        raise InputError(f"{name} is {value!r}; it must be a number, {least}{most}")
+
+
+def _whole(name: str, value, low: int, high: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise InputError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+
+
+def _strings(stop) -> tuple[str, ...]:
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+        raise InputError(f"stop is {stop!r:.80}; it must be a string or a list of strings, none of them empty")
+    return tuple(stop)
+
+
+def _ids(ids) -> tuple[int, ...]:
+    if not isinstance(ids, list | tuple):
+        raise InputError(f"stop_token_ids is {ids!r:.80}; it must be a list of token ids")
+    for i in ids:
+        _whole("a stop token id", i, 0, 2**31 - 1)
+    return tuple(int(i) for i in ids)
+
+
+@pytree
+class Controls:
+    """The parameters of a batch as arrays, one number for each row."""
+
+    temperature: Array  # [B] float32, 0: greedy
+    top_k: Array  # [B] int32, 0: all
+    top_p: Array  # [B] float32
+    min_p: Array  # [B] float32
+    penalty: Array  # [B] float32
+    seed: Array  # [B, 2] uint32
+
+
+def controls(params: Sequence[SamplingParams]) -> Controls:
+    """The arrays of these rows. A greedy row's filters change nothing, so they are left out."""
+    drawn = [p.temperature > 0 for p in params]
+
+    def column(dtype, values, off):
+        return np.asarray([v if d else off for v, d in zip(values, drawn, strict=True)], dtype)
+
+    return Controls(
+        temperature=np.asarray([p.temperature for p in params], np.float32),
+        top_k=column(np.int32, [max(p.top_k, 0) for p in params], 0),
+        top_p=column(np.float32, [p.top_p for p in params], 1.0),
+        min_p=column(np.float32, [p.min_p for p in params], 0.0),
+        penalty=np.asarray([p.repetition_penalty for p in params], np.float32),
+        seed=np.asarray([_words(p.seed) for p in params], np.uint32),
+    )
+
+
+def _words(seed: int | None) -> tuple[int, int]:
+    """A seed as two 32-bit words; a new one where none is given."""
+    seed = secrets.randbits(64) if seed is None else int(seed) % 2**64
+    return seed >> 32, seed & 0xFFFFFFFF
+
+
+def keys(seed_B2: Array, position_B: Array) -> Array:
+    """A key for each row, which depends on its seed and the position of the token that is drawn, and nothing else."""
+
+    def one(words, position):
+        return jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), position)
+
+    return jax.vmap(one)(seed_B2, position_B)
+
+
+def penalise(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
+    """Logits (or log-probabilities) with those of the tokens seen so far made less likely, where a penalty is set."""
+
+    def apply():
+        p = penalty_B[:, None]
+        return jnp.where(seen_BV, jnp.where(logits_BV < 0, logits_BV * p, logits_BV / p), logits_BV)
+
+    return jax.lax.cond(jnp.any(penalty_B != 1), apply, lambda: logits_BV)
+
+
+def warp(logits_BV: Array, c: Controls, *, keep: int = 1) -> Array:
+    """Logits divided by the temperature, and -inf where a filter drops them; `keep` tokens are never dropped.
+
+    A row with temperature 0 is left as it is.
+    """
+    scores = logits_BV / jnp.where(c.temperature > 0, c.temperature, 1.0)[:, None]
+    ranked = jnp.any((c.top_k > 0) | (c.top_p < 1)) | (keep > 1)
+    least = jax.lax.cond(ranked, lambda: _least_kept(scores, c, keep), lambda: _min_p_bound(scores.max(-1), c.min_p))
+    return jnp.where(scores >= least[:, None], scores, NEVER)
+
+
+def _least_kept(scores_BV: Array, c: Controls, keep: int) -> Array:
+    """The lowest score that all filters keep, `[B]`, by one sort."""
+    V = scores_BV.shape[1]
+    keep = min(keep, V)
+    down = jnp.sort(scores_BV, axis=-1, descending=True)
+    first = (jnp.arange(V) < keep)[None]
+    k = jnp.where(c.top_k > 0, jnp.clip(c.top_k, keep, V), V)
+    kept = down >= jnp.take_along_axis(down, k[:, None] - 1, axis=-1)
+    p = jax.nn.softmax(jnp.where(kept, down, NEVER), axis=-1)
+    likelier = jnp.cumsum(p, axis=-1) - p
+    kept &= first | (likelier < c.top_p[:, None]) | (c.top_p == 1)[:, None]
+    kept &= first | (down >= _min_p_bound(down[:, 0], c.min_p)[:, None])
+    return jnp.min(jnp.where(kept, down, jnp.inf), axis=-1)
+
+
+def _min_p_bound(top_B: Array, min_p_B: Array) -> Array:
+    """The score of a token that is `min_p` times as likely as the likeliest."""
+    return top_B + jnp.log(min_p_B)
+
+
+def gumbel(key_B: Array, width: int) -> Array:
+    """Noise `[B, width]`: a row's largest (score + noise) is a draw from the softmax of its scores."""
+    return jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(key_B)
+
+
+def choose(logits_BV: Array, c: Controls, seen_BV: Array, position_B: Array) -> Array:
+    """The next token of each row, `[B]` int32, at position `position`; `seen` marks the tokens of the row so far."""
+    logits_BV = penalise(logits_BV, seen_BV, c.penalty)
+    best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+    def draw():
+        noisy = warp(logits_BV, c) + gumbel(keys(c.seed, position_B), logits_BV.shape[1])
+        return jnp.where(c.temperature > 0, jnp.argmax(noisy, axis=-1).astype(jnp.int32), best_B)
+
+    return jax.lax.cond(jnp.any(c.temperature > 0), draw, lambda: best_B)

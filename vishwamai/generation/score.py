@@ -1,0 +1,66 @@
+"""How likely given texts are: the logprob of each token after those before it.
+
+B rows, T positions, D d_model, V vocabulary. It makes no token. Rows of like length are read together, and logits are
+made for a few positions at a time, never for a whole text.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vishwamai.errors import InputError
+from vishwamai.generation.programs import Programs, bucket
+from vishwamai.generation.requests import LEAST_PROMPT, on_device, padded
+from vishwamai.models import transformer
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import Sharding
+
+Array = jax.Array
+SPAN = 128  # positions whose logits are in memory at once
+
+
+def score_rows(
+    programs: Programs,
+    weights,
+    rows: Sequence[Sequence[int]],
+    batch: int,
+    *,
+    cfg: ModelConfig,
+    dtype: str,
+    sharding: Sharding,
+) -> list[np.ndarray]:
+    """The logprobs of each row's tokens but the first, float32, `batch` rows at a time."""
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise InputError(f"batch is {batch!r}; it must be a whole number of rows, 1 or more")
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
+    for start in range(0, len(order), batch):
+        group = order[start : start + batch]
+        length = bucket(max(len(rows[i]) for i in group), LEAST_PROMPT, cfg.max_length)
+        tokens = padded([rows[i] for i in group], bucket(min(batch, len(rows))), length)
+        fixed = {"cfg": cfg, "dtype": dtype, "sharding": sharding}
+        found = np.asarray(programs.run(score_tokens, weights, on_device(tokens, sharding), **fixed))
+        for place, i in enumerate(group):
+            out[i] = found[place, : len(rows[i]) - 1]
+    return out
+
+
+def score_tokens(weights, tokens_BT: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:
+    """`[B, T]` float32: at place t the logprob of token t + 1; the last place means nothing."""
+    x_BTD, _ = transformer.hidden(weights, tokens_BT, cfg, sharding=sharding, dtype=dtype)
+    head = transformer.lm_head(weights, sharding)
+    next_BT = jnp.roll(tokens_BT, -1, axis=1)
+    B, T, D = x_BTD.shape
+    n = -(-T // SPAN)
+    pad = n * SPAN - T if n > 1 else 0
+    spans = jnp.pad(x_BTD, ((0, 0), (0, pad), (0, 0))).reshape(B, n, -1, D).swapaxes(0, 1)
+    targets = jnp.pad(next_BT, ((0, 0), (0, pad))).reshape(B, n, -1).swapaxes(0, 1)
+
+    def one(span):
+        logits = transformer.logits(head, span[0], cfg)
+        chosen = jnp.take_along_axis(logits, span[1][..., None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    return jax.lax.map(one, (spans, targets)).swapaxes(0, 1).reshape(B, -1)[:, :T]
