@@ -50,10 +50,9 @@ def test_the_ranked_hundred_and_the_extra_two_hundred():
 
 
 def test_training_puzzles_are_all_the_others():
-    ranked, extra = game24.held_out_puzzles()
-    solvables, anything = game24.training_puzzles()
-    assert not {*ranked, *extra} & set(anything)
-    assert len(solvables) == 1046 and len(anything) == 1820 - 300 and set(solvables) < set(anything)
+    training = game24.training_puzzles()
+    assert not {*sum(game24.held_out_puzzles(), ())} & set(training)
+    assert len(set(training)) == 1046 and all(map(game24.solvable, training))
 
 
 def test_no_training_row_asks_a_held_out_puzzle():
@@ -63,35 +62,41 @@ def test_no_training_row_asks_a_held_out_puzzle():
 
 
 def check_row(row):
-    """Every line of a row recomputed with Python's arithmetic; returns how many lines had steps."""
-    state = list(prompt_numbers(row.prompt))
-    lines = row.completion.strip("\n").split("\n")
-    steps = [LINE.fullmatch(line) for line in lines if not line.startswith(" Answer")]
-    for step in steps:
+    """Every line of a row recomputed with Python's arithmetic; returns its number of good steps and of bad ones."""
+    state, counts = list(prompt_numbers(row.prompt)), {"yes": 0, "no": 0}
+    *lines, answer = row.completion.strip("\n").split("\n")
+    for step in map(LINE.fullmatch, lines):
         a, op, b, result = int(step[1]), step[2], int(step[3]), int(step[4])
         assert a >= b and result == {"+": a + b, "-": a - b, "*": a * b, "/": Fraction(a, b or 1)}[op]
-        state.remove(a), state.remove(b), state.append(result)
-        assert [int(n) for n in (step[5] or str(result)).split()] == sorted(state)
-        assert (step[6] == "yes") == game24.solvable(tuple(sorted(state)))
-    if lines[-1].startswith(" Answer"):
-        expression = lines[-1].removeprefix(" Answer: ").removesuffix(" = 24")
-        assert abs(eval(expression) - 24) < 1e-9
-        assert sorted(int(n) for n in re.findall(r"\d+", expression)) == list(prompt_numbers(row.prompt))
-    return len(steps)
+        after = list(state)
+        after.remove(a), after.remove(b), after.append(result)
+        assert [int(n) for n in (step[5] or str(result)).split()] == sorted(after)
+        assert (step[6] == "yes") == game24.solvable(tuple(sorted(after)))
+        counts[step[6]] += 1
+        state = after if step[6] == "yes" else state
+    expression = answer.removeprefix(" Answer: ").removesuffix(" = 24")
+    assert abs(eval(expression) - 24) < 1e-9
+    assert sorted(int(n) for n in re.findall(r"\d+", expression)) == list(prompt_numbers(row.prompt))
+    return counts["yes"], counts["no"]
 
 
 def test_every_row_is_true():
     counts = [check_row(row) for row in rows("train", 2000)]
-    assert {0, 3} == set(counts) and 100 < counts.count(0) < 300
+    good, bad = zip(*counts, strict=True)
+    assert set(good) == {0, 3} and 130 < good.count(0) < 270
+    assert all(b == 0 for g, b in counts if g == 0) and 1.5 < sum(bad) / good.count(3) < 2.5
 
 
-def test_the_choice_of_a_random_step_is_not_in_the_loss():
-    wander = game24.wander_row((4, 9, 10, 13), random.Random(5))
-    assert [weight for _, weight in wander.text_spans[:7]] == [0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
-    for text, weight in wander.text_spans[1:7]:
-        assert text.startswith(" = " if weight else "\n ")
-    solution = game24.solution_row((4, 9, 10, 13), random.Random(5))
-    assert [weight for _, weight in solution.text_spans] == [0.0, 1.0]
+def test_the_choice_of_a_bad_step_is_not_in_the_loss():
+    spans = [span for i in range(200) for span in game24.steps_row((4, 9, 10, 13), random.Random(i)).text_spans[1:]]
+    for text, weight in spans:
+        if not weight:
+            assert re.fullmatch(r"\n \d+ [-+*/] \d+", text)
+        elif text.startswith(" = "):
+            assert text.endswith(" no")
+        else:
+            assert text.endswith((" yes", " = 24"))
+    assert {weight for _, weight in spans} == {0.0, 1.0}
 
 
 def test_rows_depend_on_seed_and_place_alone():
@@ -112,6 +117,7 @@ def test_the_judge_accepts_every_gold_answer(at_once):
 GOLD = (
     "\n 13 - 9 = 4, left 4 4 10 yes\n 10 - 4 = 6, left 4 6 yes\n 6 * 4 = 24 yes\n Answer: ( 10 - 4 ) * ( 13 - 9 ) = 24"
 )
+TAKEN_BACK = GOLD.replace("\n 10 - 4", "\n 10 + 4 = 14, left 4 14 no\n 10 * 4 = 40, left 4 40 no\n 10 - 4")
 WRONG = {
     "a result": ("13 - 9 = 4,", "13 - 9 = 5,"),
     "a number that is not there": ("13 - 9", "12 - 8"),
@@ -132,6 +138,10 @@ WRONG = {
 def test_the_judge_on_a_written_answer():
     assert game24.grade((4, 9, 10, 13), GOLD)
     assert game24.grade((10, 4, 13, 9), GOLD.replace("6 * 4 = 24", "4 * 6 = 24") + "\n")
+    assert game24.grade((4, 9, 10, 13), TAKEN_BACK)
+    assert not game24.grade((4, 9, 10, 13), TAKEN_BACK.replace("10 + 4 = 14", "10 + 4 = 15"))
+    assert not game24.grade((4, 9, 10, 13), TAKEN_BACK.replace("4 14 no", "4 14 yes"))
+    assert not game24.grade((4, 9, 10, 13), GOLD.replace("4 6 yes", "4 6 no"))
     assert not game24.grade((4, 9, 10, 12), GOLD)
     assert not game24.grade((4, 9, 10, 13), "") and not game24.grade((4, 9, 10, 13), "\n\n\n")
 

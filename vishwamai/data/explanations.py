@@ -1,8 +1,8 @@
 """Explanations of machine-learning terms and of VishwamAI, written for this project, as questions and answers.
 
-The text is `assets/explanations.md`: each heading is a term as it stands in a sentence, the paragraph under it the whole
-answer. A term is asked for in several phrasings, and one phrasing of each term is held out, so the held-out set asks
-whether a known term is found from words that it was never asked with. It knows no tokens and no model.
+The text is `assets/explanations.md`: each heading is a term as it stands in a sentence, the paragraph under it the
+whole answer. A term is asked for in several phrasings, and one phrasing of each term is held out, so the held-out set
+asks whether a known term is found from words that it was never asked with. It knows no tokens and no model.
 """
 
 import functools

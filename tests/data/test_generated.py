@@ -1,0 +1,40 @@
+"""Corpora by name: wrong names are told, and the tokenizer's text makes every number one token."""
+
+import pytest
+
+from vishwamai.data.generated import CORPORA, generated, held_out, row_at, tokenizer_texts
+from vishwamai.data.rows import encode_row
+from vishwamai.errors import DataError
+from vishwamai.text.tokenizer import VishwamAITokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return VishwamAITokenizer.train(tokenizer_texts(rows_each=600), 2048)
+
+
+@pytest.mark.parametrize("name, split", [("chess", "train"), ("game24", "test"), ("", "held_out")])
+def test_unknown_names_are_refused(name, split):
+    with pytest.raises(DataError, match="names are"):
+        generated(name, split)
+
+
+def test_held_out_of_an_unknown_corpus_is_refused():
+    with pytest.raises(DataError, match="game24, word_problems, explanations"):
+        held_out("mixture")
+
+
+def test_every_number_and_sign_is_one_token(tokenizer):
+    words = [*(f" {number}" for number in range(201)), " +", " -", " *", " /", " =", " (", " )", " yes", " no", "\n"]
+    assert [word for word in words if len(tokenizer.encode(word, add_special_tokens=False)) != 1] == []
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_rows_survive_the_tokenizer_and_are_short(tokenizer, name):
+    for index in range(100):
+        row = row_at(name, "train", 0, index)
+        tokens, weights = encode_row(tokenizer, row)
+        assert tokens[-1] == tokenizer.eos_token_id and len(tokens) == len(weights) <= 160
+        assert tokenizer.decode(tokens[:-1]) == row.text
+        assert tokens[: len(tokenizer.encode(row.prompt))] == tokenizer.encode(row.prompt)
+        assert weights[0] == 0.0 and weights[-1] == 1.0
