@@ -125,7 +125,7 @@ def gradients(weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Shardin
 def train_step(state: TrainState, batch, cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding=SINGLE):
     """(state after the batch, metrics). A batch whose loss or gradient is not finite changes nothing but the counts."""
     sums, grads = gradients(state.weights, batch, cfg, s, sharding)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
     rule = optimizer(o, transformer.specs(cfg), steps)
     updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights)

@@ -1,0 +1,134 @@
+"""The training step: the same gradient however a batch is cut or laid out, and nothing learnt from broken numbers."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.data.packing import Batch
+from vishwamai.errors import ConfigError
+from vishwamai.models import transformer
+from vishwamai.models.config import Layer, ModelConfig, stacks_of
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
+from vishwamai.training.optim import Optimizer
+from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state, state_of
+from vishwamai.weights import spec
+
+SIZES = dict(vocab_size=64, d_model=32, d_ff=32, n_heads=4, n_kv_heads=2, head_dim=8, qk_norm=True)
+DENSE = ModelConfig(**SIZES, stacks=stacks_of((Layer(),) * 2))
+MOE = ModelConfig(
+    **SIZES, stacks=stacks_of((Layer(window=6), Layer(moe=True))), n_experts=4, n_experts_per_token=2, d_expert=16,
+    tie_embeddings=True,
+)  # fmt: skip
+STEP = StepConfig(loss_chunks=2, z_loss=1e-3, balance_loss=0.02, router_z_loss=1e-3)
+ADAM = Optimizer(warmup_steps=2)
+
+
+def batch(rows: int, length: int = 16) -> Batch:
+    """Rows of random ragged lengths, some of their targets without weight."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (rows, length)).astype(np.int32)
+    inside = np.arange(length)[None] < rng.integers(1, length + 1, (rows, 1))
+    weights = (inside * (rng.uniform(size=inside.shape) > 0.3)).astype(np.float32)
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    return Batch(*map(jnp.asarray, (tokens, np.roll(tokens, -1, 1), weights, inside.astype(np.int32), positions)))
+
+
+def close(a, b, rel):
+    """Every leaf within `rel` of the largest value of its own kind."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=rel * float(np.abs(y).max() + 1e-9), rtol=0)
+
+
+@functools.cache
+def weights(cfg):
+    return spec.init(transformer.specs(cfg), jax.random.key(0))
+
+
+@functools.cache
+def single(cfg):
+    return jax.jit(functools.partial(gradients, cfg=cfg, s=STEP))(weights(cfg), batch(32))
+
+
+@pytest.mark.parametrize("parts", [4, 32])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
+    cut = dataclasses.replace(STEP, accumulate=parts)
+    sums, grads = jax.jit(functools.partial(gradients, cfg=MOE, s=cut))(weights(MOE), batch(32))
+    close(grads, single(MOE)[1], 1e-6 * 4)  # float32 sums in another order; the mean difference is held below
+    close(sums.loss, single(MOE)[0].loss, 1e-6)
+    flat = [jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(t)]) for t in (grads, single(MOE)[1])]
+    assert float(jnp.linalg.norm(flat[0] - flat[1]) / jnp.linalg.norm(flat[1])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"expert": 4, "data": 2}], ids=str
+)
+@pytest.mark.parametrize("cfg", [DENSE, MOE], ids=["dense", "moe"])
+def test_meshes_give_the_single_device_loss_and_gradients(cfg, sizes):
+    sharding = Sharding(make_mesh(**sizes))
+    placed = jax.device_put(weights(cfg), shardings(transformer.specs(cfg), sharding))
+    lines = Batch(*(jax.device_put(a, sharding.named("batch", None)) for a in batch(32)))
+    program = jax.jit(functools.partial(gradients, cfg=cfg, s=STEP, sharding=sharding)).lower(placed, lines).compile()
+    sums, grads = program(placed, lines)
+    close(sums.loss, single(cfg)[0].loss, 1e-5)
+    close(grads, single(cfg)[1], 1e-5)
+    assert largest_gather(program.as_text()) <= largest_layer(cfg)
+
+
+def largest_layer(cfg) -> int:
+    """Numbers in the largest weight of one layer, or of the table: what may be gathered at once, and no more."""
+    sizes = [
+        spec.count([p]) // (p.shape[0] if p.axes[0] == "layers" else 1) for _, p in spec.named(transformer.specs(cfg))
+    ]
+    return max(*sizes, 32 * 16 * 32)  # or the batch's activations
+
+
+def largest_gather(hlo: str) -> int:
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", hlo)
+    return max((int(np.prod([int(d) for d in s.split(",") if d])) for s in shapes), default=0)
+
+
+def test_the_state_is_laid_out_like_the_weights():
+    sharding = Sharding(make_mesh(fsdp=8))
+    state = init_state(MOE, ADAM, 10, jax.random.key(0), sharding)
+    moments = state.opt_state[0].mu
+    assert moments.embed.sharding == state.weights.embed.sharding
+    assert moments.embed.addressable_shards[0].data.size == moments.embed.size // 8
+
+
+def test_training_lowers_the_loss_and_mixed_precision_keeps_float32_weights():
+    for compute in ("float32", "bfloat16"):
+        step = compiled_step(MOE, Optimizer(learning_rate=1e-2, warmup_steps=1), StepConfig(compute=compute), 30)
+        state, losses = init_state(MOE, ADAM, 30, jax.random.key(0)), []
+        for _ in range(8):
+            state, numbers = step(state, batch(8))
+            losses.append(float(numbers["loss"]))
+        assert losses[-1] < losses[0] - 0.5 and int(state.step) == 8
+        assert state.weights.embed.dtype == jnp.float32
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts():
+    broken = dataclasses.replace(weights(DENSE), final_norm=jnp.full(32, jnp.inf))
+    state = state_of(broken, DENSE, ADAM, 10)
+    before = jax.tree.map(np.asarray, (state.weights, state.opt_state))
+    after, numbers = compiled_step(DENSE, ADAM, STEP, 10)(state, batch(8))
+    assert int(after.step) == 1 and int(after.skipped) == 1 == int(numbers["skipped"])
+    jax.tree.map(np.testing.assert_array_equal, (after.weights, after.opt_state), before)
+
+
+def test_a_batch_without_targets_gives_no_gradient_from_the_loss():
+    blank = batch(4)._replace(weights=jnp.zeros((4, 16)))
+    plain = StepConfig(balance_loss=0.0)
+    _, grads = gradients(weights(DENSE), blank, DENSE, plain, SINGLE)
+    assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
+
+
+def test_step_settings_are_checked():
+    for bad in ({"remat": "some"}, {"accumulate": 0}):
+        with pytest.raises(ConfigError):
+            StepConfig(**bad)

@@ -1,0 +1,82 @@
+"""A whole run: it learns, stops, resumes as if it had not stopped, and passes over a damaged checkpoint."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from vishwamai import config
+from vishwamai.errors import CheckpointError, ConfigError
+from vishwamai.monitor.metrics import read
+from vishwamai.training.config import RunConfig
+from vishwamai.training.trainer import train
+
+
+def tiny(**training) -> RunConfig:
+    file = config.load_json("configs/train/smoke.json")
+    file["training"] |= {"steps": 6, "batch": 4, "length": 96, "lengths": [96], **training}
+    file["training"]["data"] |= {"tokenizer": "bytes"}
+    file["model"]["stacks"][0]["repeats"] = 1
+    file["logging"] = {"log_every": 1, "eval_every": 6, "eval_batches": 1, "save_every": 2}
+    return config.from_dict(RunConfig, file, "tiny")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(tiny(), folder, show=False)
+
+
+def test_a_run_writes_its_numbers_and_its_picture(whole):
+    folder, result = whole
+    lines = read(folder / "metrics.jsonl")
+    assert result.finished and result.step == 6
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert "eval_loss" in lines[-1] and lines[-2]["loss"] < lines[0]["loss"]
+    assert (folder / "loss.png").stat().st_size > 5000
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
+    def stop_at_three(step, numbers):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = train(tiny(), tmp_path, show=False, sinks=(stop_at_three,))
+    assert not first.finished and 3 <= first.step < 6
+    second = train(tiny(), tmp_path, show=False)
+    assert second.finished and second.step == 6
+    jax.tree.map(np.testing.assert_array_equal, second.weights, whole[1].weights)
+
+
+def test_a_finished_run_does_nothing_more(whole):
+    folder, result = whole
+    again = train(tiny(), folder, show=False)
+    jax.tree.map(np.testing.assert_array_equal, again.weights, result.weights)
+
+
+def test_the_time_limit_saves_and_stops(tmp_path):
+    assert not train(tiny(steps=10000), tmp_path, show=False, max_seconds=0.0).finished
+
+
+def test_another_model_is_refused(whole):
+    run = tiny()
+    with pytest.warns(RuntimeWarning, match="passed over"), pytest.raises(CheckpointError, match="this run"):
+        train(dataclasses.replace(run, model=dataclasses.replace(run.model, d_model=48)), whole[0], show=False)
+
+
+def test_contradictions_in_a_run_are_refused():
+    file = config.load_json("configs/train/smoke.json")
+    with pytest.raises(ConfigError, match="not a multiple of optimization.accumulate"):
+        config.from_dict(RunConfig, {**file, "optimization": {"accumulate": 3}}, "x")
+    with pytest.raises(ConfigError, match="longer than model.max_length"):
+        config.from_dict(RunConfig, {**file, "training": {**file["training"], "length": 4096}}, "x")
+    with pytest.raises(ConfigError, match="float31"):
+        config.from_dict(RunConfig, {**file, "optimization": {"precision": "float31"}}, "x")
+
+
+def test_a_budget_run_compiles_each_length_and_ends(tmp_path):
+    run = tiny(token_budget=384, lengths=[48, 96], steps=3)
+    assert train(run, tmp_path, show=False).step == 3
