@@ -124,6 +124,8 @@ def indexed(folder, weight_map, **files):
 
 
 X, Y = raw({"x": entry(0, 4)}, b"0123"), raw({"y": entry(0, 4)}, b"0123")
+
+
 def test_a_file_of_too_many_tensors_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(safetensors, "MAX_TENSORS", 10)
     (tmp_path / "model.safetensors").write_bytes(raw({f"x{i}": entry(0, 0) for i in range(11)}))
