@@ -23,7 +23,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, keep: int = 3):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, tree, extra: dict) -> None:
         """Begins to save; the tree may be donated to the next step at once. `extra` is anything JSON can hold.
