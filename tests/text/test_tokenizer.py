@@ -179,6 +179,21 @@ def test_padding_and_truncation_in_the_file_are_switched_off(plain_bytes):
     assert VishwamAITokenizer(plain_bytes.backend).encode("abcd") == [97, 98, 99, 100]
 
 
+def test_named_tokens_are_control_tokens_and_a_mere_unknown_is_not():
+    backend = VishwamAITokenizer.bytes().backend
+    backend.add_tokens(["<end>", "<unk>"])
+    tokenizer = VishwamAITokenizer(backend).with_tokens(eos_token="<end>", unk_token="<unk>")
+    assert tokenizer.control_ids == tokenizer.special_ids | {263}
+    assert tokenizer.encode("<end>") == [263] and tokenizer.encode("<end>", allow_special=False) == list(b"<end>")
+    assert 264 in tokenizer.with_tokens(pad_token="<unk>").control_ids
+
+
+def test_flags_beside_a_tokenizer_json_do_not_change_it(plain_bytes, tmp_path):
+    plain_bytes.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<|bos|>", "add_bos_token": true}')
+    assert VishwamAITokenizer.from_folder(tmp_path).encode("a") == [97]
+
+
 def test_holes_in_the_ids_count_for_the_embedding():
     backend = Backend(models.WordLevel({"a": 0, "b": 5}, unk_token="a"))
     tokenizer = VishwamAITokenizer(backend)

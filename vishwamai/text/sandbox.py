@@ -20,6 +20,7 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import escape
 
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text.budget import Budget, check_size
@@ -97,6 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._budget = Budget()
         self.filters = {name: self._watched(name, run) for name, run in self.filters.items() if name in FILTERS}
         self.filters["tojson"] = self._watched("tojson", self._to_json)
+        self.filters["e"] = self.filters["escape"] = self._watched("escape", self._escape)
         del self.globals["lipsum"]
         self.globals.update(
             dict=lambda *args, **values: dict(*args, **values),
@@ -162,6 +164,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return self._marks.adopt(run(*args, **kwargs))
 
         return watched
+
+    def _escape(self, value: Any) -> str:
+        return self._marks.mark(str(escape(self._marks.plain(str(value)))))
 
     def _to_json(
         self,

@@ -69,11 +69,15 @@ def parse_model(raw: bytes) -> Model:
             pieces.append(_piece(dict(_fields(value))))
         elif number in (2, 3) and isinstance(value, bytes):
             (trainer if number == 2 else normalizer).update(_fields(value))
+
+    def named(number: int, default: int) -> int:
+        return _signed(trainer.get(number, default))
+
     return Model(
         pieces=tuple(pieces),
         kind=int(trainer.get(3, UNIGRAM)),
         byte_fallback=bool(trainer.get(35, 0)),
-        named=tuple(_signed(trainer.get(40 + i, default)) for i, default in enumerate((0, 1, 2, -1))),
+        named=(named(40, 0), named(41, 1), named(42, 2), named(43, -1)),
         charsmap=normalizer.get(2, b""),
         add_prefix=bool(normalizer.get(3, 1)),
         strip_spaces=bool(normalizer.get(4, 1)),

@@ -15,13 +15,18 @@ def apply_settings(backend: Tokenizer, settings: Settings) -> Tokenizer:
     Raises `TokenizerError` where an added token has another id in the vocabulary than in the settings.
     """
     _add_listed(backend, settings)
-    present = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    named = [*(getattr(settings, name) for name in NAMED), *settings.special_tokens]
-    missing = dict.fromkeys(token for token in named if token is not None and token not in present)
+    present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [token for token in named_tokens(settings) if token not in present]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     if settings.add_bos is not None or settings.add_eos is not None:
         backend.post_processor = _around(backend, settings)
     return backend
+
+
+def named_tokens(settings: Settings) -> list[str]:
+    """The tokens that the settings call by a name or list as special, each once."""
+    named = [*(getattr(settings, name) for name in NAMED), *settings.special_tokens]
+    return list(dict.fromkeys(token for token in named if token is not None))
 
 
 def _add_listed(backend: Tokenizer, settings: Settings) -> None:

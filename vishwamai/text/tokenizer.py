@@ -19,7 +19,7 @@ from vishwamai.text.backend import backend_errors, check_backend, load_backend
 from vishwamai.text.batch import Batch, Padding, Side, batch_of, check_tensors, to_array
 from vishwamai.text.sentencepiece_model import load_sentencepiece
 from vishwamai.text.settings import NAMED, Settings, read_settings, write_settings
-from vishwamai.text.special import apply_settings
+from vishwamai.text.special import apply_settings, named_tokens
 
 MAX_CHARACTERS = 1 << 23
 
@@ -28,12 +28,16 @@ class VishwamAITokenizer:
     """A tokenizer that is never changed once made; `with_tokens` gives another."""
 
     def __init__(self, backend: Tokenizer, settings: Settings | None = None):
-        """Takes the backend over. `settings` may name tokens that it lacks: they are added to the vocabulary."""
+        """Takes the backend over. `settings` may name tokens that it lacks: they are added to the vocabulary.
+
+        `special_ids` are the ids that `skip_special_tokens` skips, `control_ids` those that text must not forge.
+        """
         self.settings = settings or Settings()
         self.backend = check_backend(apply_settings(backend, self.settings), "the tokenizer")
         vocab = self.backend.get_vocab(with_added_tokens=True)
         self._size = max(vocab.values()) + 1
         self.special_ids = frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
+        self.control_ids = self._control_ids()
 
     # Where tokenizers come from.
 
@@ -52,6 +56,8 @@ class VishwamAITokenizer:
             raise TokenizerError(f"{folder}: is not a folder; give one that holds a tokenizer.json")
         said = read_settings(folder)
         if (folder / "tokenizer.json").exists():
+            # What tokenizer.json puts round a text stands; like transformers 5, no flag beside it changes that.
+            said = dataclasses.replace(said, add_bos=None, add_eos=None)
             return cls(load_backend(folder / "tokenizer.json"), said)
         if (folder / "tokenizer.model").exists():
             backend, own = load_sentencepiece(folder / "tokenizer.model")
@@ -216,12 +222,6 @@ class VishwamAITokenizer:
         return tuple(str(self.backend.id_to_token(index)) for index in sorted(self.special_ids))
 
     @property
-    def control_ids(self) -> frozenset[int]:
-        """The ids that text must not forge: the special ones, but for an unknown token that means nothing else."""
-        others = {self.bos_token, self.eos_token, self.pad_token}
-        return self.special_ids - ({self.unk_token_id} if self.unk_token not in others else set())
-
-    @property
     def bos_token(self) -> str | None:
         """The token that starts a text."""
         return self.settings.bos_token
@@ -270,6 +270,13 @@ class VishwamAITokenizer:
     def chat_template(self) -> str | None:
         """The Jinja source of the default chat template."""
         return dict(self.settings.templates).get("default")
+
+    def _control_ids(self) -> frozenset[int]:
+        """The special and the named ids, but for an unknown token that means nothing else."""
+        ids = self.special_ids | {self.backend.token_to_id(token) for token in named_tokens(self.settings)}
+        means_more = self.unk_token in (self.bos_token, self.eos_token, self.pad_token)
+        kept = (index for index in ids if means_more or index != self.unk_token_id)
+        return frozenset(index for index in kept if index is not None)
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.backend.token_to_id(token)
