@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
@@ -76,7 +76,7 @@ def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int) -> TrainState:
     """A fresh state around given weights; the moments are laid out like them."""
     opt_state = jax.jit(optimizer(o, transformer.specs(cfg), steps).init)(weights)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(weights=weights, opt_state=_placed(opt_state, weights), step=zero, skipped=jnp.copy(zero))
+    return _placed(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
 
 
 def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding) -> Sums:
@@ -168,19 +168,22 @@ def evaluate_sums(
     return sums.nll, sums.correct, jnp.sum(batch[2])
 
 
-def _placed(opt_state, weights):
-    """The moments where their weights are; XLA would leave freshly made zeros whole on every device."""
-    treedef = jax.tree.structure(weights)
-    if not isinstance(jax.tree.leaves(weights)[0].sharding, NamedSharding):
-        return opt_state
+def _placed(state: TrainState) -> TrainState:
+    """The moments where their weights are, and the counts on every device; XLA would leave fresh zeros anywhere."""
+    treedef, one = jax.tree.structure(state.weights), jax.tree.leaves(state.weights)[0].sharding
+    if not isinstance(one, NamedSharding):
+        return state
+    everywhere = NamedSharding(one.mesh, PartitionSpec())
 
     def like_weights(x) -> bool:
         return jax.tree.structure(x) == treedef
 
     def place(x):
-        return jax.tree.map(lambda a, w: jax.device_put(a, w.sharding), x, weights) if like_weights(x) else x
+        if not like_weights(x):
+            return jax.device_put(x, everywhere)
+        return jax.tree.map(lambda a, w: jax.device_put(a, w.sharding), x, state.weights)
 
-    return jax.tree.map(place, opt_state, is_leaf=like_weights)
+    return jax.tree.map(place, state, is_leaf=like_weights)
 
 
 def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Sharding) -> TrainState:

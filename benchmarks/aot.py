@@ -1,0 +1,73 @@
+"""Compiles the training and decode steps of two models for 16 v5e chips, and prints what each chip needs.
+
+    python benchmarks/aot.py [--slice v5e:4x4]
+
+Exact memory from the TPU compiler; no accelerator is needed, only the `tpu` extra. The budgets that `tests/planner`
+holds these programs to stand in `BUDGETS`.
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from rich.console import Console
+from rich.table import Table
+
+from vishwamai import config
+from vishwamai.models import cost
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import Sharding
+from vishwamai.planner.aot import Report, report, slice_mesh
+from vishwamai.planner.programs import decode_step, training_step
+from vishwamai.training.step import StepConfig
+
+STEP = StepConfig(compute="bfloat16", remat="full", loss_chunks=8)
+MESHES = {"llama-1b": {"fsdp": -1}, "moe-1b": {"fsdp": 4, "expert": 4}}
+DECODE_MESHES = {"llama-1b": {"fsdp": 4, "tensor": 4}, "moe-1b": {"fsdp": 2, "expert": 4, "tensor": 2}}
+BUDGETS = {  # (GB of memory per chip, GB of collectives per chip and step)
+    ("llama-1b", "train"): (3.2, 24.0),
+    ("moe-1b", "train"): (6.0, 40.0),
+    ("llama-1b", "decode"): (1.5, 2.0),
+    ("moe-1b", "decode"): (1.5, 2.0),
+}
+
+
+def compiled(name: str, program: str, slice_name: str):
+    """One of the four programs, compiled."""
+    cfg, _ = config.load(ModelConfig, f"configs/models/{name}.json")
+    sizes = MESHES if program == "train" else DECODE_MESHES
+    sharding = Sharding(slice_mesh(slice_name, **sizes[name]))
+    if program == "train":
+        return training_step(cfg, STEP, sharding, batch=16, length=4096)
+    return decode_step(cfg, sharding, batch=32, length=4096)
+
+
+def row(name: str, program: str, found: Report, seconds: float) -> list[str]:
+    """The table's line about one program."""
+    cfg, _ = config.load(ModelConfig, f"configs/models/{name}.json")
+    m, moved = found.memory, "  ".join(f"{k} {v / 1e9:.2f}" for k, v in sorted(found.collectives.items()))
+    size = f"{cost.parameters(cfg).total / 1e9:.2f}B"
+    memory = f"{m.arguments / 1e9:.2f} + {m.temporaries / 1e9:.2f} = {m.peak / 1e9:.2f}"
+    return [f"{name} ({size})", program, memory, moved, str(found.kernels), f"{seconds:.0f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slice", default="v5e:4x4")
+    parser.add_argument("--program", choices=("train", "decode"))
+    parser.add_argument("--model", choices=sorted(MESHES))
+    chosen = parser.parse_args()
+    columns = "model", "step", "GB/chip: in + temporary = peak", "collectives, GB/chip", "kernels", "compile s"
+    table = Table(*columns, title=f"compiled for {chosen.slice}")
+    for name, program in BUDGETS:
+        if chosen.program in (None, program) and chosen.model in (None, name):
+            begun = time.monotonic()
+            found = report(compiled(name, program, chosen.slice))
+            table.add_row(*row(name, program, found, time.monotonic() - begun))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
