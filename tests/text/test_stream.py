@@ -61,6 +61,23 @@ def test_stream_of_random_ids_is_their_decoding(tokenizer, skip):
         assert "".join(streamed(tokenizer, ids, skip)) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+def test_a_stream_after_a_prompt_gives_what_the_prompt_did_not(tokenizer):
+    for text in [*HARD_TEXTS, "ab a  b a", "b 🙂a🙂 é" * 9]:
+        ids = tokenizer.encode(text[:80])
+        whole = tokenizer.decode(ids, skip_special_tokens=True)
+        for cut in range(0, min(len(ids), 60)):
+            before = tokenizer.decode(ids[:cut], skip_special_tokens=True)
+            if not whole.startswith(before) or before.endswith("\ufffd"):  # The prompt ends within a character.
+                continue
+            stream = Detokenizer(tokenizer, context=ids[:cut])
+            assert before + stream.push(ids[cut:]) + stream.finish() == whole
+
+
+def test_a_character_that_the_prompt_begins_comes_whole():
+    stream = Detokenizer(VishwamAITokenizer.bytes(), context=list("a🙂".encode()[:3]))
+    assert stream.push(list("🙂".encode()[2:])) == "🙂"
+
+
 def test_characters_come_whole_and_as_soon_as_they_are():
     tokenizer = VishwamAITokenizer.bytes()
     assert streamed(tokenizer, list("é🙂a".encode()), True) == ["", "é", "", "", "", "🙂", "a", ""]

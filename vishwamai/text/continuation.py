@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from vishwamai.text.stream import Detokenizer, StopMatcher
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
-CONTEXT = 8  # tokens of the prompt that the decoder sees first: some decoders drop the space of a text's first word
-
 
 class Continuation:
     """One row's new text. What `push` gave, joined, is the text of all tokens, without special tokens."""
 
     def __init__(self, tokenizer: VishwamAITokenizer, prompt: Sequence[int], stop: Sequence[str] = ()):
-        self._detokenizer, self._matcher = Detokenizer(tokenizer), StopMatcher(stop)
-        self._detokenizer.push(prompt[-CONTEXT:])
+        self._detokenizer, self._matcher = Detokenizer(tokenizer, context=prompt), StopMatcher(stop)
 
     def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
         """The text that these tokens complete and that is no part of a stop text; if they are the last, all of it."""

@@ -10,6 +10,7 @@ from vishwamai.errors import InputError
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 REPLACEMENT = "\ufffd"
+CONTEXT = 16
 
 
 class Detokenizer:
@@ -19,14 +20,20 @@ class Detokenizer:
     decoders of `tokenizers` treat the first token apart (they drop its space), so the new ids never come first.
     """
 
-    def __init__(self, tokenizer: VishwamAITokenizer, skip_special_tokens: bool = True):
+    def __init__(self, tokenizer: VishwamAITokenizer, skip_special_tokens: bool = True, context: Sequence[int] = ()):
+        """`context`: the ids that stand before, whose text is not given again, but for a character that they begin."""
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._bytes = _byte_ids(tokenizer)
         self._window: list[int] = []
-        self._context = 0  # How many ids of the window were there before the latest that gave text.
+        self._before = 0  # How many ids of the window were there before the latest that gave text.
         self._sent = 0  # How many characters of the window's text were given.
         self._in_run = False
+        start = max(0, len(context) - CONTEXT)
+        while start > 0 and context[start] in self._bytes:
+            start -= 1
+        self.push(context[start:])
+        self._sent = len(self._decode(self._window).removesuffix(REPLACEMENT))
 
     def push(self, tokens: int | Iterable[int]) -> str:
         """The text that these ids complete, "" where they end within a character."""
@@ -35,7 +42,7 @@ class Detokenizer:
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for the bytes of a broken character, or nothing."""
         rest = self._decode(self._window)[self._sent :]
-        self._window, self._context, self._sent, self._in_run = [], 0, 0, False
+        self._window, self._before, self._sent, self._in_run = [], 0, 0, False
         return rest
 
     def _push(self, token: int) -> str:
@@ -51,14 +58,14 @@ class Detokenizer:
         new = known[self._sent :]
         self._sent = max(self._sent, len(known))
         if text == known and new:
-            self._advance(self._context)
+            self._advance(self._before)
         elif text != known and len(self._window) > 8:
             self._advance_past_broken(text)
         return new
 
     def _advance(self, start: int) -> None:
         self._window = self._window[start:]
-        self._context = len(self._window)
+        self._before = len(self._window)
         self._sent = len(self._decode(self._window))
 
     def _advance_past_broken(self, text: str) -> None:
@@ -66,7 +73,7 @@ class Detokenizer:
         for start in range(len(self._window) - 1, len(self._window) - 5, -1):
             tail = self._decode(self._window[start:])
             if self._decode(self._window[:start]) + tail == text and tail:
-                self._window, self._context = self._window[start:], 0
+                self._window, self._before = self._window[start:], 0
                 self._sent -= len(text) - len(tail)
                 return
 
