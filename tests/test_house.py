@@ -23,8 +23,11 @@ HOUSE: dict[str, tuple[int, str]] = {
         "text ops monitor hub config precision",
     ),
     "__init__": (8, "api text.tokenizer"),
-    "api": (7, "hf generation text weights models parallel precision config reasoning.model"),
-    "planner": (6, "training.step generation.decode hf.config models parallel weights config"),
+    "api": (7, "hf generation text weights models parallel hub precision config reasoning.model"),
+    "planner": (
+        6,
+        "training.step training.optim generation.decode data.packing hf.config models parallel weights config",
+    ),
     "serving": (6, "generation text monitor models config"),
     "reasoning": (6, "generation.sampling config"),
     "distillation": (6, "training generation models data ops config"),
