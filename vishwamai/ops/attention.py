@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -54,6 +55,9 @@ def attention(
     `implementation` is "reference", "blockwise" (memory linear in T, any platform), "splash" (TPU kernel, no positions)
     or None: by shape, and for whole rows by the platform that the program is lowered for. Raises `InputError` for
     arguments that do not fit together and `BackendError` for a named implementation that cannot run.
+
+    Under rematerialisation, what the backward pass needs bears the name "attention" (`checkpoint_name`). A caller who
+    gives the result that name once more keeps it twice.
     """
     _check(q_BTNH, k_BSKH, v_BSKH, q_positions_BT, kv_positions_BS, window, implementation)
     if kv_segments_BS is None and kv_positions_BS is None:
@@ -94,7 +98,7 @@ def reference(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: P
         total += jnp.exp(sinks - top)
     p = p / jnp.where(total > 0, total, 1.0)
     out = jnp.einsum("BKGTS,BSKH->BTKGH", p.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=wide)
-    return out.reshape(B, T, N, H).astype(q_BTNH.dtype)
+    return checkpoint_name(out.reshape(B, T, N, H).astype(q_BTNH.dtype), "attention")
 
 
 def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Places):
