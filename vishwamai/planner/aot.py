@@ -63,7 +63,8 @@ def slice_mesh(name: str, **sizes: int) -> Mesh:
     if not can_compile():
         raise BackendError('the TPU compiler is not installed; run: pip install "vishwamai[tpu]"')
     for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+        if os.environ.get(key, "WARNING").startswith("WARNING"):  # what JAX writes there when it has found no TPU
+            os.environ[key] = value
     try:
         devices = topologies.get_topology_desc(topology_name=name, platform="tpu").devices
     except (RuntimeError, ValueError) as e:

@@ -1,0 +1,74 @@
+"""Loaders: resumed exactly, nothing lost or doubled, batches of like cost."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
+from vishwamai.errors import ConfigError, DataError
+
+
+def samples(i):
+    n = 3 + (i * 7919) % 11
+    return [i + 1] * n, [1.0] * n
+
+
+def packed():
+    return PackedBatches(samples, batch=3, length=16)
+
+
+def budget():
+    return BudgetBatches(samples, budget=48, lengths=[16, 8])
+
+
+@pytest.mark.parametrize("make", [packed, budget])
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_fresh_loader_goes_on_from_a_state(make, after):
+    whole, fresh = make(), make()
+    for _ in range(after):
+        next(whole)
+    fresh.restore({**whole.state})
+    for a, b in itertools.islice(zip(whole, fresh, strict=True), 6):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_packing_takes_every_sample_once():
+    seen = [t for batch in itertools.islice(packed(), 20) for t in np.unique(batch.tokens) if t]
+    assert sorted(seen) == list(range(1, len(seen) + 1))
+
+
+def test_a_budget_gives_batches_of_equal_cost_and_loses_nothing():
+    loader = budget()
+    batches = list(itertools.islice(loader, 20))
+    assert {b.tokens.shape for b in batches} == {(6, 8), (3, 16)}
+    given = sorted(int(t) - 1 for b in batches for t in np.unique(b.tokens) if t)
+    waiting = sorted(n for numbers in loader.state["waiting"].values() for n in numbers)
+    assert sorted(given + waiting) == list(range(loader.state["next"]))
+    assert all(b.tokens.shape[1] == 8 or (b.segments > 0).sum(1).min() > 8 for b in batches)
+
+
+def test_a_budget_too_small_is_refused():
+    with pytest.raises(ConfigError, match="does not hold one row"):
+        BudgetBatches(samples, budget=8, lengths=[16])
+
+
+def test_prefetching_changes_nothing_and_carries_the_state():
+    plain = packed()
+    for batch, state in itertools.islice(prefetch(packed()), 5):
+        np.testing.assert_array_equal(batch.tokens, next(plain).tokens)
+        assert state == plain.state
+
+
+def test_an_error_in_the_thread_reaches_the_reader():
+    def broken(i):
+        raise DataError("row 0 is broken")
+
+    with pytest.raises(DataError, match="row 0"):
+        next(prefetch(PackedBatches(broken, batch=1, length=4)))
+
+
+def test_one_process_feeds_all_lines():
+    batch = next(packed())
+    np.testing.assert_array_equal(own_lines(batch).tokens, batch.tokens)

@@ -1,0 +1,55 @@
+"""Samples packed into lines: everything comes through once, nothing predicts across a boundary."""
+
+import numpy as np
+
+from vishwamai.data.packing import pack
+
+
+def sample(i, n):
+    return [100 * i + j for j in range(1, n + 1)], [0.0] * (n // 2) + [1.0] * (n - n // 2)
+
+
+SAMPLES = [sample(i, n) for i, n in enumerate([5, 6, 4, 3, 9, 2, 7, 7], 1)]
+
+
+def unpack(batch):
+    """The samples found in a batch by their segments, as sets of (tokens, weights of their targets)."""
+    found = []
+    for line in range(batch.tokens.shape[0]):
+        for segment in range(1, batch.segments[line].max() + 1):
+            at = batch.segments[line] == segment
+            found.append((batch.tokens[line, at].tolist(), batch.weights[line, at].tolist()))
+    return found
+
+
+def test_every_taken_sample_is_whole_and_once_in_the_batch():
+    batch, taken = pack(iter(SAMPLES), 3, 12)
+    found = unpack(batch)
+    assert taken == len(found) == 6  # 7 does not fit after 5+6, 4+3+2, 9
+    for tokens, weights in SAMPLES[:taken]:
+        assert (tokens, [*weights[1:], 0.0]) in found
+
+
+def test_targets_positions_and_padding():
+    batch, _ = pack(iter(SAMPLES), 3, 12)
+    for line in range(3):
+        for i in range(12):
+            if batch.segments[line, i] == 0:
+                assert batch.weights[line, i] == 0 == batch.tokens[line, i]
+            elif i + 1 < 12 and batch.segments[line, i + 1] == batch.segments[line, i]:
+                assert batch.targets[line, i] == batch.tokens[line, i + 1]
+                assert batch.positions[line, i + 1] == batch.positions[line, i] + 1
+            else:
+                assert batch.weights[line, i] == 0  # the last of a segment predicts nothing
+    assert batch.positions[batch.segments == 1].min() == 0
+    assert batch.fill == (5 + 6 + 4 + 3 + 9 + 2) / 36
+
+
+def test_what_is_longer_than_a_line_is_cut():
+    batch, taken = pack(iter([sample(1, 20)]), 1, 8)
+    assert taken == 1 and batch.tokens[0].tolist() == list(range(101, 109))
+
+
+def test_dtypes_are_those_of_the_step():
+    batch, _ = pack(iter(SAMPLES), 2, 12)
+    assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, np.int32, np.int32]

@@ -1,0 +1,91 @@
+"""Checkpoints: what is restored is what was saved, on any mesh, or is not restored at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.checkpoint import Checkpoints, checksums, flatten
+from vishwamai.errors import CheckpointError
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import Sharding
+
+TREE = {"w": jnp.arange(64.0).reshape(8, 8), "n": {"count": jnp.array(3, jnp.int32)}, "b": jnp.ones(4, jnp.bfloat16)}
+
+
+def saved(folder, *steps):
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, jax.tree.map(lambda x, s=step: x + jnp.asarray(s, x.dtype), TREE), {"at": step})
+    checkpoints.close()
+    return Checkpoints(folder)
+
+
+def test_the_newest_comes_back_with_its_notes(tmp_path):
+    step, tree, extra = saved(tmp_path, 1, 2).restore(TREE)
+    assert step == 2 and extra == {"at": 2}
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + jnp.asarray(2, b.dtype)), tree, TREE)
+    assert tree["b"].dtype == jnp.bfloat16
+
+
+def test_an_empty_folder_holds_none_and_only_the_newest_are_kept(tmp_path):
+    assert Checkpoints(tmp_path / "none").restore(TREE) is None
+    assert saved(tmp_path / "some", 1, 2, 3, 4, 5).steps() == [3, 4, 5]
+
+
+def test_a_flipped_bit_is_noticed_and_the_step_before_is_used(tmp_path):
+    checkpoints = saved(tmp_path, 1, 2)
+    files = [
+        p for p in (tmp_path / "2" / "state").rglob("*") if p.is_file() and p.stat().st_size > 0 and "/d/" in str(p)
+    ]
+    for path in files:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 16
+        path.write_bytes(data)
+    with pytest.warns(RuntimeWarning, match="step 2"):
+        assert checkpoints.restore(TREE)[0] == 1
+    with pytest.warns(RuntimeWarning), pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.restore(TREE, step=2)
+
+
+@pytest.mark.parametrize(
+    ("like", "words"),
+    [
+        ({**TREE, "w": jnp.zeros((8, 9))}, "in this run"),
+        ({**TREE, "w": jnp.zeros((8, 8), jnp.bfloat16)}, "in this run"),
+        ({"w": TREE["w"]}, "other arrays"),
+    ],
+)
+def test_another_shape_dtype_or_tree_is_refused(tmp_path, like, words):
+    with pytest.warns(RuntimeWarning), pytest.raises(CheckpointError, match=words):
+        saved(tmp_path, 1).restore(like)
+
+
+def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path):
+    def laid(**sizes):
+        sharding = Sharding(make_mesh(**sizes))
+        return {
+            **jax.device_put(TREE, sharding.named()),
+            "w": jax.device_put(TREE["w"], sharding.named("embed", "mlp")),
+        }
+
+    first = Checkpoints(tmp_path)
+    first.save(1, laid(fsdp=8), {})
+    first.close()
+    like = laid(fsdp=2, tensor=4)
+    _, tree, _ = Checkpoints(tmp_path).restore(like)
+    np.testing.assert_array_equal(tree["w"], TREE["w"])
+    assert tree["w"].sharding == like["w"].sharding
+
+
+def test_a_checksum_sees_any_bit_and_no_layout():
+    plain = checksums(flatten(TREE))
+    sharded = checksums(flatten(jax.device_put(TREE, Sharding(make_mesh(fsdp=8)).named())))
+    assert {k: int(v) for k, v in plain.items()} == {k: int(v) for k, v in sharded.items()}
+    w = np.asarray(TREE["w"]).copy()
+    for at in range(0, 64, 7):
+        for bit in (0, 13, 31):
+            flipped = w.copy().view(np.uint32)
+            flipped.reshape(-1)[at] ^= np.uint32(1 << bit)
+            changed = checksums({"w": jnp.asarray(flipped.view(np.float32))})["w"]
+            assert int(changed) != int(checksums({"w": jnp.asarray(w)})["w"])
