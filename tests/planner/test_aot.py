@@ -1,0 +1,77 @@
+"""Programs for 16 TPU v5e chips, compiled here: what each chip holds and moves, held to a written budget.
+
+`make aot` prints the table. The budgets stand in `benchmarks/aot.py`, a little above what was measured there.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from vishwamai.errors import BackendError
+from vishwamai.planner import aot
+
+HLO = """HloModule m
+
+%body (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %p = (s32[], f32[8,16]{1,0}) parameter(0)
+  %ag = bf16[32,16]{1,0} all-gather(%x), dimensions={0}
+}
+
+%cond (p: (s32[], f32[8,16])) -> pred[] {
+  %bound = s32[] constant(5)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+ENTRY %main (a: f32[8,16]) -> f32[8,16] {
+  %w = (s32[], f32[8,16]{1,0}) while(%t), condition=%cond, body=%body
+  %ar = f32[8,16]{1,0} all-reduce(%y), to_apply=%sum
+  %cp = (f32[4]{0}, f32[100]{0}) collective-permute-start(%z)
+}
+"""
+
+
+def test_collectives_are_counted_with_their_loops():
+    assert aot.collective_bytes(HLO) == {
+        "all-gather": 5 * 32 * 16 * 2,
+        "all-reduce": 8 * 16 * 4,
+        "collective-permute": 400,
+    }
+
+
+def test_the_peak_counts_shared_memory_once():
+    assert aot.Memory(arguments=10, outputs=8, aliased=7, temporaries=5).peak == 16
+
+
+def test_a_missing_compiler_is_said(monkeypatch):
+    monkeypatch.setattr(aot, "can_compile", lambda: False)
+    with pytest.raises(BackendError, match="vishwamai\\[tpu\\]"):
+        aot.slice_mesh("v5e:4x4", fsdp=-1)
+
+
+def benchmark():
+    path = Path(__file__).parents[2] / "benchmarks" / "aot.py"
+    module = importlib.util.module_from_spec(loader := importlib.util.spec_from_file_location("aot_benchmark", path))
+    loader.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("model", ["llama-1b", "moe-1b"])
+@pytest.mark.parametrize("program", ["train", "decode"])
+def test_programs_keep_their_budgets(model, program, capsys):
+    if not aot.can_compile():
+        pytest.skip("libtpu, the TPU compiler, is not installed; `make aot` installs it")
+    table = benchmark()
+    found = aot.report(table.compiled(model, program, "v5e:4x4"))
+    memory, collectives = table.BUDGETS[model, program]
+    with capsys.disabled():
+        moved = sum(found.collectives.values()) / 1e9
+        print(
+            f"\n{model} {program}: {found.memory.peak / 1e9:.2f} of {memory} GB/chip, {moved:.2f} of {collectives} GB moved"
+        )
+    assert found.memory.peak < memory * 1e9
+    assert sum(found.collectives.values()) < collectives * 1e9
+    if program == "train":
+        assert found.kernels > 0, "the flash kernel is not in the program"
+        assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is copied"
