@@ -13,6 +13,7 @@ from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
+LAST_QUESTION = "{{ messages[-1]['content'] }}"  # rows are a question and its answer: no roles, no turns
 KINDS = ("generated", "text", "jsonl")
 
 
@@ -60,7 +61,8 @@ def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
     if not (folder / "tokenizer.json").exists():
         row = rows(data)
         texts = itertools.chain(_numbers(), (row(i).text for i in range(data.tokenizer_rows)))
-        VishwamAITokenizer.train(texts, vocab_size).save_pretrained(folder)
+        made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
+        made.save_pretrained(folder)
     return VishwamAITokenizer.from_pretrained(str(folder))
 
 
