@@ -18,7 +18,7 @@ WIDE, FULL = Layer(window=4), Layer()
         ({"activation": "relu"}, "silu, gelu_tanh"),
         ({"stacks": ()}, "at least one stack"),
         ({"stacks": uniform(2, moe=True)}, "n_experts is 0"),
-        ({"stacks": uniform(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4}, "more than n_experts"),
+        ({"stacks": uniform(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4}, "more than n_exp"),
         ({"norm_eps": float("nan")}, "norm_eps is nan"),
         ({"final_softcap": -1.0}, "final_softcap"),
     ],
