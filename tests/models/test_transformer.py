@@ -15,7 +15,8 @@ from vishwamai.weights import spec
 NEAR, FAR = Layer(window=5, rope=Rope(theta=100.0)), Layer(moe=True)
 CFG = ModelConfig(
     vocab_size=61, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=16,
-    stacks=stacks_of((NEAR, NEAR, FAR) * 2 + (NEAR,)), qk_norm=True, n_experts=4, n_experts_per_token=2, d_expert=24, post_norms=True, norm_offset=1.0, attn_softcap=5.0,
+    stacks=stacks_of((NEAR, NEAR, FAR) * 2 + (NEAR,)), qk_norm=True,
+    n_experts=4, n_experts_per_token=2, d_expert=24, post_norms=True, norm_offset=1.0, attn_softcap=5.0,
     final_softcap=3.0, embed_scale=5.0, attn_bias=True, mlp_bias=True, o_bias=True,
 )  # fmt: skip
 TOKENS = jax.random.randint(jax.random.key(1), (3, 20), 0, 61)
