@@ -9,6 +9,7 @@ holds these programs to stand in `BUDGETS`.
 import argparse
 import os
 import time
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -23,20 +24,26 @@ from vishwamai.planner.aot import Report, report, slice_mesh
 from vishwamai.planner.programs import decode_step, training_step
 from vishwamai.training.step import StepConfig
 
+ROOT = Path(__file__).parents[1]
 STEP = StepConfig(compute="bfloat16", remat="full", loss_chunks=8)
 MESHES = {"llama-1b": {"fsdp": -1}, "moe-1b": {"fsdp": 4, "expert": 4}}
 DECODE_MESHES = {"llama-1b": {"fsdp": 4, "tensor": 4}, "moe-1b": {"fsdp": 2, "expert": 4, "tensor": 2}}
 BUDGETS = {  # (GB of memory per chip, GB of collectives per chip and step)
-    ("llama-1b", "train"): (3.2, 24.0),
-    ("moe-1b", "train"): (6.0, 40.0),
-    ("llama-1b", "decode"): (1.5, 2.0),
-    ("moe-1b", "decode"): (1.5, 2.0),
+    ("llama-1b", "train"): (3.2, 19.0),
+    ("moe-1b", "train"): (2.8, 5.0),
+    ("llama-1b", "decode"): (0.8, 2.1),
+    ("moe-1b", "decode"): (0.5, 0.7),
 }
+
+
+def configuration(name: str) -> ModelConfig:
+    """A model's configuration."""
+    return config.load(ModelConfig, ROOT / "configs" / "models" / f"{name}.json")[0]
 
 
 def compiled(name: str, program: str, slice_name: str):
     """One of the four programs, compiled."""
-    cfg, _ = config.load(ModelConfig, f"configs/models/{name}.json")
+    cfg = configuration(name)
     sizes = MESHES if program == "train" else DECODE_MESHES
     sharding = Sharding(slice_mesh(slice_name, **sizes[name]))
     if program == "train":
@@ -46,9 +53,8 @@ def compiled(name: str, program: str, slice_name: str):
 
 def row(name: str, program: str, found: Report, seconds: float) -> list[str]:
     """The table's line about one program."""
-    cfg, _ = config.load(ModelConfig, f"configs/models/{name}.json")
     m, moved = found.memory, "  ".join(f"{k} {v / 1e9:.2f}" for k, v in sorted(found.collectives.items()))
-    size = f"{cost.parameters(cfg).total / 1e9:.2f}B"
+    size = f"{cost.parameters(configuration(name)).total / 1e9:.2f}B"
     memory = f"{m.arguments / 1e9:.2f} + {m.temporaries / 1e9:.2f} = {m.peak / 1e9:.2f}"
     return [f"{name} ({size})", program, memory, moved, str(found.kernels), f"{seconds:.0f}"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vishwamai.errors import BackendError
+from vishwamai.models import cost
 from vishwamai.planner import aot
 
 HLO = """HloModule m
@@ -73,4 +74,6 @@ def test_programs_keep_their_budgets(model, program, capsys):
     assert sum(found.collectives.values()) < collectives * 1e9
     if program == "train":
         assert found.kernels > 0, "the flash kernel is not in the program"
+        share = 12 * cost.parameters(table.configuration(model)).total / 16  # float32 weights and two moments, split
+        assert found.memory.arguments < 1.5 * share, "a weight or its moments are whole on every chip"
         assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is copied"
