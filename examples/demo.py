@@ -1,0 +1,126 @@
+"""`make demo`: the main job in under three minutes on two cores, offline.
+
+The built-in model answers held-out questions while you watch, and its answers are graded by the corpora's own judges.
+A small model is trained for a minute on the same corpora and asked the same. A table of what was measured and a picture
+of the loss (build/demo/loss.png) close it. It needs the `train` extra.
+"""
+
+import argparse
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vishwamai import VishwamAI, config
+from vishwamai.data import generated
+from vishwamai.data.rows import Problem
+from vishwamai.training import trainer
+from vishwamai.training.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+NEW_TOKENS = 200
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model did."""
+
+    name: str
+    parameters: int
+    shares: dict[str, str]
+    tokens_per_second: float
+    compiles: int
+
+
+def questions(sample: int) -> dict[str, list[Problem]]:
+    """For each corpus the first `sample` held-out problems; of explanations the usage example's comes first."""
+    found = {name: generated.held_out(name) for name in generated.CORPORA}
+    for problems in found.values():
+        problems.sort(key=lambda problem: problem.prompt != "Explain the concept of machine learning:")
+    return {name: problems[:sample] for name, problems in found.items()}
+
+
+def answer(model: VishwamAI, problem: Problem) -> None:
+    """Streams one answer, and the judge's word on it."""
+    console.print(Text(problem.prompt, style="bold cyan"), end="")
+    texts = []
+    for chunk in model.stream(problem.prompt, max_new_tokens=NEW_TOKENS):
+        console.print(Text(chunk.text), end="")
+        texts.append(chunk.text)
+    right = problem.grade("".join(texts))
+    console.print(
+        "\n[bold green]  right[/]" if right else "\n[bold red]  wrong[/]", "by the judge of", problem.kind, "\n"
+    )
+
+
+def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Measured:
+    """Accuracy on each corpus's sample, answered as one batch each."""
+    shares, tokens, seconds, compiles = {}, 0, 0.0, 0
+    for corpus, problems in asked.items():
+        with console.status(f"{name}: {len(problems)} questions of {corpus} at once"):
+            done = model.generate([p.prompt for p in problems], max_new_tokens=NEW_TOKENS, return_dict=True)
+        right = sum(p.grade(text) for p, text in zip(problems, done.texts, strict=True))
+        shares[corpus] = f"{right}/{len(problems)}"
+        tokens += done.stats.tokens
+        seconds += done.stats.seconds
+        compiles += done.stats.compiles
+    return Measured(name, model.n_parameters, shares, tokens / seconds, compiles)
+
+
+def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
+    """A small model after `seconds` of training; its loss stands in one line that changes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    vocab_size = VishwamAI.from_pretrained(model_name).config.vocab_size
+    changes = [f"training.data.tokenizer={model_name}", f"model.vocab_size={vocab_size}"]
+    run, _ = config.load(RunConfig, ROOT / "configs/train/demo.json", changes)
+    begun = time.monotonic()
+    with Live("  compiling the training step …", console=console, refresh_per_second=8) as live:
+
+        def show(step: int, numbers) -> None:
+            passed = f"{time.monotonic() - begun:3.0f} of {seconds:.0f} s"
+            pace = numbers.get("tokens_per_second")
+            loss = f"loss {numbers['loss']:.3f}" if "loss" in numbers else ""
+            live.update(f"  {passed}   step {step:,}   [bold]{loss}[/]   " + (f"{pace:,.0f} tokens/s" if pace else ""))
+
+        result = trainer.train(run, folder, max_seconds=seconds, sinks=(show,), show=False)
+    return VishwamAI(run.model, result.weights, tokenizer=result.tokenizer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="vishwamai/base", help="what answers first")
+    parser.add_argument("--seconds", type=float, default=60, help="of training")
+    parser.add_argument("--sample", type=int, default=20, help="questions of each corpus in the accuracies")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo")
+    args = parser.parse_args()
+    begun, asked = time.monotonic(), questions(args.sample)
+
+    console.rule("1. The built-in model answers questions that it has never seen")
+    model = VishwamAI.from_pretrained(args.model)
+    for problems in asked.values():
+        answer(model, problems[0])
+    measured = [measure("built in", model, asked)]
+
+    console.rule(f"2. A small model learns the same for {args.seconds:.0f} seconds, and is asked the same")
+    small = train(args.model, args.seconds, args.output)
+    for problems in asked.values():
+        answer(small, problems[0])
+    measured.append(measure("trained here", small, asked))
+
+    console.rule("3. What was measured")
+    table = Table("model", "parameters", *asked, "tokens/s in batches", "compiled programs")
+    for m in measured:
+        table.add_row(m.name, f"{m.parameters:,}", *m.shares.values(), f"{m.tokens_per_second:,.0f}", str(m.compiles))
+    console.print(table)
+    console.print(f"picture of the loss: {args.output / 'loss.png'}")
+    console.print(f"all of it took {time.monotonic() - begun:.0f} seconds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""`VishwamAI`: the face. A model with its tokenizer, layout and precision, and what people ask of it.
+
+Methods of a few lines over the rooms below: `hf` loads and saves, `text` reads and writes text, `generation` makes
+tokens. It knows how arguments may be said, and nothing of how a token is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vishwamai import config as configurations
+from vishwamai.errors import InputError, TokenizerError
+from vishwamai.generation.generator import Generator
+from vishwamai.generation.options import Options, beams, options, params
+from vishwamai.generation.programs import Clock, Stats
+from vishwamai.generation.prompts import Prompts, rows_of
+from vishwamai.generation.requests import padded
+from vishwamai.generation.results import Generation as Made
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.hf import config as hf_config
+from vishwamai.hf import weights as hf_weights
+from vishwamai.hf.config import Generation
+from vishwamai.hub import resolve
+from vishwamai.models import cost, transformer
+from vishwamai.models.config import ModelConfig
+from vishwamai.models.transformer import Transformer
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
+from vishwamai.precision import Precision
+from vishwamai.text.chat import ChatMessage, Message, encode_chat
+from vishwamai.text.continuation import Continuation
+from vishwamai.text.tokenizer import VishwamAITokenizer
+from vishwamai.weights import spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """What `generate(…, return_dict=True)` gives. Lists have an entry for each row of `sequences`.
+
+    `logprobs` are those of the new tokens under the model's own distribution, in nats; `finish_reasons` are "stop" or
+    "length"; `texts` hold the new text without special tokens and stop texts, None for a model without a tokenizer.
+    Beams have `scores` and no logprobs.
+    """
+
+    sequences: jax.Array  # [B, T] int32
+    logprobs: list[list[float]]
+    finish_reasons: list[str]
+    texts: list[str] | None
+    stats: Stats
+    scores: list[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What `stream` yields: text that is complete, the new tokens and their logprobs; at the end reason and stats."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: str | None = None
+    stats: Stats | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """An assistant's message; `str()` of it is its content, and `message` goes back into the conversation."""
+
+    content: str
+    finish_reason: str
+    usage: dict[str, int]
+    stats: Stats
+    role: str = "assistant"
+
+    @property
+    def message(self) -> dict[str, str]:
+        """The reply as a message of a conversation."""
+        return {"role": self.role, "content": self.content}
+
+    def __str__(self) -> str:
+        return self.content
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How likely a text is: `logprobs[i]` in nats of `tokens[i]` after those before it; the first token has none."""
+
+    tokens: list[int]
+    logprobs: list[float]  # one shorter than tokens
+
+    @property
+    def sum(self) -> float:
+        """The log-probability of the text after its first token."""
+        return float(np.sum(self.logprobs))
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """The model in a JSON file: its `model` section, or the whole file where it has none."""
+    data = configurations.load_json(path)
+    return configurations.from_dict(ModelConfig, data.get("model", data), str(path))
+
+
+def sharding_of(mesh: Mapping[str, int] | jax.sharding.Mesh | None, rules: Any = DEFAULT_RULES) -> Sharding:
+    """A layout: no mesh is one device; `{"fsdp": 4, "tensor": 2}` is a mesh over all devices."""
+    rules = tuple(rules.items()) if isinstance(rules, Mapping) else tuple(rules)
+    return Sharding(make_mesh(None, **mesh) if isinstance(mesh, Mapping) else mesh, rules)
+
+
+class VishwamAI:
+    """A language model, ready to use. Its fields are set once."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Transformer,
+        *,
+        tokenizer: VishwamAITokenizer | Path | None = None,
+        generation: Generation | None = None,
+        model_type: str | None = None,
+        sharding: Sharding | None = None,
+        precision: Precision | None = None,
+    ):
+        """`tokenizer` may be the folder to read it from, at its first use."""
+        self.config, self.weights, self.model_type = config, weights, model_type
+        self.generation = generation or _facts(tokenizer)
+        self.sharding, self.precision = sharding or Sharding(), precision or Precision()
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
+        rules: Any = DEFAULT_RULES,
+    ) -> Self:
+        """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
+
+        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache; `mesh` sizes its axes, as
+        in `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it.
+        """
+        precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
+        folder = resolve(name, revision=revision)
+        found = hf_config.read(folder)
+        weights = hf_weights.load(folder, found, sharding=sharding, dtype=dtype)
+        has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
+        facts = {"generation": found.generation, "model_type": found.model_type}
+        facts["tokenizer"] = folder if has_tokenizer else None
+        return cls(found.model, weights, sharding=sharding, precision=precision, **facts)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig | str | Path,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
+        rules: Any = DEFAULT_RULES,
+        tokenizer: VishwamAITokenizer | None = None,
+    ) -> Self:
+        """A new model with random weights, from a `ModelConfig` or a JSON file with one."""
+        config = config if isinstance(config, ModelConfig) else read_config(config)
+        precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
+        specs = spec.with_dtype(transformer.specs(config), jnp.dtype(dtype))
+        weights = init_sharded(specs, jax.random.key(seed), sharding)
+        return cls(config, weights, tokenizer=tokenizer, sharding=sharding, precision=precision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load."""
+        tokenizer = None if self._tokenizer is None else self.tokenizer
+        hf_weights.save(Path(folder), self.weights, self.config, model_type=self.model_type, generation=self.generation)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+    @property
+    def tokenizer(self) -> VishwamAITokenizer:
+        """The model's own tokenizer. Raises `TokenizerError` where it has none."""
+        if self._tokenizer is None:
+            raise TokenizerError("this model has no tokenizer: give token ids, or a tokenizer when making the model")
+        if isinstance(self._tokenizer, Path):
+            self._tokenizer = VishwamAITokenizer.from_folder(self._tokenizer)
+        return self._tokenizer
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the weights hold."""
+        return cost.parameters(self.config).total
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """What makes this model's tokens, with the programs compiled so far."""
+        return Generator(
+            cfg=self.config,
+            eos_ids=self._end_ids(),
+            pad_id=self._pad_id(),
+            sharding=self.sharding,
+            compute=self.precision.compute,
+            cache=self.precision.cache,
+            detokenize=None if self._tokenizer is None else self._detokenize,
+        )
+
+    # Making text.
+
+    def generate(
+        self, input_ids: Prompts, *, attention_mask: Any = None, return_dict: bool = False, **given: Any
+    ) -> jax.Array | Generated:
+        """Continues prompts: int32 `[B, T]` with each prompt before its new tokens, padded at the right after its end.
+
+        `input_ids` is a text, texts, ids, rows of ids, or an array `[T]` or `[B, T]`. An array's rows may be padded at
+        either side, as `attention_mask` (0: padding) or else the padding token says; padding at the left stays, so
+        that `outputs[:, T:]` is what is new. `given` are fields of `Options`. With `return_dict` a `Generated` comes
+        back. Raises `InputError`.
+        """
+        asked = options(given)
+        rows, gaps = self._rows(input_ids, attention_mask)
+        made = self._generate(rows, asked)
+        n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
+        before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(n)]
+        whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
+        sequences = jnp.asarray(padded(whole, len(whole), max(map(len, whole)), pad_id))
+        if not return_dict:
+            return sequences
+        texts = None if self._tokenizer is None else self._texts(rows, made, asked)
+        return Generated(sequences, made.logprobs, made.finish_reasons, texts, made.stats, made.scores)
+
+    def complete(self, texts: str | Sequence[str], **given: Any) -> list[str]:
+        """What comes after each text, without special tokens and stop texts; `given` are fields of `Options`."""
+        asked = options(given)
+        rows = [self.tokenizer.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return self._texts(rows, self._generate(rows, asked), asked)
+
+    def stream(self, prompt: Any, **given: Any) -> Iterator[Chunk]:
+        """The continuation of one prompt (text, ids, or messages) as it is made; a character is never cut.
+
+        The last chunk has the reason of the end and the stats. `given` are fields of `Options`; beams do not stream.
+        """
+        asked = options(given)
+        if asked.num_beams > 1 or asked.num_return_sequences > 1:
+            raise InputError("a stream has one row: num_beams and num_return_sequences must be 1")
+        is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
+        rows = [encode_chat(self.tokenizer, prompt)] if is_chat else self._rows(prompt)[0]
+        if len(rows) > 1:
+            raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
+        chunks = self.generator.stream(self.weights, rows, self._params(rows, asked))
+        return self._chunks(chunks, rows[0], asked)
+
+    def generate_chat(self, messages: Sequence[Message], **given: Any) -> Reply:
+        """The assistant's next message. `messages` are like `{"role": "user", "content": "Hello"}`.
+
+        What a person typed never becomes a control token. `given` are fields of `Options`.
+        """
+        asked, rows = options(given), [encode_chat(self.tokenizer, messages)]
+        made = self._generate(rows, asked)
+        old, new = len(rows[0]), len(made.tokens[0])
+        usage = {"prompt_tokens": old, "completion_tokens": new, "total_tokens": old + new}
+        return Reply(self._texts(rows, made, asked)[0].strip(), made.finish_reasons[0], usage, made.stats)
+
+    def score(self, texts: Prompts) -> list[Score]:
+        """How likely each text (or row of ids) is, token by token."""
+        rows, _ = self._rows(texts)
+        found = self.generator.score(self.weights, rows)
+        return [Score(row, logprobs.tolist()) for row, logprobs in zip(rows, found, strict=True)]
+
+    # What these share.
+
+    def _rows(self, prompts: Prompts, mask: Any = None) -> tuple[list[list[int]], list[int]]:
+        pad_id = self._pad_id()
+        return rows_of(prompts, self._encode, mask=mask, pad_id=None if pad_id in self._end_ids() else pad_id)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def _params(self, rows: list[list[int]], asked: Options) -> list[SamplingParams]:
+        return params(rows, asked, dataclasses.asdict(self.generation))
+
+    def _generate(self, rows: list[list[int]], asked: Options) -> Made:
+        if asked.num_beams > 1:
+            once = dataclasses.replace(asked, num_return_sequences=1)
+            return self.generator.search(self.weights, rows, beams(asked), self._params(rows, once))
+        copies = [row for row in rows for _ in range(asked.num_return_sequences)]
+        return self.generator.generate(self.weights, copies, self._params(rows, asked))
+
+    def _texts(self, rows: list[list[int]], made: Made, asked: Options) -> list[str]:
+        """The new text of each row."""
+        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
+        copies = [row for row in rows for _ in range(asked.num_return_sequences)]
+        pairs = zip(copies, made.tokens, strict=True)
+        return [Continuation(self.tokenizer, row, stop).push(new, last=True) for row, new in pairs]
+
+    def _chunks(self, chunks: Iterator[Any], row: list[int], asked: Options) -> Iterator[Chunk]:
+        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
+        text = None if self._tokenizer is None else Continuation(self.tokenizer, row, stop)
+        clock, part, made = Clock(self.generator.programs), "prefill", 0
+        for chunk in chunks:
+            clock.lap(part)
+            part, made, last = "decode", made + len(chunk.tokens), chunk.finish_reason is not None
+            new = "" if text is None else text.push(chunk.tokens, last=last)
+            stats = clock.stats(len(row), made) if last else None
+            yield Chunk(new, chunk.tokens, chunk.logprobs, chunk.finish_reason, stats)
+            clock.lap(None)
+
+    def _end_ids(self) -> tuple[int, ...]:
+        known = self.generation.eos_ids
+        return known or (() if self._tokenizer is None else tuple(self.tokenizer.eos_token_ids))
+
+    def _pad_id(self, asked: int | None = None) -> int:
+        """The id that fills rows up: the one asked for, the model's, the tokenizer's, an end token's, or 0."""
+        of_tokenizer = None if self._tokenizer is None else self.tokenizer.pad_token_id
+        choices = (asked, self.generation.pad_id, of_tokenizer, next(iter(self._end_ids()), None))
+        return next((choice for choice in choices if choice is not None), 0)
+
+    def _detokenize(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _facts(tokenizer: VishwamAITokenizer | Path | None) -> Generation:
+    """Where a text ends, by a tokenizer alone."""
+    if not isinstance(tokenizer, VishwamAITokenizer):
+        return Generation()
+    ends = tuple(tokenizer.eos_token_ids)
+    return Generation(eos_ids=ends, bos_id=tokenizer.bos_token_id, pad_id=tokenizer.pad_token_id)

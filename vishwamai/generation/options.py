@@ -1,0 +1,112 @@
+"""The arguments of the face, by Hugging Face's names, checked and turned into what each row asks for.
+
+It knows neither prompts' text nor how a token is made.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vishwamai.errors import InputError
+from vishwamai.generation.beam import BeamParams
+from vishwamai.generation.requests import new_tokens
+from vishwamai.generation.sampling import SamplingParams
+
+DEFAULT_NEW_TOKENS = 256
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `generate`, `complete`, `stream` and `generate_chat` take beside a prompt.
+
+    `max_length` counts a row's tokens, its prompt included and padding not; `max_new_tokens` those beyond the prompt,
+    and wins; neither given means 256 new ones. The model's context bounds both. The likeliest token is taken, or one
+    is drawn with `do_sample`: `temperature`, `top_k`, `top_p` and `min_p` left out are then as the model's folder
+    recommends, or off. A row ends with a token of `eos_token_id` (by default the model's) or before a text of `stop`.
+    Equal seeds give equal rows, alone or in a batch; give one seed, or one for each row that is returned.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    do_sample: bool = False
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    stop: str | Sequence[str] = ()
+    seed: int | Sequence[int] = 0
+    eos_token_id: int | Sequence[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self):
+        for name in ("num_beams", "num_return_sequences"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        given = [name for name in SAMPLING if getattr(self, name) is not None]
+        if given and not self.do_sample and not (given == ["temperature"] and self.temperature == 0):
+            raise InputError(f"{' and '.join(given)} would do nothing: pass do_sample=True too, or leave it out")
+        if self.num_beams == 1 and (self.length_penalty != 1 or self.early_stopping is not False):
+            raise InputError("length_penalty and early_stopping are of beams, and num_beams is 1")
+        if self.num_return_sequences > (self.num_beams if self.num_beams > 1 or not self.do_sample else 10**9):
+            raise InputError(
+                f"there is no num_return_sequences={self.num_return_sequences} of num_beams={self.num_beams}: "
+                "give as many beams, or draw tokens with do_sample=True"
+            )
+
+
+def options(given: Mapping[str, Any]) -> Options:
+    """The options of a call. Raises `InputError` for one that there is not, with the name that was likely meant."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise InputError(f"generation has no argument {name!r}; {hint}")
+    return Options(**given)
+
+
+def params(rows: Sequence[Sequence[int]], asked: Options, recommended: Mapping[str, Any]) -> list[SamplingParams]:
+    """What each row that is returned asks for; `recommended` is the sampling that the model's authors recommend."""
+    n = asked.num_return_sequences
+    seeds = [asked.seed + i for _ in rows for i in range(n)] if isinstance(asked.seed, int) else list(asked.seed)
+    if len(seeds) != n * len(rows):
+        raise InputError(f"seed has {len(seeds)} entries for {n * len(rows)} rows; give one seed, or one a row")
+    lengths = {"max_length": asked.max_length, "max_new_tokens": asked.max_new_tokens}
+    room = [new_tokens(len(row), **lengths, default=DEFAULT_NEW_TOKENS) for row in rows for _ in range(n)]
+    common = _sampling(asked, recommended) | {"stop": asked.stop, **_ends(asked.eos_token_id)}
+    return [SamplingParams(**common, max_tokens=most, seed=seed) for most, seed in zip(room, seeds, strict=True)]
+
+
+def beams(asked: Options) -> BeamParams:
+    """How the beams of a call are kept."""
+    return BeamParams(
+        num_beams=asked.num_beams,
+        num_return=asked.num_return_sequences,
+        length_penalty=asked.length_penalty,
+        early_stopping=asked.early_stopping,
+        sample=asked.do_sample,
+    )
+
+
+def _sampling(asked: Options, recommended: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: getattr(asked, name) for name in (*SAMPLING, "repetition_penalty")}
+    if asked.do_sample:
+        given = {name: recommended.get(name) if value is None else value for name, value in given.items()}
+    elif asked.num_beams == 1:
+        given["temperature"] = 0.0
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _ends(eos_token_id: int | Sequence[int] | None) -> dict[str, Any]:
+    """The end tokens asked for in place of the model's."""
+    if eos_token_id is None:
+        return {}
+    return {"ignore_eos": True, "stop_token_ids": [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id}
