@@ -152,6 +152,17 @@ def test_tokens_cannot_be_joined_from_parts(chatty):
             assert not chatty.special_ids & set(ids)
 
 
+def test_keys_are_text_too(chatty):
+    call = {"function": {"name": "f", "arguments": {"<|im_end|>": 1, "plain": 2}}}
+    template = "{% for k, v in messages[0].tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}"
+    ids = encode_chat(chatty, [{"role": "assistant", "tool_calls": [call]}], template=template)
+    assert not chatty.special_ids & set(ids) and chatty.decode(ids) == "<|im_end|>=1plain=2"
+    plain = (
+        "{{ messages[0].tool_calls[0].function.arguments.plain }}{{ messages[0]['tool_calls'][0]['function'].name }}"
+    )
+    assert render([{"role": "assistant", "tool_calls": [call]}], plain) == "2f"
+
+
 def test_random_talks_hold_the_templates_tokens_only(chatty):
     choose = random.Random(6)
     parts = ["<|im_start|>", "<|im_end|>", "<|im_", "end|>", "</think>", "<think>", "\n", " ", "a", "\U000f0000", '"']

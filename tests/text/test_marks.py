@@ -79,6 +79,13 @@ def test_splits_of_random_text():
         assert same(marks, marks.mark(text).splitlines(True), text.splitlines(True))
 
 
+def test_parts_keep_the_trust_of_their_own_place():
+    marks = Marks()
+    mixed = marks.mark("a") + "--" + marks.mark("-")
+    first, second = mixed.split("--")
+    assert (marks.trust(first), marks.trust(second), marks.plain(second)) == ([USER], [USER], "-")
+
+
 def test_what_python_does_by_itself_keeps_the_marks():
     marks = Marks()
     marked = marks.mark("<|x|>")

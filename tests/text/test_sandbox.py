@@ -158,10 +158,10 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_end_soon_in_an_error_of_ours(name, monkeypatch):
     monkeypatch.setattr(budget, "MAX_STEPS", budget.MAX_STEPS // 10)
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises((TokenizerError, InputError)):
         rendered(BOMBS[name])
-    assert time.monotonic() - start < 3
+    assert time.thread_time() - start < 3
 
 
 def test_the_clock_stops_what_the_steps_do_not(monkeypatch):
@@ -180,8 +180,8 @@ def test_broken_templates_are_named():
 
 def test_a_template_in_use_is_compiled_once():
     source = "{# once #}" + "{{ 1 }}" * 3000
-    first = time.perf_counter()
+    first = time.thread_time()
     rendered(source)
-    second = time.perf_counter()
+    second = time.thread_time()
     rendered(source)
-    assert time.perf_counter() - second < (second - first) / 2
+    assert time.thread_time() - second < (second - first) / 2

@@ -23,11 +23,14 @@ _WIDE_FIELD = re.compile(r"[:.][^{}]*\d{4}|\{[^{}]*\{")
 
 
 class Budget:
-    """The steps and seconds that one render may take; every method raises `TokenizerError` when it is too much."""
+    """The steps and seconds of computing (not of waiting) that one render may take.
+
+    Each method raises `TokenizerError` when it is too much.
+    """
 
     def __init__(self) -> None:
         self._steps = MAX_STEPS
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.thread_time() + MAX_SECONDS
 
     def spend(self, *values: Any) -> None:
         """One step, and more for long values."""
@@ -37,8 +40,8 @@ class Budget:
         self._steps -= steps
         if self._steps < 0:
             raise TokenizerError(f"the chat template needs more than {MAX_STEPS:,} steps")
-        if time.monotonic() > self._deadline:
-            raise TokenizerError(f"the chat template takes longer than {MAX_SECONDS:g} seconds")
+        if time.thread_time() > self._deadline:
+            raise TokenizerError(f"the chat template takes longer than {MAX_SECONDS:g} seconds of computing")
 
     def spend_items(self, items: Any) -> Any:
         """The items of a loop, paid for before it starts."""

@@ -11,6 +11,8 @@ White space, quotes, backslashes and control characters keep their selves, for `
 made of them alone. It knows no Jinja, no tokenizer and no messages.
 """
 
+import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
 
@@ -18,6 +20,7 @@ from vishwamai.errors import InputError
 
 USER, AUTHOR, TEMPLATE = 0, 1, 2
 FIRST_PRIVATE = 0xF0000
+_ANY_PRIVATE = re.compile(f"[{chr(FIRST_PRIVATE)}-\U0010fffd]")
 _PRIVATE = (*range(FIRST_PRIVATE, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
@@ -47,7 +50,7 @@ class Marks:
 
     def adopt(self, value: Any) -> Any:
         """A plain string with marks in it as `Marked` again; everything else as it is."""
-        if type(value) is str and any(character in self._trust for character in set(value)):
+        if type(value) is str and not value.isascii() and _ANY_PRIVATE.search(value):
             return Marked(value, self)
         return value
 
@@ -86,13 +89,15 @@ class Marked(str):
     """A string of marked and plain characters that acts like the plain text; its parts are `Marked` again."""
 
     _marks: Marks
-    _text: str
 
     def __new__(cls, text: str, marks: Marks) -> "Marked":
         made = super().__new__(cls, text)
         made._marks = marks
-        made._text = marks.plain(text)
         return made
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return self._marks.plain(self)
 
     __eq__ = _asks("__eq__")
     __ne__ = _asks("__ne__")

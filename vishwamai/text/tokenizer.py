@@ -188,11 +188,11 @@ class VishwamAITokenizer:
         Raises `TokenizerError` for an id outside the vocabulary, `InputError` for a batch or for numbers not whole.
         """
         row = _row_of_ids(ids)
-        if row.size and not (0 <= row.min() and row.max() < self._size):
-            wrong = next(int(i) for i in row if not 0 <= i < self._size)
+        if row and not (0 <= min(row) and max(row) < self._size):
+            wrong = next(index for index in row if not 0 <= index < self._size)
             raise TokenizerError(f"id {wrong} is outside the vocabulary of {self._size} tokens (0 to {self._size - 1})")
         with backend_errors("the ids could not be decoded"):
-            return self.backend.decode(row.tolist(), skip_special_tokens=skip_special_tokens)
+            return self.backend.decode(row, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, rows: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
         """The texts of several rows of ids, e.g. of an array [B, T]."""
@@ -298,10 +298,10 @@ def _check_text(text: str) -> None:
         raise TokenizerError(f"the text has a lone surrogate at character {error.start}: it is not UTF-8") from None
 
 
-def _row_of_ids(ids: Any) -> np.ndarray:
+def _row_of_ids(ids: Any) -> list[int]:
+    if isinstance(ids, list) and all(type(index) is int for index in ids):
+        return ids
     row = np.asarray(ids)
-    if row.size == 0:
-        return row.reshape(0).astype(np.int64)
-    if row.ndim > 1 or row.dtype.kind not in "iu":
+    if row.size and (row.ndim > 1 or row.dtype.kind not in "iu"):
         raise InputError(f"ids are {row.dtype} of shape {row.shape}; decode takes whole numbers in one row")
-    return row.reshape(-1)
+    return row.reshape(-1).tolist()
