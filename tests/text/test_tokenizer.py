@@ -105,6 +105,12 @@ def test_save_and_load_are_identical(trained, tmp_path):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / file).read_bytes()
 
 
+def test_from_pretrained_takes_a_folder_without_weights(plain_bytes, tmp_path):
+    plain_bytes.save_pretrained(tmp_path)
+    assert VishwamAITokenizer.from_pretrained(tmp_path).encode("hi") == [104, 105]
+    assert VishwamAITokenizer.from_pretrained(str(tmp_path)).eos_token_id == 257
+
+
 def test_with_tokens_leaves_the_first_as_it_was(plain_bytes):
     other = plain_bytes.with_tokens(pad_token="<new>")
     assert other.pad_token_id == 263 and other.vocab_size == 264
