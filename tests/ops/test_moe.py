@@ -79,7 +79,10 @@ def test_router_sums_are_even_at_one_and_add_up_over_rows():
     assert float(sums.balance / sums.tokens) == pytest.approx(1.0, rel=1e-5)
     np.testing.assert_allclose(sums.load, [2, 2, 2, 2])
 
-    logits, counts = normal(5, 6, 8, 4), (jnp.arange(8)[None] < jnp.array([8, 3, 0, 5, 8, 1])[:, None]).astype(jnp.int32)
+    logits, counts = (
+        normal(5, 6, 8, 4),
+        (jnp.arange(8)[None] < jnp.array([8, 3, 0, 5, 8, 1])[:, None]).astype(jnp.int32),
+    )
     whole = moe.router_sums(logits, moe.route(logits, 2, normalize=True), counts)
     parts = [
         moe.router_sums(logits[i : i + 2], moe.route(logits[i : i + 2], 2, normalize=True), counts[i : i + 2])

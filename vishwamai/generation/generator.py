@@ -13,12 +13,14 @@ import numpy as np
 
 from vishwamai.errors import InputError
 from vishwamai.generation import decode
+from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, State
 from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of
 from vishwamai.generation.results import Chunk, Detokenize, Generation, View, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import score_rows
+from vishwamai.generation.search import search_rows
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import SINGLE, Sharding
 
@@ -61,6 +63,15 @@ class Generator:
         job = self._job(prompts, params)
         return (c for chunks in self._turns(weights, job, every, Clock(self.programs)) for c in chunks)
 
+    def search(self, weights, prompts: Prompts, beams: BeamParams, params: Params = DEFAULTS) -> Generation:
+        """Beam search or beam sampling; `num_return` texts of each prompt in turn, the best first, with `scores`.
+
+        A row's `max_tokens`, `seed`, `repetition_penalty` and end tokens count (the last must be the same for all
+        rows), and with `beams.sample` its temperature and filters. Stop strings and logprobs are refused.
+        """
+        job, clock = self._job(prompts, params), Clock(self.programs)
+        return search_rows(self.programs, weights, job, beams, clock, detokenize=self.detokenize, **self._fixed())
+
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
         rows = checked_rows(texts, self.cfg, "text")
@@ -74,9 +85,12 @@ class Generator:
             raise InputError("stop strings need a tokenizer, and this generator has none; use stop_token_ids")
         return job_of(prompts, params, self.cfg, self.eos_ids, self.sharding)
 
+    def _fixed(self) -> dict:
+        return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
+
     def _turns(self, weights, job: Job, turn: int, clock: Clock) -> Iterator[list[Chunk]]:
         """The rows of the job after the prefill, and after each turn of the loop, until all have ended."""
-        fixed = {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
+        fixed = self._fixed()
         shape = {"size": job.size, "pad_id": self.pad_id, "top": job.top}
         state = self.programs.run(decode.prefill, weights, job.tokens, job.lengths, job.rules, **shape, **fixed)
         view = look(state)

@@ -1,0 +1,234 @@
+"""Beam search and beam sampling: one loop on the device that keeps the W likeliest continuations of every prompt.
+
+B prompts, W beams, R = B * W rows of the cache, K candidates a step, N new positions, V vocabulary, E end tokens.
+
+The semantics are those of `generate(num_beams=W)` in transformers 5: of each prompt's W * V continuations the K =
+W * max(2, 1 + E) likeliest are taken; those that end, and stand among the first W, compete with the finished ones by
+`logprob / length ** length_penalty`; the W likeliest that go on are the new beams. Beam sampling draws the K without
+replacement (Kool et al., 2019) from the distribution of summed, filtered logprobs. It knows no text.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vishwamai.errors import InputError
+from vishwamai.generation import sampling
+from vishwamai.generation.decode import laid_out, read, seen_tokens
+from vishwamai.generation.sampling import Controls
+from vishwamai.models import transformer
+from vishwamai.models.cache import KVCache, select_rows
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import Sharding
+from vishwamai.weights.spec import pytree
+
+Array = jax.Array
+OUT = -1e9  # the score of what is not (or no longer) in the race
+EARLY = (True, False, "never")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BeamParams:
+    """How beams are kept. Raises `InputError` for values out of range.
+
+    `early_stopping`: True ends a prompt as soon as it has `num_beams` finished texts; False when the best running beam,
+    were it to end now, could not enter them; "never" when it could not at any length. `sample` draws the candidates,
+    by the temperature and filters of `SamplingParams`, which plain beam search leaves aside.
+    """
+
+    num_beams: int
+    num_return: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    sample: bool = False
+
+    def __post_init__(self):
+        for name in ("num_beams", "num_return"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        if self.num_return > self.num_beams:
+            raise InputError(f"num_return is {self.num_return}, more than the {self.num_beams} beams")
+        real = isinstance(self.length_penalty, int | float) and not isinstance(self.length_penalty, bool)
+        if not real or not math.isfinite(self.length_penalty):
+            raise InputError(f"length_penalty is {self.length_penalty!r}; it must be a number")
+        if self.early_stopping not in EARLY:
+            raise InputError(f'early_stopping is {self.early_stopping!r}; it must be true, false or "never"')
+
+
+@pytree
+class BeamRules:
+    """What does not change during a search."""
+
+    controls: Controls  # of the B prompts
+    end_ids: Array  # [E] int32
+    limit: Array  # [B] int32, the most new tokens; 0 for a prompt that only fills the batch
+    length_penalty: Array  # [] float32
+
+
+@pytree
+class Beams:
+    """Sequences of new tokens and their scores, the best first."""
+
+    tokens: Array  # [B, W, N] int32
+    score: Array  # [B, W] float32
+    length: Array  # [B, W] int32
+    ended: Array  # [B, W] bool
+
+
+@pytree
+class BeamState:
+    """Everything that a search changes."""
+
+    cache: KVCache  # R rows
+    running: Beams
+    finished: Beams
+    seen: Array  # [R, V] bool
+    start: Array  # [B] int32 tokens of the prompt
+    step: Array  # [] int32 new tokens so far
+    open: Array  # [B] bool: the prompt's finished texts may still change
+
+
+def begin(
+    weights,
+    tokens_BT,
+    lengths_B,
+    rules: BeamRules,
+    *,
+    cfg: ModelConfig,
+    size: int,
+    room: int,
+    beams: BeamParams,
+    dtypes,
+    sharding: Sharding,
+) -> BeamState:
+    """Reads the prompts once each, gives every beam its copy, and takes the first step."""
+    x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    B, T = tokens_BT.shape
+    W = beams.num_beams
+    inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
+    empty = Beams(
+        tokens=jnp.zeros((B, W, room), jnp.int32),
+        score=jnp.full((B, W), OUT),
+        length=jnp.zeros((B, W), jnp.int32),
+        ended=jnp.zeros((B, W), bool),
+    )
+    state = BeamState(
+        cache=select_rows(cache, jnp.repeat(jnp.arange(B), W)),
+        running=dataclasses.replace(empty, score=empty.score.at[:, 0].set(0.0)),  # the copies are equal: one counts
+        finished=empty,
+        seen=jnp.repeat(seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
+        start=lengths_B,
+        step=jnp.zeros((), jnp.int32),
+        open=rules.limit > 0,
+    )
+    logits_BV = transformer.project(weights, x_B1D, cfg, sharding)[:, 0]
+    return _laid_out(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
+
+
+def search(
+    weights, state: BeamState, rules: BeamRules, steps, *, cfg: ModelConfig, beams: BeamParams, dtypes, sharding
+) -> BeamState:
+    """Up to `steps` more steps, until no prompt is open."""
+    head = transformer.lm_head(weights, sharding)
+    last_step = state.step + steps
+
+    def body(state: BeamState) -> BeamState:
+        last_R1 = state.running.tokens[:, :, state.step - 1].reshape(-1, 1)
+        x, cache = transformer.cached_hidden(weights, last_R1, cfg, state.cache, sharding=sharding, dtype=dtypes[0])
+        logits_RV = transformer.logits(head, x, cfg)[:, 0]
+        return extend(dataclasses.replace(state, cache=cache), logits_RV, rules, beams)
+
+    state = jax.lax.while_loop(lambda s: jnp.any(s.open) & (s.step < last_step), body, state)
+    return _laid_out(state, sharding)
+
+
+def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> BeamState:
+    """One step: candidates, what of them has ended, and the beams that go on."""
+    candidates, beam_BK = _candidates(state, logits_RV, rules, beams)
+    finished = _finish(state, candidates, rules, beams)
+    going = dataclasses.replace(candidates, score=candidates.score + jnp.where(candidates.ended, OUT, 0.0))
+    running, picked_BW = _best(going, beams.num_beams)
+    rows_R = _rows(jnp.take_along_axis(beam_BK, picked_BW, axis=1))
+    last_R = running.tokens[:, :, state.step].reshape(-1)
+    step = state.step + 1
+    return BeamState(
+        cache=select_rows(state.cache, rows_R),
+        running=running,
+        finished=finished,
+        seen=state.seen[rows_R].at[jnp.arange(last_R.shape[0]), last_R].set(True),
+        start=state.start,
+        step=step,
+        open=state.open & _may_improve(running, finished, step, rules, beams),
+    )
+
+
+def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> tuple[Beams, Array]:
+    """The K likeliest (or drawn) continuations of each prompt, and the beam that each continues, `[B, K]`."""
+    B, W, _ = state.running.tokens.shape
+    V, E = logits_RV.shape[1], rules.end_ids.shape[0]
+    c = jax.tree.map(lambda x: jnp.repeat(x, W, axis=0), rules.controls)
+    logprobs_RV = sampling.penalise(jax.nn.log_softmax(logits_RV, axis=-1), state.seen, c.penalty)
+    if beams.sample:
+        logprobs_RV = sampling.warp(logprobs_RV, c, keep=max(2, 1 + E))
+    total = (logprobs_RV.reshape(B, W, V) + state.running.score[:, :, None]).reshape(B, W * V)
+    order = total
+    if beams.sample:
+        order = total + sampling.gumbel(sampling.keys(rules.controls.seed, state.start + state.step), W * V)
+    _, index = jax.lax.top_k(order, min(W * max(2, 1 + E), W * V))
+    beam_BK, token_BK = index // V, (index % V).astype(jnp.int32)
+    tokens = jnp.take_along_axis(state.running.tokens, beam_BK[:, :, None], axis=1)
+    ended = jnp.any(token_BK[:, :, None] == rules.end_ids[None, None], axis=-1)
+    candidates = Beams(
+        tokens=tokens.at[:, :, state.step].set(token_BK),
+        score=jnp.take_along_axis(total, index, axis=1),
+        length=jnp.full_like(token_BK, state.step + 1),
+        ended=ended | (state.step + 1 >= rules.limit)[:, None],
+    )
+    return candidates, beam_BK
+
+
+def _finish(state: BeamState, candidates: Beams, rules: BeamRules, beams: BeamParams) -> Beams:
+    """The finished texts after those candidates have joined that ended among the first W."""
+    W = beams.num_beams
+    first = (jnp.arange(candidates.score.shape[1]) < W)[None]
+    joins = candidates.ended & first
+    length = (state.step + 1).astype(jnp.float32)
+    score = jnp.where(joins & state.open[:, None], candidates.score / length**rules.length_penalty, OUT)
+    new = dataclasses.replace(candidates, score=score, ended=joins)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.finished, new)
+    return _best(both, W)[0]
+
+
+def _best(beams: Beams, n: int) -> tuple[Beams, Array]:
+    """The n of the highest score in order, and where they stood, `[B, n]`."""
+    _, index = jax.lax.top_k(beams.score, n)
+
+    def pick(x: Array) -> Array:
+        return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    return jax.tree.map(pick, beams), index
+
+
+def _may_improve(running: Beams, finished: Beams, step: Array, rules: BeamRules, beams: BeamParams) -> Array:
+    """Whether a prompt's finished texts may still change, `[B]`; `step` new tokens are made."""
+    length_B = jnp.broadcast_to(step, rules.limit.shape)
+    if beams.early_stopping == "never":
+        length_B = jnp.where(rules.length_penalty > 0, rules.limit, length_B)
+    best_B = running.score[:, 0] / length_B.astype(jnp.float32) ** rules.length_penalty
+    worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), OUT)
+    goes_on = (step < rules.limit) & jnp.any(best_B[:, None] > worst_BW, axis=1)
+    return goes_on & ~jnp.all(finished.ended, axis=1) if beams.early_stopping is True else goes_on
+
+
+def _rows(beam_BW: Array) -> Array:
+    """Beams as rows of the cache, `[R]`."""
+    B, W = beam_BW.shape
+    return (jnp.arange(B)[:, None] * W + beam_BW).reshape(-1)
+
+
+def _laid_out(state: BeamState, sharding: Sharding) -> BeamState:
+    rest = dataclasses.replace(state, step=state.step[None])
+    return dataclasses.replace(laid_out(rest, sharding), step=state.step)
