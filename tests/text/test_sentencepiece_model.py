@@ -106,6 +106,7 @@ def test_parts_of_the_file():
         piece(b"<unk>", 0, 2) + field(2, b"\x18\x04"),
         field(1, b"\x15\0\0\0\0"),
         b"\x80" * 100,
+        piece(b"<unk>", 0, 2) + b"\x1a\x20\x18\x01",  # Ends within a field whose first half is sound.
     ],
 )
 def test_damaged_files_are_refused(tmp_path, raw):

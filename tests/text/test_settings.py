@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers import normalizers
 
 from vishwamai.errors import TokenizerError
 from vishwamai.text.settings import Added, Settings, read_settings, write_settings
@@ -77,10 +78,14 @@ def test_added_tokens_are_read_and_must_fit_the_vocabulary(tmp_path):
         VishwamAITokenizer.from_folder(tmp_path)
 
 
-def test_a_named_token_that_is_missing_is_added(tmp_path):
+def test_a_named_token_that_is_missing_is_added_as_it_is_written(tmp_path):
     folder_with(tmp_path, tokenizer_config_json={"pad_token": "[PAD]"})
-    VishwamAITokenizer.bytes().backend.save(str(tmp_path / "tokenizer.json"))
-    assert VishwamAITokenizer.from_folder(tmp_path).pad_token_id == 263
+    backend = VishwamAITokenizer.bytes().backend
+    backend.normalizer = normalizers.Lowercase()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = VishwamAITokenizer.from_folder(tmp_path)
+    assert tokenizer.pad_token_id == 263
+    assert tokenizer.encode("[PAD]A") == [263, 97] and tokenizer.encode("[pad]") == list(b"[pad]")
 
 
 @pytest.mark.parametrize(
