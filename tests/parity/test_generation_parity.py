@@ -6,9 +6,11 @@ padded at the left there, and need no padding here.
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vishwamai.generation import sampling
 from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.sampling import SamplingParams
