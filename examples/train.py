@@ -14,5 +14,5 @@ with tempfile.TemporaryDirectory() as folder:
     result = trainer.train(run, folder, show=False)
     VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(f"{folder}/model")
     model = VishwamAI.from_pretrained(f"{folder}/model")
-print(f"{result.step} steps in {result.seconds:.0f} s, {model.n_parameters:,} parameters")
-print(repr(model.complete("Make 24 from 1 2 3 4.", max_new_tokens=20)[0]))
+    print(f"{result.step} steps in {result.seconds:.0f} s, {model.n_parameters:,} parameters")
+    print(repr(model.complete("Make 24 from 1 2 3 4.", max_new_tokens=20)[0]))
