@@ -127,8 +127,11 @@ def defaults_of(cls) -> list[tuple[str, str]]:
     return [(field.name, shown(field)) for field in dataclasses.fields(cls)]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What a reader has: the installation's commands first, no network, and JAX's own defaults."""
+def environment(folder: Path, programs: Path) -> dict[str, str]:
+    """What a reader has: the installation's commands first, no network, and JAX's own defaults.
+
+    Compiled programs are kept in `programs`, since the documents run the same few in many processes.
+    """
     strange = ("XLA_FLAGS", "PYTEST_CURRENT_TEST")
     kept = {name: value for name, value in os.environ.items() if name not in strange}
     bin_folder = str(Path(sys.executable).parent)
@@ -137,13 +140,15 @@ def environment(folder: Path) -> dict[str, str]:
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "1",
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "COLUMNS": "100",
     }
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_block_runs(document, tmp_path):
+def test_every_block_runs(document, tmp_path, tmp_path_factory):
     blocks, work = runnable(document), tmp_path / "work"
     if not blocks:
         pytest.skip("this document has no block that runs")
@@ -153,9 +158,8 @@ def test_every_block_runs(document, tmp_path):
     plan = tmp_path / "blocks.json"
     plan.write_text(json.dumps(blocks), encoding="utf-8")
     command = [sys.executable, "-c", RUNNER, document.name, str(plan)]
-    done = subprocess.run(
-        command, cwd=work, env=environment(tmp_path), capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    env = environment(tmp_path, tmp_path_factory.getbasetemp() / "programs")
+    done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
