@@ -6,6 +6,8 @@ of the loss (build/demo/loss.png) close it. It needs the `train` extra.
 """
 
 import argparse
+import functools
+import random
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vishwamai import VishwamAI, config
-from vishwamai.data import generated
+from vishwamai.data import explanations, generated
 from vishwamai.data.rows import Problem
 from vishwamai.training import trainer
 from vishwamai.training.config import RunConfig
@@ -39,19 +41,24 @@ class Measured:
 
 
 def questions(sample: int) -> dict[str, list[Problem]]:
-    """For each corpus the first `sample` held-out problems; of explanations the usage example's comes first."""
+    """For each corpus `sample` held-out problems, drawn once and for all."""
     found = {name: generated.held_out(name) for name in generated.CORPORA}
-    for problems in found.values():
-        problems.sort(key=lambda problem: problem.prompt != "Explain the concept of machine learning:")
-    return {name: problems[:sample] for name, problems in found.items()}
+    return {name: random.Random(0).sample(problems, sample) for name, problems in found.items()}
+
+
+def usage_example() -> Problem:
+    """The question of the README, judged by the explanation that it asks for."""
+    text = explanations.explanations()["machine learning"]
+    judge = functools.partial(explanations.is_answer, text)
+    return Problem("Explain the concept of machine learning:", judge, "explanations", text)
 
 
 def answer(model: VishwamAI, problem: Problem) -> None:
     """Streams one answer, and the judge's word on it."""
-    console.print(Text(problem.prompt, style="bold cyan"), end="")
+    console.print(Text(problem.prompt, style="bold cyan"), end="", soft_wrap=True)
     texts = []
     for chunk in model.stream(problem.prompt, max_new_tokens=NEW_TOKENS):
-        console.print(Text(chunk.text), end="")
+        console.print(Text(chunk.text), end="", soft_wrap=True)
         texts.append(chunk.text)
     right = problem.grade("".join(texts))
     console.print(
@@ -67,8 +74,8 @@ def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Mea
             done = model.generate([p.prompt for p in problems], max_new_tokens=NEW_TOKENS, return_dict=True)
         right = sum(p.grade(text) for p, text in zip(problems, done.texts, strict=True))
         shares[corpus] = f"{right}/{len(problems)}"
-        tokens += done.stats.tokens
-        seconds += done.stats.seconds
+        tokens += done.stats.generated_tokens
+        seconds += done.stats.prefill_seconds + done.stats.decode_seconds
         compiles += done.stats.compiles
     return Measured(name, model.n_parameters, shares, tokens / seconds, compiles)
 
@@ -96,21 +103,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="vishwamai/base", help="what answers first")
     parser.add_argument("--seconds", type=float, default=60, help="of training")
-    parser.add_argument("--sample", type=int, default=20, help="questions of each corpus in the accuracies")
+    parser.add_argument("--sample", type=int, default=16, help="questions of each corpus in the accuracies")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo")
     args = parser.parse_args()
     begun, asked = time.monotonic(), questions(args.sample)
 
-    console.rule("1. The built-in model answers questions that it has never seen")
+    console.rule("1. The built-in model answers questions that it was not trained on")
     model = VishwamAI.from_pretrained(args.model)
-    for problems in asked.values():
-        answer(model, problems[0])
+    shown = [asked["game24"][0], asked["word_problems"][0], usage_example()]
+    for problem in shown:
+        answer(model, problem)
     measured = [measure("built in", model, asked)]
 
     console.rule(f"2. A small model learns the same for {args.seconds:.0f} seconds, and is asked the same")
     small = train(args.model, args.seconds, args.output)
-    for problems in asked.values():
-        answer(small, problems[0])
+    for problem in shown:
+        answer(small, problem)
     measured.append(measure("trained here", small, asked))
 
     console.rule("3. What was measured")

@@ -3,6 +3,7 @@
 from vishwamai import VishwamAI
 
 model = VishwamAI.from_pretrained("vishwamai/base")
-texts = ["Make 24 from 1 2 3 4.\n 2 * 1 = 2", "Make 24 from 1 2 3 4.\n 2 * 1 = 7"]
+question = "Tom has 12 apples. He buys 9 more. How many apples does Tom have now?"
+texts = [f"{question}\n 12 + 9 = {answer}" for answer in (21, 29, 12)]
 for text, score in zip(texts, model.score(texts), strict=True):
-    print(f"{score.sum:9.3f}  {text!r}")
+    print(f"{score.sum:9.3f}  {text}")

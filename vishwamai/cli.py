@@ -199,7 +199,8 @@ def generate(args: argparse.Namespace) -> None:
         return
     stats = _stream(model.stream(prompt, **options))
     if args.stats:
-        print(stats, file=sys.stderr)
+        pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
+        print(f"{pace}; {stats.compiles} programs compiled in {stats.compile_seconds:.1f} s", file=sys.stderr)
 
 
 def _stream(chunks: Any) -> Any:
