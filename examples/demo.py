@@ -21,11 +21,12 @@ from rich.text import Text
 from vishwamai import VishwamAI, config
 from vishwamai.data import explanations, generated
 from vishwamai.data.rows import Problem
+from vishwamai.models import cost
 from vishwamai.training import trainer
 from vishwamai.training.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
-NEW_TOKENS = 200
+NEW_TOKENS = 160
 console = Console(highlight=False)
 
 
@@ -86,16 +87,19 @@ def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
     vocab_size = VishwamAI.from_pretrained(model_name).config.vocab_size
     changes = [f"training.data.tokenizer={model_name}", f"model.vocab_size={vocab_size}"]
     run, _ = config.load(RunConfig, ROOT / "configs/train/demo.json", changes)
+    console.print(f"  {cost.parameters(run.model).total:,} parameters; the first step is compiled now")
     begun = time.monotonic()
-    with Live("  compiling the training step …", console=console, refresh_per_second=8) as live:
+    with Live("", console=console, refresh_per_second=8) as live:
 
         def show(step: int, numbers) -> None:
             passed = f"{time.monotonic() - begun:3.0f} of {seconds:.0f} s"
             pace = numbers.get("tokens_per_second")
-            loss = f"loss {numbers['loss']:.3f}" if "loss" in numbers else ""
-            live.update(f"  {passed}   step {step:,}   [bold]{loss}[/]   " + (f"{pace:,.0f} tokens/s" if pace else ""))
+            if "loss" in numbers:
+                rest = f"   {pace:,.0f} tokens/s" if pace else ""
+                live.update(f"  {passed}   step {step:,}   [bold]loss {numbers['loss']:.3f}[/]{rest}")
 
         result = trainer.train(run, folder, max_seconds=seconds, sinks=(show,), show=False)
+    console.print()
     return VishwamAI(run.model, result.weights, tokenizer=result.tokenizer)
 
 
@@ -122,7 +126,7 @@ def main() -> None:
     measured.append(measure("trained here", small, asked))
 
     console.rule("3. What was measured")
-    table = Table("model", "parameters", *asked, "tokens/s in batches", "compiled programs")
+    table = Table("model", "parameters", *(name.replace("_", " ") for name in asked), "tokens/s", "compiles")
     for m in measured:
         table.add_row(m.name, f"{m.parameters:,}", *m.shares.values(), f"{m.tokens_per_second:,.0f}", str(m.compiles))
     console.print(table)
