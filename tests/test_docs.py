@@ -30,7 +30,7 @@ TABLED = (About, ModelConfig, Stack, Layer, Rope, Training, Data, Source, Optimi
 CLASSES = {cls.__name__: cls for cls in (RunConfig, *TABLED)}
 SHELL = ("bash", "sh", "console")
 KNOWN = (*SHELL, "python", "json", "text")
-SECONDS = 300
+SECONDS = 600  # a page takes seconds on idle cores; a machine that others use may be ten times slower
 
 RUNNER = """
 import contextlib, io, json, subprocess, sys, traceback
