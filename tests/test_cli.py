@@ -6,22 +6,27 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vishwamai import VishwamAI, VishwamAITokenizer
+from vishwamai.api import Chunk
 from vishwamai.cli import main
 from vishwamai.models import cost
 from vishwamai.models.config import ModelConfig, uniform
+from vishwamai.training import trainer
+
+CONFIG = str(Path(__file__).parent.parent / "configs/train/smoke.json")
+SIZES = {"vocab_size": 263, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
+SIZES |= {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random mixture-of-experts model over bytes, with a context of 64 tokens."""
-    sizes = {"vocab_size": 263, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
-    experts = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16, "qk_norm": True}
-    cfg = ModelConfig(**sizes, **experts, stacks=uniform(2, moe=True), max_length=64, tie_embeddings=True)
+    cfg = ModelConfig(**SIZES, stacks=uniform(2, moe=True), max_length=64, qk_norm=True, tie_embeddings=True)
     folder = tmp_path_factory.mktemp("model")
     VishwamAI.from_config(cfg, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(folder)
     return folder
@@ -202,6 +207,80 @@ def test_tokenizer_trains_encodes_and_decodes(capsys, monkeypatch, tmp_path):
     type_in(monkeypatch, ids.encode())
     assert main(["tokenizer", "decode", "-", "-m", model]) == 0
     assert capsys.readouterr().out == "the cat 🙂\n"
+
+
+def test_generate_prints_the_completion(capsys, monkeypatch, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8)[0]
+    type_in(monkeypatch, b"hi\n")
+    assert main(["generate", "-", "-m", str(folder), "-n", "8", "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out == want + "\n" and err.startswith("8 tokens, ")
+
+
+def test_a_sampling_flag_samples(capsys, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0
+    assert capsys.readouterr().out == want[0] + "\n"
+
+
+def test_a_chat_remembers_until_it_is_reset(capsys, monkeypatch, folder):
+    asked = []
+
+    def stream(self, messages, **options):
+        asked.append([message["content"] for message in messages])
+        yield Chunk("fine [b]", [1], [0.0], "stop")
+
+    monkeypatch.setattr(VishwamAI, "stream", stream)
+    type_in(monkeypatch, b"one\ntwo\n/reset\n\nthree\n/exit\nfour\n")
+    assert main(["chat", "-m", str(folder), "--system", "be kind"]) == 0
+    first = ["be kind", "one"]
+    assert asked == [first, [*first, "fine [b]", "two"], ["be kind", "three"]]
+    assert capsys.readouterr().out.count("fine [b]") == 3
+
+
+def test_train_explains_every_value(capsys):
+    assert main(["train", CONFIG, "training.steps=7", "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("#")[1].strip() for line in lines if line.startswith("training.steps ")] == [
+        "override training.steps=7"
+    ]
+    assert any(line.startswith("model.d_model ") and "file" in line for line in lines)
+
+
+def test_train_refuses_what_it_does_not_know(capsys):
+    assert "training.step=7" in refused(capsys, "train", CONFIG, "training.step=7")
+
+
+def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
+    model = VishwamAI.from_pretrained(folder)
+
+    def run(config, where, *, max_seconds):
+        assert (config.training.steps, where, max_seconds) == (7, tmp_path, 5)
+        return trainer.Result(model.weights, model.tokenizer, 3, 1.0, False)
+
+    monkeypatch.setattr(trainer, "train", run)
+    sizes = [f"model.{name}={value}" for name, value in SIZES.items()]
+    argv = ["train", CONFIG, "training.steps=7", "-o", str(tmp_path), "--max-seconds", "5", *sizes]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("stopped, and the same command goes on, at step 3 of 7")
+    back = VishwamAI.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(back.weights.embed, model.weights.embed)
+    assert back.generation.eos_ids == (257,)
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optax", None)
+    for name in [name for name in sys.modules if name.startswith("vishwamai.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert "vishwamai[train]" in refused(capsys, "train", CONFIG)
+
+
+def test_interruption(capsys, monkeypatch, folder):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VishwamAI, "stream", stop)
+    assert main(["generate", "hi", "-m", str(folder)]) == 130
 
 
 # Real processes

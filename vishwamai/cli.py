@@ -8,6 +8,7 @@ It knows no arrays.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,6 @@ from vishwamai.errors import DataError, InputError, VishwamAIError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vishwamai.hf.config import Pretrained
     from vishwamai.models.config import ModelConfig
 
 DEFAULT_MODEL = "vishwamai/base"
@@ -30,7 +30,7 @@ MIB = 2**20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
-    args = parser().parse_args(argv)
+    args = _parsed(argv)
     try:
         args.run(args)
         return 0
@@ -51,6 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 # What can be typed.
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. argparse takes `a.b=value` in one place only; people write them between options too."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest and (args.run is not train or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = [*getattr(args, "overrides", []), *rest]
+    return args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -195,8 +205,7 @@ def generate(args: argparse.Namespace) -> None:
         options["max_length"] = args.max_length
     model = _load(args)
     if args.num_beams != 1:
-        print(model.complete(prompt, num_beams=args.num_beams, **options)[0])
-        return
+        return print(model.complete(prompt, num_beams=args.num_beams, **options)[0])
     stats = _stream(model.stream(prompt, **options))
     if args.stats:
         pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
@@ -256,16 +265,12 @@ def train(args: argparse.Namespace) -> None:
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
     if args.explain:
-        print(config.explain(run, sources))
-        return
+        return print(config.explain(run, sources))
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
     result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
     VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
-    print(
-        f"step {result.step:,} of {run.training.steps:,} after {result.seconds:,.0f} s; the model is in {folder}/model"
-    )
-    if not result.finished:
-        print("the run is not finished; the same command goes on with it")
+    state = "finished" if result.finished else "stopped, and the same command goes on,"
+    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the model is in {folder / 'model'}")
 
 
 def tokenizer_train(args: argparse.Namespace) -> None:
@@ -283,10 +288,8 @@ def tokenizer_encode(args: argparse.Namespace) -> None:
 
     tokenizer = VishwamAITokenizer.from_pretrained(args.model)
     ids = tokenizer.encode(read_text(args.text))
-    if args.pieces:
-        print("\n".join(f"{i}\t{tokenizer.decode([i])!r}" for i in ids))
-    else:
-        print(*ids)
+    lines = [f"{i}\t{tokenizer.decode([i])!r}" for i in ids] if args.pieces else [" ".join(map(str, ids))]
+    print("\n".join(lines))
 
 
 def tokenizer_decode(args: argparse.Namespace) -> None:
@@ -317,25 +320,24 @@ def inspect(args: argparse.Namespace) -> None:
     """`vishwamai inspect`: switches, parameters and memory."""
     from rich.console import Console
 
-    pretrained, console = _described(args.model), Console(highlight=False)
-    length = pretrained.model.max_length if args.length is None else args.length
+    (family, cfg), console = _described(args.model), Console(highlight=False)
+    length = cfg.max_length if args.length is None else args.length
     if args.batch < 1 or length < 1:
         raise InputError(f"a cache of {args.batch} rows of {length} positions: both must be 1 or more")
-    console.print(f"[bold]{args.model}[/]  {pretrained.model_type}")
-    console.print(_switches(pretrained.model), _parameters(pretrained.model))
-    console.print(_memory(pretrained.model, args.batch, length))
+    console.print(f"[bold]{args.model}[/]  {family}")
+    console.print(_switches(cfg), _parameters(cfg), _memory(cfg, args.batch, length))
 
 
-def _described(name: str) -> Pretrained:
-    """What a folder or a model's JSON says of it; no weights are read."""
+def _described(name: str) -> tuple[str, ModelConfig]:
+    """The family and the model in a folder or a model's JSON; no weights are read."""
     from vishwamai.api import read_config
-    from vishwamai.hf import config as hf_config
+    from vishwamai.hf.config import read
     from vishwamai.hub import resolve
 
     if name.endswith(".json"):
-        generation = hf_config.Generation()
-        return hf_config.Pretrained(model_type="a configuration", model=read_config(name), generation=generation)
-    return hf_config.read(resolve(name))
+        return "a configuration", read_config(name)
+    found = read(resolve(name))
+    return found.model_type, found.model
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -349,8 +351,6 @@ def _table(title: str, *columns: str) -> Table:
 
 def _switches(cfg: ModelConfig) -> Table:
     """Every field that is not at its default, layers in words."""
-    import dataclasses
-
     table = _table("what it is", "field", "value")
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
@@ -376,9 +376,8 @@ def _parameters(cfg: ModelConfig) -> Table:
     table = _table("parameters", "part", "count")
     for part, count in parts.items():
         table.add_row(part, f"{count:,}")
-    size = cost.parameters(cfg)
-    table.add_row("total", f"{size.total:,}")
-    table.add_row("active for a token", f"{size.active:,}")
+    table.add_row("total", f"{cost.parameters(cfg).total:,}")
+    table.add_row("active for a token", f"{cost.parameters(cfg).active:,}")
     return table
 
 
