@@ -69,7 +69,7 @@ def answer(model: VishwamAI, problem: Problem) -> None:
 
 def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Measured:
     """Accuracy on each corpus's sample, answered as one batch each."""
-    shares, tokens, seconds, compiles = {}, 0, 0.0, 0
+    shares, tokens, seconds = {}, 0, 0.0
     for corpus, problems in asked.items():
         with console.status(f"{name}: {len(problems)} questions of {corpus} at once"):
             done = model.generate([p.prompt for p in problems], max_new_tokens=NEW_TOKENS, return_dict=True)
@@ -77,8 +77,7 @@ def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Mea
         shares[corpus] = f"{right}/{len(problems)}"
         tokens += done.stats.generated_tokens
         seconds += done.stats.prefill_seconds + done.stats.decode_seconds
-        compiles += done.stats.compiles
-    return Measured(name, model.n_parameters, shares, tokens / seconds, compiles)
+    return Measured(name, model.n_parameters, shares, tokens / seconds, model.generator.programs.count)
 
 
 def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
