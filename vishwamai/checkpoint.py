@@ -4,13 +4,17 @@ Beside the arrays stands a checksum of each, since Orbax restores a flipped bit 
 not match is passed over for the one before it. It knows no model and no trainer.
 """
 
+import dataclasses
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from vishwamai.errors import CheckpointError
 from vishwamai.weights.spec import path_name
@@ -19,29 +23,43 @@ Array = jax.Array
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder: the newest `keep`, and the best by a metric if one is given."""
+    """The checkpoints of one run in a folder: the newest `keep`, and of those saved with a loss the one with the least.
+
+    What a killed process left half written is cleared away when the folder is opened.
+    """
 
     def __init__(self, folder: str | Path, *, keep: int = 3):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        kept = AnyPreservationPolicy([LatestN(keep), _Best(self.best)])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handlers)
+        self._losses = {step: self._loss(step) for step in self.steps()}
 
-    def save(self, step: int, tree, extra: dict) -> None:
+    def save(self, step: int, tree, extra: dict, *, loss: float | None = None) -> None:
         """Begins to save; the tree may be donated to the next step at once. `extra` is anything JSON can hold.
 
+        A step that is there already is replaced: a run saves one again only after it has passed over a damaged one.
         An error of an earlier save in the background is raised here.
         """
         flat = flatten(tree)
         sums = {name: int(value) for name, value in checksums(flat).items()}
-        arrays, notes = ocp.args.StandardSave(flat), ocp.args.JsonSave({"extra": extra, "checksums": sums})
-        try:
+        arrays = ocp.args.StandardSave(flat)
+        notes = ocp.args.JsonSave({"extra": extra, "checksums": sums, "loss": loss})
+        self._losses[step] = loss
+        with self._failing(f"step {step} cannot be saved in"):
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
             self._manager.save(step, args=ocp.args.Composite(state=arrays, notes=notes), force=True)
-        except (OSError, ValueError) as e:
-            raise CheckpointError(f"step {step} cannot be saved in {self._manager.directory}: {e}") from e
 
     def steps(self) -> list[int]:
         """The steps that are saved, oldest first."""
         return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step that was saved with the least loss, if any was saved with one; `restore` takes it by number."""
+        known = {step: self._losses.get(step) for step in self.steps()}
+        return min((step for step in known if known[step] is not None), key=known.__getitem__, default=None)
 
     def restore(self, like, step: int | None = None) -> tuple[int, object, dict] | None:
         """(step, tree, extra) of the newest sound checkpoint, laid out like `like`; None if there is none at all.
@@ -53,15 +71,15 @@ class Checkpoints:
         for at in [step] if step is not None else self.steps()[::-1]:
             try:
                 return at, *self._restore(at, like)
-            except (CheckpointError, ValueError, KeyError, OSError, TypeError) as e:
-                problems.append(f"step {at}: {str(e).splitlines()[0]}")
+            except Exception as e:  # of a damaged file Orbax raises whatever comes, bare `Exception` too
+                problems.append(f"step {at}: {(str(e) or type(e).__name__).splitlines()[0]}")
                 warnings.warn(f"checkpoint passed over: {problems[-1]}", RuntimeWarning, stacklevel=2)
         if problems:
             raise CheckpointError(f"no checkpoint in {self._manager.directory} can be used: {'; '.join(problems)}")
         return None
 
     def _restore(self, step: int, like) -> tuple[object, dict]:
-        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        notes = self._notes(step)
         _compare(flatten(like), self._manager.item_metadata(step)["state"])
         target = {name: _abstract(x) for name, x in flatten(like).items()}
         arrays = ocp.args.StandardRestore(target)
@@ -72,14 +90,32 @@ class Checkpoints:
             raise CheckpointError(f"the values of {', '.join(damaged[:3])} are not those that were saved")
         return jax.tree.unflatten(jax.tree.structure(like), flat.values()), notes["extra"]
 
+    def _notes(self, step: int) -> dict:
+        return self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+
+    def _loss(self, step: int) -> float | None:
+        """What the step was saved with; None where its notes cannot be read, which `restore` reports."""
+        try:
+            return self._notes(step).get("loss")
+        except Exception:
+            return None
+
     def wait(self) -> None:
         """Returns when everything begun is on disk; an error in the background is raised here."""
-        self._manager.wait_until_finished()
+        with self._failing("a checkpoint could not be finished in"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"{what} {self._manager.directory}: {e}; is the disk full or read-only?") from e
 
 
 def flatten(tree) -> dict:
@@ -100,6 +136,17 @@ def checksums(flat: dict[str, Array]) -> dict[str, Array]:
         return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
     return {name: one(x) for name, x in flat.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """A rule of Orbax's that keeps the step that `best` names."""
+
+    best: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        step = self.best()
+        return [info.step == step for info in checkpoints]
 
 
 def _abstract(x):
