@@ -1,6 +1,7 @@
 """AdamW and its schedules (optax), told by the specs what decays. It knows no model and no data."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,10 @@ class Optimizer:
 
 def schedule(o: Optimizer, steps: int):
     """The learning rate as a function of the step, for a run of `steps`."""
+    return _promoting(_curve(o, steps))
+
+
+def _curve(o: Optimizer, steps: int):
     floor, warmup = o.learning_rate * o.final_fraction, min(o.warmup_steps, max(steps - 1, 0))
     after = max(steps - warmup, 1)
     match o.schedule:
@@ -65,11 +70,23 @@ def schedule(o: Optimizer, steps: int):
 
 def optimizer(o: Optimizer, specs, steps: int) -> optax.GradientTransformation:
     """The update rule for weights like `specs`. Gradients are clipped by whoever has measured their norm."""
-    return optax.chain(
+    rule = optax.chain(
         optax.scale_by_adam(o.beta1, o.beta2, o.eps, mu_dtype=jnp.float32),
         optax.add_decayed_weights(o.weight_decay, spec.decay_mask(specs)),
         optax.scale_by_learning_rate(schedule(o, steps)),
     )
+    return optax.GradientTransformation(_promoting(rule.init), _promoting(rule.update))
+
+
+def _promoting(function):
+    """`function` where dtypes may promote: optax relies on it, and whoever calls may have set JAX to refuse it."""
+
+    @functools.wraps(function)
+    def call(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return call
 
 
 def clip(grads, norm: jax.Array, limit: float):
