@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vishwamai import config
+from vishwamai.checkpoint import Checkpoints
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.monitor.metrics import read
 from vishwamai.training.config import RunConfig
@@ -37,6 +38,10 @@ def test_a_run_writes_its_numbers_and_its_picture(whole):
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert "eval_loss" in lines[-1] and lines[-2]["loss"] < lines[0]["loss"]
     assert (folder / "loss.png").stat().st_size > 5000
+
+
+def test_the_evaluated_checkpoint_is_known_as_the_best(whole):
+    assert Checkpoints(whole[0] / "checkpoints").best() == 6
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):

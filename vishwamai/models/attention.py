@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from vishwamai.models import cache as kv
 from vishwamai.models.cache import LayerCache
@@ -101,7 +100,6 @@ def self_attention(w: Attention, x, sin, cos, c: Context, cfg: ModelConfig, laye
         q, k = norm(q, w.q_norm, cfg), norm(k, w.k_norm, cfg)
     q, k = rope.rotate(q, sin, cos), rope.rotate(k, sin, cos)
     out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=cfg.attn_scale)
-    out = checkpoint_name(out, "attention")
     return biased(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), place
 
 

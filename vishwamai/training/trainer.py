@@ -99,11 +99,13 @@ class _Loop:
             pace.add(batch)
             if number % run.logging.log_every == 0 or number == steps or number == first + 1:
                 self.log.log(number, {**_floats(numbers), **pace.read()})
+            evaluated = {}
             if number % run.logging.eval_every == 0 or number == steps:
-                self.log.log(number, self.evaluate(state.weights))
+                evaluated = self.evaluate(state.weights)
+                self.log.log(number, evaluated)
                 pace.restart()
-            if number % run.logging.save_every == 0 and number < steps:
-                self.saved.save(number, state, {"batches": position})
+            if number % run.logging.save_every == 0 or number == steps:
+                self.saved.save(number, state, {"batches": position}, loss=evaluated.get("eval_loss"))
         if number > first and number not in self.saved.steps():
             self.saved.save(number, state, {"batches": position})
         self.saved.wait()
