@@ -1,6 +1,5 @@
 """What every test stands on: eight fake CPU devices, no network, and a JAX that refuses to guess.
 
-The compiler does not optimise machine code: tiny programs, of which there are hundreds, compile in half the time.
 Rank promotion, implicit dtype promotion and warnings are errors (the last in pyproject.toml), so a shape or a dtype
 that came out right by luck fails here. It knows nothing of the package: the strictness holds for JAX alone.
 """
@@ -10,7 +9,6 @@ import os
 # Before jax is imported for the first time, in each worker of a parallel run too.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -1,4 +1,4 @@
-"""Word problems: arithmetic recomputed from the English, splits that share no template and no first pair, the judge."""
+"""Word problems: recomputed from the English, splits that share no template and no first calculation, the judge."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 
 from vishwamai.data import word_problems
 from vishwamai.data.generated import generated, held_out
-from vishwamai.data.word_problems import EVENTS, OPENINGS, THINGS, problem
+from vishwamai.data.word_problems import EVENTS, OPENINGS, THINGS, Step, bare_sum, is_held_out_step, problem
 
 # What each clause means, read from its English and not from the operation stored beside it.
 TIMES = ("in each.", "bags of", "jars with", "that hold", "times as many", "for # dollars", "costs #", "weighs #")
@@ -27,6 +27,9 @@ def meaning(sentence):
 
 def solve(text):
     """The steps of a problem from its text alone."""
+    if bare := re.fullmatch(r"What is (\d+) (.) (\d+)\?", text):
+        x, op, y = int(bare[1]), bare[2], int(bare[3])
+        return [(x, op, y, {"+": x + y, "-": x - y, "*": x * y, "/": x / y}[op])]
     value, steps = None, []
     for sentence in re.findall(r"[^.?]+[.?]", text):
         numbers = [int(n) for n in re.findall(r"\d+", sentence)]
@@ -48,8 +51,10 @@ def rows(split, n):
 def test_every_row_is_true():
     for row in rows("train", 1500):
         steps = solve(row.prompt)
-        lines = [f" {a} {op} {b} = {int(c)}" for a, op, b, c in steps]
-        assert row.completion == "".join("\n" + line for line in [*lines, f" Answer: {int(steps[-1][3])}"])
+        *lines, last = row.completion.removeprefix("\n ").split("\n ")
+        assert last == f"Answer: {int(steps[-1][3])}"
+        for line, (a, op, b, c) in zip(lines, steps, strict=True):
+            assert line.startswith(f"{a} {op} {b} = ") and line.endswith(f" = {int(c)}")
         assert 1 <= len(steps) <= 3 and all(1 <= c <= 100 for *_, c in steps)
         assert [weight for _, weight in row.text_spans] == [0.0, 1.0]
 
@@ -62,11 +67,21 @@ def skeleton(text):
     return re.sub(r"\b(she|he|her|him)\b", "X", text, flags=re.IGNORECASE)
 
 
-def test_the_splits_share_no_template_and_no_first_pair():
+def test_the_splits_share_no_template_and_no_first_calculation():
     train, test = ([problem(random.Random(i), split) for i in range(3000)] for split in ("train", "held_out"))
     assert not {skeleton(text) for text, _ in train} & {skeleton(text) for text, _ in test}
-    known = {frozenset((s.before, s.number)) for _, steps in train for s in steps}
-    assert not known & {frozenset((steps[0].before, steps[0].number)) for _, steps in test}
+    bare = [bare_sum(random.Random(i)) for i in range(20_000)]
+    known = {(s.op, frozenset((s.before, s.number))) for _, steps in [*train, *bare] for s in steps}
+    asked = {(steps[0].op, frozenset((steps[0].before, steps[0].number))) for _, steps in test}
+    assert len(asked) > 100 and not known & asked
+    assert {op for op, _ in asked} == set("+-*")  # a quotient beyond the tables is no first step that the grammar makes
+
+
+def test_calculations_of_the_tables_are_never_held_out():
+    tables = [Step(x, op, y, 0) for x in range(1, 10) for y in range(1, 10) for op in "+*"]
+    assert not any(is_held_out_step(step) for step in tables)
+    beyond = [Step(x, "+", y, x + y) for x in range(11, 60) for y in range(11, 40) if x % 10 and y % 10]
+    assert 1 / 16 < sum(map(is_held_out_step, beyond)) / len(beyond) < 1 / 5
 
 
 def test_every_clause_occurs_in_training():

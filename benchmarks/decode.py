@@ -1,0 +1,87 @@
+"""Greedy decoding against transformers: the same random weights, prompts and machine, in one run.
+
+    python benchmarks/decode.py [--batches 1 8] [--prompt 64] [--new 128] [--repeats 3]
+
+Needs the `parity` extra. Both sides run in float32 on this machine's CPU, with as many threads as each takes by
+itself. Each answers once before it is timed, so compiling is left out; a figure is new tokens a second, the prompt's
+prefill included, in the median of the repeats. The last column says what share of the two outputs is equal.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import numpy as np
+
+from vishwamai import VishwamAI
+from vishwamai.models.config import ModelConfig, uniform
+
+COMMON = {"n_kv_heads": 4, "head_dim": 64, "max_length": 1024}
+SMALL = {"vocab_size": 8192, "d_model": 512, "d_ff": 1408, "n_heads": 8, "stacks": uniform(6)}
+LARGE = {"vocab_size": 16384, "d_model": 768, "d_ff": 2048, "n_heads": 12, "stacks": uniform(12)}
+
+
+def seconds(call: Callable[[], np.ndarray], repeats: int) -> tuple[np.ndarray, float]:
+    """What the call gives, and the median of its seconds after a first call."""
+    made, taken = call(), []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return made, statistics.median(taken)
+
+
+def ours(model: VishwamAI, prompts: np.ndarray, new: int) -> Callable[[], np.ndarray]:
+    return lambda: np.asarray(model.generate(prompts, max_new_tokens=new))
+
+
+def theirs(folder: str, prompts: np.ndarray, new: int) -> Callable[[], np.ndarray]:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.tensor(prompts)
+    settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+
+    def call():
+        with torch.inference_mode():
+            return model.generate(ids, attention_mask=torch.ones_like(ids), **settings).numpy()
+
+    return call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Greedy decoding against transformers.")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
+    parser.add_argument("--new", type=int, default=128, help="new tokens of each row")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    print(f"{'model':>8}{'rows':>6}{'ours, tokens/s':>17}{'transformers':>15}{'ratio':>8}   same tokens")
+    for sizes in (SMALL, LARGE):
+        config = ModelConfig(**COMMON, **sizes)
+        model = VishwamAI.from_config(config)
+        name = f"{model.n_parameters / 1e6:.0f}M"
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            for rows in args.batches:
+                prompts = np.random.default_rng(rows).integers(3, config.vocab_size, (rows, args.prompt))
+                have, mine = seconds(ours(model, prompts, args.new), args.repeats)
+                want, other = seconds(theirs(folder, prompts, args.new), args.repeats)
+                paces = [rows * args.new / t for t in (mine, other)]
+                same = f"{(have == want).mean():.1%}" if have.shape == want.shape else f"{have.shape} {want.shape}"
+                print(
+                    f"{name:>8}{rows:6}{paces[0]:17,.0f}{paces[1]:15,.0f}{paces[0] / paces[1]:8.2f}   {same}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
