@@ -72,7 +72,8 @@ def test_the_mixture_draws_every_corpus_by_its_weight():
     weights = {"game24": 0.2, "word_problems": 0.2, "explanations": 0.6}
     stream = itertools.islice(generated("mixture", seed=3, weights=weights), 3000)
     starts = {phrasing.split("{")[0] for phrasing in e.PHRASINGS}
-    share = sum(row.prompt.startswith(tuple(starts)) for row in stream) / 3000
+    prompts = [row.prompt for row in stream if not re.match(r"What is \d", row.prompt)]  # word problems' bare sums
+    share = sum(prompt.startswith(tuple(starts)) for prompt in prompts) / 3000
     assert 0.56 < share < 0.64
 
 
