@@ -8,7 +8,16 @@ import pytest
 
 from vishwamai.data import word_problems
 from vishwamai.data.generated import generated, held_out
-from vishwamai.data.word_problems import EVENTS, OPENINGS, THINGS, Step, bare_sum, is_held_out_step, problem
+from vishwamai.data.word_problems import (
+    EVENTS,
+    OPENINGS,
+    THINGS,
+    Step,
+    bare_products,
+    bare_sum,
+    is_held_out_step,
+    problem,
+)
 
 # What each clause means, read from its English and not from the operation stored beside it.
 TIMES = ("in each.", "bags of", "jars with", "that hold", "times as many", "for # dollars", "costs #", "weighs #")
@@ -27,9 +36,8 @@ def meaning(sentence):
 
 def solve(text):
     """The steps of a problem from its text alone."""
-    if bare := re.fullmatch(r"What is (\d+) (.) (\d+)\?", text):
-        x, op, y = int(bare[1]), bare[2], int(bare[3])
-        return [(x, op, y, {"+": x + y, "-": x - y, "*": x * y, "/": x / y}[op])]
+    if bare := re.fullmatch(r"What is ([\d +*/-]+)\?", text):
+        return [(*bare[1].split(" ", 2), eval(bare[1]))]
     value, steps = None, []
     for sentence in re.findall(r"[^.?]+[.?]", text):
         numbers = [int(n) for n in re.findall(r"\d+", sentence)]
@@ -70,11 +78,23 @@ def skeleton(text):
 def test_the_splits_share_no_template_and_no_first_calculation():
     train, test = ([problem(random.Random(i), split) for i in range(3000)] for split in ("train", "held_out"))
     assert not {skeleton(text) for text, _ in train} & {skeleton(text) for text, _ in test}
-    bare = [bare_sum(random.Random(i)) for i in range(20_000)]
-    known = {(s.op, frozenset((s.before, s.number))) for _, steps in [*train, *bare] for s in steps}
+    bare = [re.fullmatch(r"What is (\d+) (.) (\d+)\?", bare_sum(random.Random(i))[0]) for i in range(20_000)]
+    known = {(s.op, frozenset((s.before, s.number))) for _, steps in train for s in steps}
+    known |= {(sum_[2], frozenset((int(sum_[1]), int(sum_[3])))) for sum_ in bare}
     asked = {(steps[0].op, frozenset((steps[0].before, steps[0].number))) for _, steps in test}
     assert len(asked) > 100 and not known & asked
     assert {op for op, _ in asked} == set("+-*")  # a quotient beyond the tables is no first step that the grammar makes
+
+
+def test_bare_products_are_true_and_no_product_s_own_chain():
+    seen = set()
+    for i in range(5000):
+        question, chain = bare_products(random.Random(i))
+        x, y, z, w = map(int, re.fullmatch(r"What is (\d+) \* (\d+) \+ (\d+) \* (\d+)\?", question).groups())
+        assert x % 10 == 0 and z < 10 and y != w and x * y + z * w <= 100
+        assert {eval(link) for link in chain.split(" = ")} == {x * y + z * w}
+        seen.add((z, w))
+    assert {(z, w) for z in range(1, 10) for w in range(2, 10) if z * w <= 80} <= seen  # every table that leaves room
 
 
 def test_calculations_of_the_tables_are_never_held_out():

@@ -23,6 +23,11 @@ def worked(x: int, op: str, y: int, result: int) -> str:
     return " = ".join([f"{x} {op} {y}", *between, str(result)])
 
 
+def worked_products(x: int, y: int, z: int, w: int) -> str:
+    """`x * y + z * w = ... = result` for a round ten `x`: like the chain of a product beyond the tables."""
+    return " = ".join([*_two_products(x, y, z, w), str(x * y + z * w)])
+
+
 def _plus(x: int, y: int) -> list[str]:
     (a, b), (c, d) = divmod(x, 10), divmod(y, 10)
     tens = [str(10 * t) for t in (a, c) if t]
@@ -39,10 +44,15 @@ def _minus(x: int, y: int) -> list[str]:
 
 def _times(x: int, y: int) -> list[str]:
     a, b = divmod(x, 10)
-    links, (c, d) = [f"{10 * a} * {y} + {b} * {y}", f"{10 * a * y} + {b * y}"], divmod(b * y, 10)
-    if c < 2 or not d:
+    return _two_products(10 * a, y, b, y)
+
+
+def _two_products(x: int, y: int, z: int, w: int) -> list[str]:
+    tens, (a, b) = x * y, divmod(z * w, 10)
+    links = [f"{x} * {y} + {z} * {w}", f"{tens} + {z * w}"]
+    if a < 2 or not b:
         return links
-    return [*links, f"{10 * a * y} + {10 * c} + {d}", f"{10 * (a * y + c)} + {d}"]
+    return [*links, f"{tens} + {10 * a} + {b}", f"{tens + 10 * a} + {b}"]
 
 
 def _over(x: int, y: int) -> list[str]:

@@ -1,10 +1,10 @@
 """Arithmetic word problems with worked steps, made from a grammar of clauses: an opening, events, a closing question.
 
 Everything is small and whole: quantities 2..60, every result 1..100, one to three steps. A quarter of the training rows
-are bare sums ("What is 47 + 38?"). A template is a choice of
-clauses; an eighth of the templates is held out, and so is an eighth of the calculations that lie beyond the tables. A
-held-out problem has a held-out template (a new combination of known clauses) and begins with a held-out calculation
-(a sum, difference, product or quotient that no training problem works out). Names, things and tables are shared. It
+are bare sums ("What is 47 + 38?"), a third of those of two products. A template is a choice of clauses; an eighth of
+the templates is held out, and so is an eighth of the calculations that lie beyond the tables. A held-out problem has a
+held-out template (a new combination of known clauses) and begins with a held-out calculation (a sum, difference,
+product or quotient that no training problem works out). Names, things and tables are shared. It
 is a test of recombination inside one grammar, not of English. This file does not know tokens or models.
 """
 
@@ -21,6 +21,7 @@ HELD_OUT_ONE_IN = 8
 N_HELD_OUT = 300
 MAX_RESULT = 100
 BARE = 1 / 4  # of the rows of training
+PRODUCTS = 1 / 3  # of those
 TRIES = 200  # draws of numbers for one template before another is taken
 LARGEST = {"": 60, "+": 40, "-": 40, "*": arithmetic.TABLE, "/": arithmetic.TABLE}
 LARGEST_FACTOR = 25  # of a problem that begins with a product
@@ -110,8 +111,10 @@ def _one_in_eight(text: str) -> bool:
 
 def row(rng: random.Random, split: str = "train") -> Row:
     """A random problem and its worked steps; `split` is "train" or "held_out". Some rows of training are bare sums."""
-    bare = split == "train" and rng.random() < BARE
-    text, steps = bare_sum(rng) if bare else problem(rng, split)
+    if split == "train" and rng.random() < BARE:
+        text, chain = bare_products(rng) if rng.random() < PRODUCTS else bare_sum(rng)
+        return Row(((text, 0.0), (_completion([chain]), 1.0)))
+    text, steps = problem(rng, split)
     return Row(((text, 0.0), (_worked(steps), 1.0)))
 
 
@@ -127,7 +130,7 @@ def problem(rng: random.Random, split: str) -> tuple[str, list[Step]]:
                 return _fill(template, steps, rng), steps
 
 
-def bare_sum(rng: random.Random) -> tuple[str, list[Step]]:
+def bare_sum(rng: random.Random) -> tuple[str, str]:
     """A calculation without a story, never a held-out one: a third joins tens, which few stories lead to."""
     while True:
         op, scale = rng.choice("+-*/"), rng.choice((1, 1, 10))
@@ -137,7 +140,19 @@ def bare_sum(rng: random.Random) -> tuple[str, list[Step]]:
             x, y = rng.randint(1, MAX_RESULT), rng.randint(1, arithmetic.TABLE)
         result = _apply(x, op, y)
         if result is not None and 1 <= result <= MAX_RESULT and not is_held_out_step(Step(x, op, y, result)):
-            return f"What is {x} {op} {y}?", [Step(x, op, y, result)]
+            return f"What is {x} {op} {y}?", arithmetic.worked(x, op, y, result)
+
+
+def bare_products(rng: random.Random) -> tuple[str, str]:
+    """Tens and ones times different factors: the tables and the sums that a product's chain needs, in that place.
+
+    Equal factors would be the chain of a product that may be held out.
+    """
+    while True:
+        tens, ones = 10 * rng.randint(1, 9), rng.randint(1, 9)
+        x, y = rng.sample(range(2, arithmetic.TABLE + 1), 2)
+        if tens * x + ones * y <= MAX_RESULT:
+            return f"What is {tens} * {x} + {ones} * {y}?", arithmetic.worked_products(tens, x, ones, y)
 
 
 def _template(rng: random.Random) -> Template:
@@ -186,8 +201,13 @@ def _fill(template: Template, steps: list[Step], rng: random.Random) -> str:
 
 
 def _worked(steps: list[Step]) -> str:
-    lines = "".join(f"\n {arithmetic.worked(*step)}" for step in steps)
-    return f"{lines}\n Answer: {steps[-1].result}"
+    return _completion([arithmetic.worked(*step) for step in steps])
+
+
+def _completion(chains: list[str]) -> str:
+    """The chains, a line each, and the answer that the last one ends with."""
+    lines = "".join(f"\n {chain}" for chain in chains)
+    return f"{lines}\n Answer: {chains[-1].split()[-1]}"
 
 
 def grade(answer: int, completion: str) -> bool:
