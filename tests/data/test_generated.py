@@ -2,15 +2,17 @@
 
 import pytest
 
-from vishwamai.data.generated import CORPORA, generated, held_out, row_at, tokenizer_texts
+from vishwamai.data import corpus
+from vishwamai.data.generated import CORPORA, generated, held_out, row_at
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import DataError
-from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return VishwamAITokenizer.train(tokenizer_texts(rows_each=600), 2048)
+def tokenizer(tmp_path_factory):
+    """As the built-in model's is made, from fewer rows."""
+    sources = tuple(corpus.Source(kind="generated", name=name) for name in CORPORA)
+    return corpus.tokenizer(corpus.Data(sources=sources, tokenizer_rows=2000), 2048, tmp_path_factory.mktemp("t"))
 
 
 @pytest.mark.parametrize("name, split", [("chess", "train"), ("game24", "test"), ("", "held_out")])

@@ -44,9 +44,33 @@ def test_a_budget_gives_batches_of_equal_cost_and_loses_nothing():
     batches = list(itertools.islice(loader, 20))
     assert {b.tokens.shape for b in batches} == {(6, 8), (3, 16)}
     given = sorted(int(t) - 1 for b in batches for t in np.unique(b.tokens) if t)
-    waiting = sorted(n for numbers in loader.state["waiting"].values() for n in numbers)
-    assert sorted(given + waiting) == list(range(loader.state["next"]))
+    waiting = sorted(number for places in loader.state["waiting"].values() for number, _ in places)
+    assert sorted(given + waiting) == list(range(loader.state["next"][0]))
     assert all(b.tokens.shape[1] == 8 or (b.segments > 0).sum(1).min() > 8 for b in batches)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda s: PackedBatches(s, batch=2, length=8), lambda s: BudgetBatches(s, budget=16, lengths=[4, 8])]
+)
+def test_of_a_long_sample_nothing_is_lost(make):
+    def long(i):
+        return list(range(100 * i, 100 * i + 30)), [1.0] * 30
+
+    seen = set()
+    for batch in itertools.islice(make(long), 12):
+        ends = np.roll(batch.segments, -1, 1) != batch.segments
+        ends[:, -1] = True
+        seen |= set(batch.targets[~ends & (batch.segments > 0)].tolist())
+    assert {*range(1, 30), *range(101, 130), *range(201, 230)} <= seen and not seen & {0, 100, 200}
+
+
+def test_a_state_of_other_batches_is_refused():
+    with pytest.raises(ConfigError, match="token_budget"):
+        budget().restore(packed().state)
+    with pytest.raises(ConfigError, match="token_budget"):
+        packed().restore(budget().state)
+    with pytest.raises(ConfigError, match=r"lengths \[8, 16\]"):
+        BudgetBatches(samples, budget=48, lengths=[16]).restore(budget().state)
 
 
 def test_a_budget_too_small_is_refused():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vishwamai.data.packing import pack
+from vishwamai.data.packing import pack, pieces
 
 
 def sample(i, n):
@@ -10,6 +10,11 @@ def sample(i, n):
 
 
 SAMPLES = [sample(i, n) for i, n in enumerate([5, 6, 4, 3, 9, 2, 7, 7], 1)]
+
+
+def numbered(samples):
+    """The samples as whole pieces, each with its own number as the place after it."""
+    return ((sample, (i, 0)) for i, sample in enumerate(samples, 1))
 
 
 def unpack(batch):
@@ -23,7 +28,7 @@ def unpack(batch):
 
 
 def test_every_taken_sample_is_whole_and_once_in_the_batch():
-    batch, taken = pack(iter(SAMPLES), 3, 12)
+    batch, (taken, _) = pack(numbered(SAMPLES), 3, 12)
     found = unpack(batch)
     assert taken == len(found) == 6  # 7 does not fit after 5+6, 4+3+2, 9
     for tokens, weights in SAMPLES[:taken]:
@@ -31,7 +36,7 @@ def test_every_taken_sample_is_whole_and_once_in_the_batch():
 
 
 def test_targets_positions_and_padding():
-    batch, _ = pack(iter(SAMPLES), 3, 12)
+    batch, _ = pack(numbered(SAMPLES), 3, 12)
     for line in range(3):
         for i in range(12):
             if batch.segments[line, i] == 0:
@@ -45,11 +50,16 @@ def test_targets_positions_and_padding():
     assert batch.fill == (5 + 6 + 4 + 3 + 9 + 2) / 36
 
 
-def test_what_is_longer_than_a_line_is_cut():
-    batch, taken = pack(iter([sample(1, 20)]), 1, 8)
-    assert taken == 1 and batch.tokens[0].tolist() == list(range(101, 109))
+def test_what_is_longer_than_a_line_comes_in_pieces_that_predict_every_token_once():
+    place, targets, lines = (0, 0), [], 0
+    while place < (2, 0):
+        batch, place = pack(pieces(lambda i: sample(i + 1, (20, 3)[i % 2]), place, 8), 1, 8)
+        inside = np.roll(batch.segments, -1) == batch.segments  # the last of a segment predicts nothing
+        targets += batch.targets[inside & (batch.segments > 0) & (np.arange(8) < 7)].tolist()
+        lines += 1
+    assert targets == [*range(102, 121), 202, 203] and lines == 4
 
 
 def test_dtypes_are_those_of_the_step():
-    batch, _ = pack(iter(SAMPLES), 2, 12)
+    batch, _ = pack(numbered(SAMPLES), 2, 12)
     assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, np.int32, np.int32]

@@ -12,16 +12,17 @@ from vishwamai.text.tokenizer import VishwamAITokenizer
 
 def test_paragraphs_of_a_text_come_once_a_pass_in_another_order(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(20)))
-    row = sources.from_text(tmp_path / "a.txt", seed=3)
+    row, again = (sources.shuffled(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
     first, second = [row(i).text for i in range(20)], [row(i).text for i in range(20, 40)]
     assert sorted(first) == sorted(second) == sorted(f"paragraph {i}" for i in range(20))
-    assert first != second and first == [sources.from_text(tmp_path / "a.txt", seed=3)(i).text for i in range(20)]
+    assert first != second and first == [again(i).text for i in range(20)]
 
 
 def test_jsonl_rows_keep_prompts_out_of_the_loss(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"prompt": "q", "completion": "a"}\n\n{"text": "t"}\n')
-    row = sources.from_jsonl(tmp_path / "a.jsonl")
-    assert {row(0), row(1)} == {Row((("q", 0.0), ("a", 1.0))), Row((("t", 1.0),))}
+    (tmp_path / "a.jsonl").write_text(
+        '{"prompt": "q", "completion": "a"}\r\n\n{"text": "t\u2028u"}\n', "utf-8", newline=""
+    )
+    assert sources.from_jsonl(tmp_path / "a.jsonl") == [Row((("q", 0.0), ("a", 1.0))), Row((("t\u2028u", 1.0),))]
 
 
 @pytest.mark.parametrize("line", ["{", '{"prompt": "q"}', '{"text": 3}', "[]"])
@@ -36,16 +37,32 @@ def test_missing_empty_and_undecodable_files_are_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name, words in (("none.txt", "cannot read"), ("empty.txt", "no rows"), ("latin.txt", "byte 3")):
         with pytest.raises(DataError, match=words):
-            sources.from_text(tmp_path / name)
+            corpus.rows(corpus.Data(sources=(corpus.Source(kind="text", name=str(tmp_path / name)),)))
+
+
+def test_rows_held_out_of_a_file_are_never_trained_on(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(200)))
+    source = corpus.Source(kind="text", name=str(tmp_path / "a.txt"), held_out=0.1)
+    train, held = (
+        {row(i).text for i in range(1000)}
+        for row in (corpus.rows(corpus.Data(sources=(source,)), split) for split in ("train", "held_out"))
+    )
+    assert train | held == {f"paragraph {i}" for i in range(200)} and not train & held and 8 <= len(held) <= 35
+
+
+def test_one_file_may_be_named_twice(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    named = [corpus.Source(kind="text", name=str(tmp_path / "a.txt"), weight=w) for w in (1.0, 0.0)]
+    assert corpus.rows(corpus.Data(sources=tuple(named)))(0).text == "one"
 
 
 def test_a_mixture_draws_by_weight():
-    parts = {"a": (lambda i: Row((("a", 1.0),)), 3.0), "b": (lambda i: Row((("b", 1.0),)), 1.0)}
+    parts = [(lambda i: Row((("a", 1.0),)), 3.0), (lambda i: Row((("b", 1.0),)), 1.0)]
     row = sources.mixture(parts, seed=1)
     counts = Counter(row(i).text for i in range(2000))
     assert 0.7 < counts["a"] / 2000 < 0.8
     with pytest.raises(DataError, match="weights"):
-        sources.mixture({"a": (parts["a"][0], 0.0)})
+        sources.mixture([(parts[0][0], 0.0)])
 
 
 def test_a_corpus_tokenises_by_pieces_and_keeps_its_tokenizer(tmp_path):
@@ -61,3 +78,7 @@ def test_a_corpus_tokenises_by_pieces_and_keeps_its_tokenizer(tmp_path):
 def test_a_source_of_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="generated, text, jsonl"):
         corpus.Source(kind="parquet", name="x")
+    with pytest.raises(ConfigError, match="share under 1"):
+        corpus.Source(kind="text", name="x", held_out=1.0)
+    with pytest.raises(ConfigError, match="rows of its own"):
+        corpus.Source(kind="generated", name="game24", held_out=0.1)

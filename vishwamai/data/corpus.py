@@ -4,11 +4,12 @@ It knows no model beyond the size of its vocabulary.
 """
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
 from vishwamai.data import sources
-from vishwamai.data.loader import Samples
+from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
 from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -19,15 +20,28 @@ KINDS = ("generated", "text", "jsonl")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """One source: `generated` by name, or a `text` or `jsonl` file by path; `weight` is its share of the rows."""
+    """One source: `generated` by name, or a `text` or `jsonl` file by path; `weight` is its share of the rows.
+
+    `held_out` is the share of a file's rows that is kept for evaluation; generated sources hold out rows of their own.
+    """
 
     kind: str
     name: str
     weight: float = 1.0
+    held_out: float = 0.0
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ConfigError(f"a source's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out of the source {self.name!r} is {self.held_out}; it must be a share under 1")
+        if self.kind == "generated" and self.held_out:
+            raise ConfigError(f"the generated source {self.name!r} holds out rows of its own; leave held_out away")
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return self.kind == "generated" or self.held_out > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,15 +55,17 @@ class Data:
 
 
 def rows(data: Data, split: str = "train") -> sources.Rows:
-    """Row number -> row, over all sources. The `held_out` split has the generated sources alone."""
-    parts = {}
-    for s in data.sources:
-        if s.kind == "generated":
-            parts[s.name] = sources.from_generated(s.name, data.seed, split), s.weight
-        elif split == "train":
-            read = sources.from_text if s.kind == "text" else sources.from_jsonl
-            parts[s.name] = read(s.name, data.seed), s.weight
-    return sources.mixture(parts, data.seed)
+    """Row number -> row, over all sources of a split ("train", or "held_out" of those that hold rows out)."""
+    used = [s for s in data.sources if split == "train" or s.has_held_out]
+    return sources.mixture([(_source_rows(s, data.seed, split), s.weight) for s in used], data.seed)
+
+
+def _source_rows(source: Source, seed: int, split: str) -> sources.Rows:
+    if source.kind == "generated":
+        return sources.from_generated(source.name, seed, split)
+    read = sources.from_text if source.kind == "text" else sources.from_jsonl
+    parts = sources.split(read(source.name), source.held_out)
+    return sources.shuffled(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
 
 
 def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
@@ -67,9 +83,9 @@ def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
 
 
 def samples(data: Data, tokenizer: VishwamAITokenizer, split: str = "train") -> Samples:
-    """Sample number -> tokens and their weights in the loss."""
+    """Sample number -> tokens and their weights in the loss. A row longer than a batch is asked for many times."""
     row = rows(data, split)
-    return lambda i: encode_row(tokenizer, row(i))
+    return functools.lru_cache(maxsize=4)(lambda i: encode_row(tokenizer, row(i)))
 
 
 def _numbers() -> list[str]:

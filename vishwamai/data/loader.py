@@ -6,34 +6,30 @@ exactly where it stopped, and every host can make every batch and keep its own l
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Iterator, Sequence
 
-from vishwamai.data.packing import Batch, Sample, empty, pack, put
+from vishwamai.data.packing import Batch, Place, Samples, empty, pack, piece, pieces, put
 from vishwamai.errors import ConfigError
 from vishwamai.parallel import hosts
 
-Samples = Callable[[int], Sample]  # sample number -> tokens and weights
-
 
 class PackedBatches:
-    """Batches of `batch` lines of `length` tokens, each line packed with whole samples."""
+    """Batches of `batch` lines of `length` tokens, packed with whole samples; a longer one comes in pieces."""
 
-    def __init__(self, samples: Samples, *, batch: int, length: int, start: int = 0):
-        self._samples, self._shape, self._next = samples, (batch, length), start
+    def __init__(self, samples: Samples, *, batch: int, length: int):
+        self._samples, self._shape, self._next = samples, (batch, length), (0, 0)
 
     @property
     def state(self) -> dict:
-        """What `restore` needs: the number of the first sample that no batch has taken."""
-        return {"next": self._next}
+        """What `restore` needs: the place of the first token that no batch has taken."""
+        return {"next": list(self._next)}
 
     def restore(self, state: dict) -> None:
         """Goes on from a state."""
-        self._next = int(state["next"])
+        self._next = _place(state, {"next"}, "packed lines")
 
     def __next__(self) -> Batch:
-        batch, taken = pack((self._samples(i) for i in count(self._next)), *self._shape)
-        self._next += taken
+        batch, self._next = pack(pieces(self._samples, self._next, self._shape[1]), *self._shape)
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -44,46 +40,57 @@ class BudgetBatches:
     """Dynamic batches: samples of like length together, `budget // length` of them, so each batch costs the same.
 
     `lengths` are the shapes that may occur, so a step compiles once for each. A sample goes to the shortest that holds
-    it; longer ones are cut to the longest.
+    it; one that is longer than all comes in pieces.
     """
 
-    def __init__(self, samples: Samples, *, budget: int, lengths: Sequence[int], start: int = 0):
+    def __init__(self, samples: Samples, *, budget: int, lengths: Sequence[int]):
         if not lengths or min(lengths) < 1 or budget < max(lengths):
             raise ConfigError(
                 f"a budget of {budget} tokens does not hold one row of each of the lengths {list(lengths)}"
             )
         self._samples, self._budget, self._lengths = samples, budget, sorted(lengths)
-        self._next, self._waiting = start, {length: [] for length in self._lengths}
+        self._next, self._waiting = (0, 0), {length: [] for length in self._lengths}
 
     @property
     def state(self) -> dict:
-        """What `restore` needs: the next sample's number, and those that wait for their batch to fill."""
-        return {"next": self._next, "waiting": {str(k): list(v) for k, v in self._waiting.items()}}
+        """What `restore` needs: the next place, and those of the samples that wait for their batch to fill."""
+        waiting = {str(length): [list(place) for place in places] for length, places in self._waiting.items()}
+        return {"next": list(self._next), "waiting": waiting}
 
     def restore(self, state: dict) -> None:
         """Goes on from a state."""
-        self._next = int(state["next"])
-        self._waiting = {int(k): list(v) for k, v in state["waiting"].items()}
+        self._next = _place(state, {"next", "waiting"}, "a token budget")
+        waiting = {int(length): [tuple(place) for place in places] for length, places in state["waiting"].items()}
+        if sorted(waiting) != self._lengths:
+            raise ConfigError(f"the run was begun with lengths {sorted(waiting)}, and is to go on with {self._lengths}")
+        self._waiting = waiting
 
     def __next__(self) -> Batch:
         while True:
-            number, self._next = self._next, self._next + 1
-            size = len(self._samples(number)[0])
-            length = next((n for n in self._lengths if size <= n), self._lengths[-1])
-            self._waiting[length].append(number)
+            place = self._next
+            (tokens, _), self._next = piece(self._samples, place, self._lengths[-1])
+            length = next(n for n in self._lengths if len(tokens) <= n)
+            self._waiting[length].append(place)
             if len(self._waiting[length]) == self._budget // length:
                 return self._batch(length)
 
     def _batch(self, length: int) -> Batch:
-        numbers, self._waiting[length] = self._waiting[length], []
-        batch = empty(len(numbers), length)
-        for line, number in enumerate(numbers):
-            tokens, weights = self._samples(number)
-            put(batch, line, 0, 1, (tokens[:length], weights[:length]))
+        places, self._waiting[length] = self._waiting[length], []
+        batch = empty(len(places), length)
+        for line, place in enumerate(places):
+            put(batch, line, 0, 1, piece(self._samples, place, self._lengths[-1])[0])
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
         return self
+
+
+def _place(state: dict, keys: set[str], what: str) -> Place:
+    """The next place of a state, once it is known to be one of the same kind of batches."""
+    if state.keys() != keys:
+        raise ConfigError(f"the run was not begun with {what}; leave training.token_budget as it was, or begin anew")
+    number, start = state["next"]
+    return int(number), int(start)
 
 
 def prefetch(batches, ahead: int = 2) -> Iterator[tuple[Batch, dict]]:

@@ -4,7 +4,7 @@ B rows, T positions. Several rows share a line as segments 1, 2, …; segment 0 
 token of its own segment, so the last of a segment predicts nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ class Batch(NamedTuple):
 
 
 Sample = tuple[list[int], list[float]]  # tokens, and the weight of each in the loss
+Samples = Callable[[int], Sample]  # sample number -> tokens and weights
+Place = tuple[int, int]  # in a stream of samples: a sample's number, and how many of its tokens come before
 
 
 def empty(batch: int, length: int) -> Batch:
@@ -46,16 +48,33 @@ def put(batch: Batch, line: int, start: int, segment: int, sample: Sample) -> No
     batch.positions[line, here] = np.arange(n)
 
 
-def pack(samples: Iterable[Sample], batch: int, length: int) -> tuple[Batch, int]:
-    """(batch, how many samples it took): first-fit, until a sample fits on no line. Longer ones are cut to `length`.
+def piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
+    """(at most `longest` tokens of a sample from a place on, the place after them).
 
-    The samples that are taken depend on nothing but the samples, so the count alone says where the next batch begins.
+    What is left of a longer sample comes next, after the last token again, so that every token is predicted once.
     """
-    out = empty(batch, length)
+    number, start = place
+    tokens, weights = samples(number)
+    end = start + longest
+    after = (number, end - 1) if end < len(tokens) and longest > 1 else (number + 1, 0)
+    return (tokens[start:end], weights[start:end]), after
+
+
+def pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Sample, Place]]:
+    """Every `piece` from a place on."""
+    while True:
+        part, place = piece(samples, place, longest)
+        yield part, place
+
+
+def pack(parts: Iterable[tuple[Sample, Place]], batch: int, length: int) -> tuple[Batch, Place | None]:
+    """(batch, the place after what it took): first-fit, until a piece of at most `length` tokens fits on no line.
+
+    What is taken depends on nothing but the pieces, so the place alone says where the next batch begins.
+    """
+    out, after = empty(batch, length), None
     used, segments = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
-    taken = 0
-    for tokens, weights in samples:
-        sample = tokens[:length], weights[:length]
+    for sample, place in parts:
         fits = np.flatnonzero(used + len(sample[0]) <= length)
         if not len(fits):
             break
@@ -63,5 +82,5 @@ def pack(samples: Iterable[Sample], batch: int, length: int) -> tuple[Batch, int
         segments[line] += 1
         put(out, line, used[line], segments[line], sample)
         used[line] += len(sample[0])
-        taken += 1
-    return out, taken
+        after = place
+    return out, after

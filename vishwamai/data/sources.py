@@ -7,7 +7,8 @@ import bisect
 import functools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,16 +25,24 @@ def from_generated(name: str, seed: int = 0, split: str = "train") -> Rows:
     return functools.partial(generated.row_at, name, split, seed)
 
 
-def from_text(path: str | Path, seed: int = 0) -> Rows:
+def from_text(path: str | Path) -> list[Row]:
     """A UTF-8 text file: one row a paragraph (blank lines between), all of it in the loss."""
     paragraphs = [p.strip() for p in _read(path).split("\n\n")]
-    return shuffled([Row(((p, 1.0),)) for p in paragraphs if p], seed, str(path))
+    return [Row(((p, 1.0),)) for p in paragraphs if p]
 
 
-def from_jsonl(path: str | Path, seed: int = 0) -> Rows:
+def from_jsonl(path: str | Path) -> list[Row]:
     """A JSONL file of `{"text": …}` or `{"prompt": …, "completion": …}`; a prompt is not in the loss."""
-    lines = enumerate(_read(path).splitlines(), 1)
-    return shuffled([_row(line, f"{path}:{n}") for n, line in lines if line.strip()], seed, str(path))
+    lines = enumerate(_read(path).split("\n"), 1)  # JSON strings may hold the other line ends that Unicode knows
+    return [_row(line, f"{path}:{n}") for n, line in lines if line.strip()]
+
+
+def split(rows: Sequence[Row], held_out: float) -> dict[str, list[Row]]:
+    """Rows to train on, and the share of them that is kept for evaluation: equal rows are always on the same side."""
+    parts: dict[str, list[Row]] = {"train": [], "held_out": []}
+    for row in rows:
+        parts["held_out" if zlib.crc32(row.text.encode()) < held_out * 2**32 else "train"].append(row)
+    return parts
 
 
 def shuffled(rows: Sequence[Row], seed: int, name: str) -> Rows:
@@ -50,13 +59,11 @@ def shuffled(rows: Sequence[Row], seed: int, name: str) -> Rows:
     return lambda i: rows[order(i // len(rows))[i % len(rows)]]
 
 
-def mixture(parts: Mapping[str, tuple[Rows, float]], seed: int = 0) -> Rows:
+def mixture(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
     """Rows drawn from several sources by weight. Which source row i comes from depends on the seed and i alone."""
-    sources, weights = [rows for rows, _ in parts.values()], [weight for _, weight in parts.values()]
+    sources, weights = [rows for rows, _ in parts], [weight for _, weight in parts]
     if not sources or min(weights) < 0 or sum(weights) <= 0:
-        raise DataError(
-            f"a mixture needs weights of 0 or more that do not sum to 0, not {dict(zip(parts, weights, strict=True))}"
-        )
+        raise DataError(f"a mixture needs weights of 0 or more that do not sum to 0, not {weights}")
     edges = [edge / sum(weights) for edge in accumulate(weights)]
 
     def row(i: int) -> Row:
