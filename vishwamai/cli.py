@@ -260,12 +260,14 @@ def train(args: argparse.Namespace) -> None:
     """`vishwamai train`: a run of the trainer, or what it would be; the model ends in the run's folder, as `model`."""
     from vishwamai import config
     from vishwamai.api import VishwamAI
+    from vishwamai.parallel import hosts
     from vishwamai.training import trainer
     from vishwamai.training.config import RunConfig
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
     if args.explain:
         return print(config.explain(run, sources))
+    hosts.initialize()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
     result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
     VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")

@@ -75,6 +75,14 @@ def test_a_corpus_tokenises_by_pieces_and_keeps_its_tokenizer(tmp_path):
     assert len(tokens) == len(weights) and tokens[-1] == made.eos_token_id and weights[0] == 0.0
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
+    data = corpus.Data(sources=(corpus.Source(kind="generated", name="game24"),), tokenizer="bytes")
+    size = len(corpus.tokenizer(data, 1000, tmp_path))
+    assert len(corpus.tokenizer(data, size, tmp_path)) == size
+    with pytest.raises(ConfigError, match=f"has {size} tokens and the model has a place for {size - 1}"):
+        corpus.tokenizer(data, size - 1, tmp_path)
+
+
 def test_a_source_of_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="generated, text, jsonl"):
         corpus.Source(kind="parquet", name="x")

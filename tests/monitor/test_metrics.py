@@ -16,6 +16,15 @@ def test_lines_come_back_and_a_torn_last_line_is_left_out(tmp_path):
     assert picture(lines, tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_run_that_goes_on_takes_back_what_it_makes_again(tmp_path):
+    for after, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        log = Metrics(jsonl(tmp_path / "m.jsonl", after=after))
+        for step in steps:
+            log.log(step, {"loss": float(after)})
+    lines = read(tmp_path / "m.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.0), (2, 0.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+
+
 def test_a_failing_sink_is_dropped_and_the_others_go_on():
     got = []
 

@@ -10,7 +10,7 @@ import pytest
 
 from vishwamai import config
 from vishwamai.checkpoint import Checkpoints
-from vishwamai.errors import CheckpointError, ConfigError
+from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.monitor.metrics import read
 from vishwamai.training.config import RunConfig
 from vishwamai.training.trainer import train
@@ -76,10 +76,35 @@ def test_contradictions_in_a_run_are_refused():
     file = config.load_json("configs/train/smoke.json")
     with pytest.raises(ConfigError, match="not a multiple of optimization.accumulate"):
         config.from_dict(RunConfig, {**file, "optimization": {"accumulate": 3}}, "x")
-    with pytest.raises(ConfigError, match="longer than model.max_length"):
+    with pytest.raises(ConfigError, match="4096 tokens is longer than model.max_length 256"):
         config.from_dict(RunConfig, {**file, "training": {**file["training"], "length": 4096}}, "x")
+    budget = {**file["training"], "token_budget": 128 * 9, "lengths": [128]}
+    with pytest.raises(ConfigError, match="training.token_budget // 128 is 9, which is not a multiple"):
+        config.from_dict(RunConfig, {**file, "training": budget, "optimization": {"accumulate": 2}}, "x")
+    unused = {**file["training"], "length": 256, "lengths": [512]}
+    assert config.from_dict(RunConfig, {**file, "training": unused}, "x").training.length == 256
     with pytest.raises(ConfigError, match="float31"):
         config.from_dict(RunConfig, {**file, "optimization": {"precision": "float31"}}, "x")
+
+
+def test_a_run_that_learns_from_nothing_ends(tmp_path):
+    with pytest.raises(DataError, match="none of the first 6 batches"):
+        train(tiny(z_loss=1e38), tmp_path, show=False)
+
+
+def test_folders_and_limits_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be made"):
+        train(tiny(), tmp_path / "file" / "run", show=False)
+    with pytest.raises(ConfigError, match="max_seconds is -5"):
+        train(tiny(), tmp_path, show=False, max_seconds=-5)
+
+
+def test_evaluation_on_rows_held_out_of_a_file(tmp_path):
+    (tmp_path / "rows.txt").write_text("\n\n".join(f"the row of number {i}" for i in range(60)))
+    sources = [{"kind": "text", "name": str(tmp_path / "rows.txt"), "held_out": 0.2}]
+    train(tiny(data={"sources": sources, "tokenizer": "bytes"}), tmp_path / "run", show=False)
+    assert "eval_loss" in read(tmp_path / "run" / "metrics.jsonl")[-1]
 
 
 def test_a_budget_run_compiles_each_length_and_ends(tmp_path):

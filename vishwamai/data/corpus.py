@@ -69,7 +69,20 @@ def _source_rows(source: Source, seed: int, split: str) -> sources.Rows:
 
 
 def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
-    """The run's tokenizer; one that is trained is kept in `folder` and found there again."""
+    """The run's tokenizer, of at most `vocab_size` tokens; one that is trained is kept in `folder` and found there.
+
+    Raises `ConfigError` where it has more tokens than the model has a place for.
+    """
+    found = _tokenizer(data, vocab_size, folder)
+    if len(found) > vocab_size:
+        raise ConfigError(
+            f"the tokenizer {data.tokenizer!r} has {len(found)} tokens and the model has a place for {vocab_size}; "
+            "make model.vocab_size that large"
+        )
+    return found
+
+
+def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
     if data.tokenizer == "bytes":
         return VishwamAITokenizer.bytes()
     if data.tokenizer != "train":

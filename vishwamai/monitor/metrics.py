@@ -32,10 +32,18 @@ class Metrics:
                 warnings.warn(f"metrics go on without a sink that failed: {e}", RuntimeWarning, stacklevel=2)
 
 
-def jsonl(path: str | Path) -> Sink:
-    """Appends one line `{"step": …, "time": …, …}` a step."""
+def jsonl(path: str | Path, *, after: int = 0) -> Sink:
+    """Appends one line `{"step": …, "time": …, …}` a step.
+
+    A run that goes on `after` a step takes back what was noted beyond it: those steps are made again.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        kept = [line for line in read(path) if line["step"] <= after]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
 
     def sink(step: int, numbers: Numbers) -> None:
         with path.open("a", encoding="utf-8") as file:

@@ -42,9 +42,16 @@ class Training:
     z_loss: float = 0.0
 
     def __post_init__(self):
-        for name in ("steps", "batch", "length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, least in (("steps", 1), ("batch", 1), ("length", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be {least} or more")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(lines, tokens in a line) of every batch that may occur, by the field that says so."""
+        if self.token_budget is None:
+            return {"training.batch": (self.batch, self.length)}
+        return {f"training.token_budget // {n}": (self.token_budget // n, n) for n in self.lengths}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,11 +112,12 @@ class RunConfig:
     logging: Logging = Logging()
 
     def __post_init__(self):
-        lines, parts = self.training.batch, self.optimization.accumulate
-        if lines % parts:
-            raise ConfigError(f"training.batch {lines} is not a multiple of optimization.accumulate {parts}")
-        if max(self.training.length, *self.training.lengths) > self.model.max_length:
-            raise ConfigError(f"training.length is longer than model.max_length {self.model.max_length}")
+        parts, longest = self.optimization.accumulate, self.model.max_length
+        for field, (lines, length) in self.training.shapes.items():
+            if lines % parts:
+                raise ConfigError(f"{field} is {lines}, which is not a multiple of optimization.accumulate {parts}")
+            if length > longest:
+                raise ConfigError(f"a row of {length} tokens is longer than model.max_length {longest}")
 
     @property
     def step(self) -> StepConfig:

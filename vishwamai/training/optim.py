@@ -38,9 +38,12 @@ class Optimizer:
         for name in ("learning_rate", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("beta1", "beta2", "final_fraction", "decay_fraction"):
+        for name in ("final_fraction", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, and less than 1")
         if self.warmup_steps < 0 or not self.weight_decay >= 0:
             raise ConfigError("warmup_steps and weight_decay must be 0 or more")
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from vishwamai.checkpoint import Checkpoints
 from vishwamai.data import corpus
-from vishwamai.data.loader import BudgetBatches, PackedBatches, Samples, own_lines, prefetch
-from vishwamai.data.packing import Batch
+from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
+from vishwamai.data.packing import Batch, Samples
+from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.models import cost
 from vishwamai.monitor.metrics import Metrics, Sink, Terminal, jsonl, picture, read, utilisation
 from vishwamai.parallel import hosts
@@ -26,6 +27,8 @@ from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.training.config import RunConfig
 from vishwamai.training.step import compiled_step, evaluate_sums, init_state
+
+HOPELESS = 10  # batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +54,11 @@ def train(
 
     Writes `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM, Ctrl-C and `max_seconds` end the
     run after the step at hand with a checkpoint, and the same call goes on. Raises `CheckpointError`, `DataError` or
-    `ConfigError`.
+    `ConfigError`; a run of which no batch gives a finite loss ends with a `DataError`.
     """
-    folder, begun = Path(folder), time.monotonic()
+    folder, begun = _made(Path(folder)), time.monotonic()
+    if max_seconds is not None and not max_seconds >= 0:
+        raise ConfigError(f"max_seconds is {max_seconds}; it must be 0 or more")
     sharding = _sharding(run)
     tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
     batches = _batches(run, corpus.samples(run.training.data, tokenizer))
@@ -68,7 +73,8 @@ def train(
     late = None if max_seconds is None else begun + max_seconds
     terminal = Terminal(run.training.steps, first) if show and hosts.is_first() else nullcontext()
     with terminal as bar, _stop_signals() as stop:
-        log = Metrics(*([jsonl(folder / "metrics.jsonl")] if hosts.is_first() else []), *([bar] if bar else []), *sinks)
+        file = [jsonl(folder / "metrics.jsonl", after=first)] if hosts.is_first() else []
+        log = Metrics(*file, *([bar] if bar else []), *sinks)
         loop = _Loop(run, sharding, log, saved, _evaluation(run, tokenizer, sharding))
         state = loop.go(state, batches, first, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
     saved.close()
@@ -90,7 +96,7 @@ class _Loop:
         """The state after the last step that was taken; it has been saved."""
         run, steps = self.run, self.run.training.steps
         step = compiled_step(run.model, run.training.optimizer, run.step, steps, self.sharding)
-        pace, number, position = _Pace(run), first, batches.state
+        pace, number, position = _Pace(run, self.sharding), first, batches.state
         for batch, after in prefetch(batches):
             if number >= steps or stopping():
                 break
@@ -99,6 +105,7 @@ class _Loop:
             pace.add(batch)
             if number % run.logging.log_every == 0 or number == steps or number == first + 1:
                 self.log.log(number, {**_floats(numbers), **pace.read()})
+                _check_finite(number, int(numbers["skipped"]), steps)
             evaluated = {}
             if number % run.logging.eval_every == 0 or number == steps:
                 evaluated = self.evaluate(state.weights)
@@ -115,8 +122,9 @@ class _Loop:
 class _Pace:
     """Tokens a second and utilisation since it was last read; the first step, which compiles, does not count."""
 
-    def __init__(self, run: RunConfig):
-        self._run, self._began, self._tokens, self._flops, self._seen = run, time.monotonic(), 0, 0, 0
+    def __init__(self, run: RunConfig, sharding: Sharding):
+        self._run, self._n_devices = run, 1 if sharding.mesh is None else sharding.mesh.size
+        self._began, self._tokens, self._flops, self._seen = time.monotonic(), 0, 0, 0
 
     def add(self, batch: Batch) -> None:
         lines, length = batch.tokens.shape
@@ -135,7 +143,7 @@ class _Pace:
             return {"compile_seconds": round(seconds, 3)}
         found = {"tokens_per_second": round(tokens / seconds, 1)}
         if self._run.logging.peak_flops is not None:
-            peak = self._run.logging.peak_flops * jax.device_count()
+            peak = self._run.logging.peak_flops * self._n_devices
             found["mfu_6nd"] = utilisation(cost.six_n_flops(self._run.model, tokens), seconds, peak)
             found["mfu_matmul"] = utilisation(flops, seconds, peak)
         return found
@@ -148,6 +156,23 @@ def place(batch: Batch, sharding: Sharding) -> Batch:
     mine, layout = own_lines(batch), sharding.named("batch", "seq", shape=batch.tokens.shape)
     pairs = zip(mine, batch, strict=True)
     return Batch(*(jax.make_array_from_process_local_data(layout, own, whole.shape) for own, whole in pairs))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"{folder}: the run's folder cannot be made ({e.strerror}); choose another") from None
+    return folder
+
+
+def _check_finite(step: int, skipped: int, steps: int) -> None:
+    """A run that has not learnt from any batch so far will not begin to."""
+    if skipped == step >= min(steps, HOPELESS):
+        raise DataError(
+            f"none of the first {step} batches gave a finite loss and gradient, so nothing was learnt; "
+            "look at the data, the learning rate and the precision"
+        )
 
 
 def _sharding(run: RunConfig) -> Sharding:
@@ -164,7 +189,7 @@ def _batches(run: RunConfig, samples: Samples):
 
 def _evaluation(run: RunConfig, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
     """weights -> loss and accuracy on the first batches of the held-out split, always the same ones."""
-    if not any(s.kind == "generated" for s in run.training.data.sources) or not run.logging.eval_batches:
+    if not any(s.has_held_out for s in run.training.data.sources) or not run.logging.eval_batches:
         return lambda weights: {}
     samples = corpus.samples(run.training.data, tokenizer, "held_out")
     source = PackedBatches(samples, batch=run.training.batch, length=run.training.length)
