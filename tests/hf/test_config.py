@@ -287,11 +287,22 @@ def test_the_text_model_of_gemma3_is_written_as_such(read, tmp_path):
     assert (again.model_type, again.model, again.generation) == ("gemma3_text", found.model, found.generation)
 
 
-def test_a_model_of_no_family_is_refused_with_what_each_lacks():
+def test_a_model_of_no_family_is_written_as_our_own_and_told_what_each_lacks(tmp_path):
     sizes = {"vocab_size": 8, "d_model": 8, "d_ff": 8, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4}
     model = ModelConfig(**sizes, stacks=stacks_of((Layer(window=3), Layer())), attn_softcap=2.0)
-    with pytest.raises(ConfigError, match=r"llama \(attn_softcap, layers\).*gemma2 \(.*norm_offset.*\)"):
-        export.family_for(model)
+    with pytest.warns(UserWarning, match=r"llama \(attn_softcap, layers\).*gemma2 \(.*norm_offset.*\)"):
+        assert export.family_for(model) == "vishwamai"
+    export.write(tmp_path, model, "vishwamai", config.Generation(eos_ids=(3,)), "float32")
+    found = config.read(tmp_path)
+    assert (found.model_type, found.model, found.generation.eos_ids) == ("vishwamai", model, (3,))
+    assert export.family_for(model, "vishwamai") == "vishwamai"
+
+
+def test_our_own_configuration_is_read_strictly(read):
+    with pytest.raises(ConfigError, match="config.json: model.*vocab_size"):
+        read({"model_type": "vishwamai"})
+    with pytest.raises(ConfigError, match="n_layers"):
+        read({"model_type": "vishwamai", "model": {"vocab_size": 8, "n_layers": 2}})
 
 
 def test_a_preferred_family_is_used_or_refused(read):

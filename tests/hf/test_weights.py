@@ -36,6 +36,16 @@ MODELS = {
         attn_scale=0.25,
         stacks=stacks_of((SLIDING, SLIDING, Layer()) * 2 + (SLIDING,)),
     ),
+    "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
+        **SIZES,
+        **MOE,
+        stacks=stacks_of((SLIDING, Layer(moe=True)) * 2),
+        qk_norm=True,
+        post_norms=True,
+        attn_bias=True,
+        o_bias=True,
+        mlp_bias=True,
+    ),
 }
 EIGHT = {
     "llama": {"fsdp": 2, "tensor": 4},
@@ -54,7 +64,7 @@ def saved(tmp_path_factory):
             specs, folder = transformer.specs(MODELS[name]), tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), specs)
-            weights.save(folder, w, MODELS[name])
+            weights.save(folder, w, MODELS[name], model_type="vishwamai" if name == "vishwamai" else None)
             made[name] = w, folder
         return made[name]
 
@@ -213,10 +223,11 @@ def test_a_configuration_of_absurd_size_meets_the_file_before_memory(folder):
         load(folder)
 
 
-def test_a_model_that_no_family_expresses_is_refused_with_what_does_not_fit(saved, tmp_path):
+def test_a_family_that_does_not_express_the_model_is_refused_before_anything_is_written(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], o_bias=False, final_softcap=3.0)
     with pytest.raises(ConfigError, match=r"llama \(final_softcap, o_bias\)"):
-        weights.save(tmp_path / "x", saved("llama")[0], cfg)
+        weights.save(tmp_path / "x", saved("llama")[0], cfg, model_type="llama")
+    assert not (tmp_path / "x").exists()
 
 
 def test_weights_of_another_model_are_not_saved(saved, tmp_path):

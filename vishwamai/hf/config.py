@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vishwamai.config import load_json
+from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import checked
-from vishwamai.hf.names import family_of
+from vishwamai.hf.names import OWN, family_of
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 
 SWITCHES: dict[str, dict[str, Any]] = {  # what holds for every model of a family
@@ -73,6 +73,8 @@ def read(folder: Path) -> Pretrained:
 def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     """The model that the object of a config.json describes."""
     model_type = data["model_type"]
+    if model_type == OWN:
+        return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     a = checked(data, model_type, where)
     if model_type == "gemma3":
         tied = {} if "tie_word_embeddings" not in data else {"tie_word_embeddings": data["tie_word_embeddings"]}

@@ -1,18 +1,21 @@
 """Writes config.json and generation_config.json for a model, in the dialect of transformers 5.
 
 A family is chosen by trial: a model is written as each family in turn and read back, and the first that gives the same
-model is the one. So what is written is what was meant, or it is refused. It knows no weights.
+model is the one. So what is written is what was meant. A model that none expresses is written as VishwamAI's own, which
+transformers does not load. It knows no weights.
 """
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
+from vishwamai.config import to_dict
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.config import SWITCHES, Generation, model_config
-from vishwamai.hf.names import FAMILIES
+from vishwamai.hf.names import FAMILIES, OWN
 from vishwamai.hf.safetensors import write_whole
 from vishwamai.models.config import ModelConfig, Rope
 
@@ -20,19 +23,25 @@ from vishwamai.models.config import ModelConfig, Rope
 def family_for(cfg: ModelConfig, preferred: str | None = None) -> str:
     """The model type to write a model as: the preferred one, or the first family that expresses it.
 
-    A `gemma3` of text and images is written as its text model. Raises `ConfigError` with what does not fit.
+    A `gemma3` of text and images is written as its text model. Where no family expresses the model it is `vishwamai`,
+    with a warning that says what does not fit; a preferred one that does not is a `ConfigError`.
     """
     preferred = "gemma3_text" if preferred == "gemma3" else preferred
-    if preferred is not None and preferred not in SWITCHES:
-        raise ConfigError(f"model type {preferred!r} is not written; use {', '.join(SWITCHES)}")
+    if preferred is not None and preferred not in (*SWITCHES, OWN):
+        raise ConfigError(f"model type {preferred!r} is not written; use {', '.join((*SWITCHES, OWN))}")
     obstacles = []
     for model_type in SWITCHES if preferred is None else (preferred,):
         lacking = differences(cfg, model_type)
         if not lacking:
             return model_type
         obstacles.append(f"{model_type} ({', '.join(lacking)})")
-    what = "no family of checkpoints expresses this model" if preferred is None else "the model cannot be written"
-    raise ConfigError(f"{what}; what does not fit: {'; '.join(obstacles)}")
+    what = f"what does not fit: {'; '.join(obstacles)}"
+    if preferred is not None:
+        raise ConfigError(f"the model cannot be written; {what}")
+    warnings.warn(
+        f"no family of transformers expresses this model, so only VishwamAI will load it; {what}", stacklevel=2
+    )
+    return OWN
 
 
 def differences(cfg: ModelConfig, model_type: str) -> list[str]:
@@ -47,9 +56,10 @@ def differences(cfg: ModelConfig, model_type: str) -> list[str]:
 
 def describe(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
     """The object of config.json for a model of a family, without what concerns generation."""
-    data = {
-        "architectures": [FAMILIES[model_type].architecture],
-        "model_type": model_type,
+    kind = {"architectures": [FAMILIES[model_type].architecture], "model_type": model_type}
+    if model_type == OWN:
+        return kind | {"model": to_dict(cfg)}
+    data = kind | {
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.d_model,
         "intermediate_size": cfg.d_expert if model_type == "mixtral" else cfg.d_ff,

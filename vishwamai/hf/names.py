@@ -81,6 +81,9 @@ MIXTRAL_EXPERTS = {
 }
 PLAIN = ATTENTION | DENSE
 GEMMA = PLAIN | SANDWICH
+OWN = "vishwamai"  # a model that no published family expresses: our own configuration and our own paths
+OWN_LAYER = {path: f"layers.{{layer}}.{path}" for path in GEMMA}
+OWN_EXPERTS = {path: f"layers.{{layer}}.{path}" + ".{expert}" * (path != "ffn.router") for path in QWEN_EXPERTS}
 
 
 def _inside(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
@@ -116,6 +119,13 @@ FAMILIES = {
             whole=_inside("language_model.", WHOLE),
             layer=_inside("language_model.", GEMMA),
             ignored=r"vision_tower\..*|multi_modal_projector\..*",
+        ),
+        Family(
+            model_type=OWN,
+            architecture="VishwamAI",
+            whole={path: path for path in WHOLE},
+            layer=OWN_LAYER,
+            moe=OWN_EXPERTS,
         ),
     )
 }
