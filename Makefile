@@ -19,7 +19,7 @@ demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/$(PYTEST) tests -m "not parity and not tpu_aot and not docs"
+	$(BIN)/$(PYTEST) -n 2 --dist loadfile tests -m "not parity and not tpu_aot and not docs"
 
 parity: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) tests -m parity
