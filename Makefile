@@ -22,7 +22,7 @@ test: $(VENV)/ready
 	$(BIN)/$(PYTEST) -n 2 --dist loadfile tests -m "not parity and not tpu_aot and not docs"
 
 parity: $(VENV_PARITY)/ready
-	$(VENV_PARITY)/bin/$(PYTEST) tests -m parity
+	$(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests -m parity
 
 aot: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) -s tests -m tpu_aot
