@@ -1,0 +1,20 @@
+"""`vishwamai inspect`: counts from the configuration alone."""
+
+from vishwamai import VishwamAI
+from vishwamai.cli import main
+from vishwamai.models import cost
+
+from .conftest import refused
+
+
+def test_inspect_counts_without_weights(capsys, folder, tmp_path):
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert main(["inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    config = VishwamAI.from_pretrained(folder).config
+    assert f"{cost.parameters(config).total:,}" in out and f"{cost.parameters(config).active:,}" in out
+    assert "qwen3_moe" in out and "2 x (full experts)" in out
+
+
+def test_inspection_of_an_empty_cache(capsys, folder):
+    assert "1 or more" in refused(capsys, "inspect", str(folder), "--length", "0")
