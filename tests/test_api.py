@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import ConfigError, HubError, InputError, TokenizerError
@@ -206,6 +207,17 @@ def test_stop_texts(model):
     assert model.complete("abc", **given) == [want]
     chunks = list(model.stream("abc", **given))
     assert "".join(chunk.text for chunk in chunks) == want and chunks[-1].finish_reason == "stop"
+
+
+def test_a_stop_text_that_begins_with_the_space_of_the_first_new_word(model):
+    words = Tokenizer(models.WordLevel({f"▁w{i}": i for i in range(SIZES["vocab_size"])}, unk_token="▁w0"))
+    words.decoder = decoders.Metaspace()  # which drops a space where a text begins
+    spaced = VishwamAI(model.config, model.weights, tokenizer=VishwamAITokenizer(words))
+    free = spaced.generate([1, 2], max_new_tokens=4, return_dict=True)
+    stop = free.texts[0][: free.texts[0].index(" ", 1)]
+    got = spaced.generate([1, 2], max_new_tokens=4, stop=stop, return_dict=True)
+    assert stop.startswith(" w") and got.texts == [""] and got.finish_reasons == ["stop"]
+    assert got.sequences.tolist() == [free.sequences[0, :3].tolist()]
 
 
 # Streams, chats and scores

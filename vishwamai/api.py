@@ -206,7 +206,7 @@ class VishwamAI:
             sharding=self.sharding,
             compute=self.precision.compute,
             cache=self.precision.cache,
-            detokenize=None if self._tokenizer is None else self._detokenize,
+            text=None if self._tokenizer is None else self._text,
         )
 
     # Making text.
@@ -290,16 +290,18 @@ class VishwamAI:
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
         return self.generator.generate(self.weights, copies, self._params(rows, asked))
 
+    def _text(self, prompt: Sequence[int], stop: str | Sequence[str] = ()) -> Continuation:
+        """The text after a prompt, to come."""
+        return Continuation(self.tokenizer, prompt, [stop] if isinstance(stop, str) else stop)
+
     def _texts(self, rows: list[list[int]], made: Made, asked: Options) -> list[str]:
         """The new text of each row."""
-        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
         pairs = zip(copies, made.tokens, strict=True)
-        return [Continuation(self.tokenizer, row, stop).push(new, last=True) for row, new in pairs]
+        return [self._text(row, asked.stop).push(new, last=True) for row, new in pairs]
 
     def _chunks(self, chunks: Iterator[Any], row: list[int], asked: Options) -> Iterator[Chunk]:
-        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
-        text = None if self._tokenizer is None else Continuation(self.tokenizer, row, stop)
+        text = None if self._tokenizer is None else self._text(row, asked.stop)
         clock, part, made = Clock(self.generator.programs), "prefill", 0
         for chunk in chunks:
             clock.lap(part)
@@ -318,9 +320,6 @@ class VishwamAI:
         of_tokenizer = None if self._tokenizer is None else self.tokenizer.pad_token_id
         choices = (asked, self.generation.pad_id, of_tokenizer, next(iter(self._end_ids()), None))
         return next((choice for choice in choices if choice is not None), 0)
-
-    def _detokenize(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def _facts(tokenizer: VishwamAITokenizer | Path | None) -> Generation:
