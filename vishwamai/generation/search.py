@@ -46,7 +46,7 @@ def _checked_ends(job: Job, beams: BeamParams) -> np.ndarray:
         raise InputError("the rows have different end tokens; a beam search needs the same for all of its rows")
     if any(row.params.stop for row in job.rows):
         raise InputError("stop strings cannot end a beam; use stop_token_ids, or cut the text afterwards")
-    if any(row.params.logprobs for row in job.rows):
+    if any(row.params.logprobs is not None for row in job.rows):
         raise InputError("a beam search reports scores and no logprobs; leave logprobs out and score the texts after")
     if beams.sample and any(row.params.temperature == 0 for row in job.rows):
         raise InputError("beam sampling needs a temperature above 0; for plain beam search leave sampling off")
