@@ -1,6 +1,6 @@
 """`vishwamai inspect`: counts from the configuration alone."""
 
-from vishwamai import VishwamAI
+from vishwamai import VishwamAI, hub
 from vishwamai.cli import main
 from vishwamai.models import cost
 
@@ -14,6 +14,19 @@ def test_inspect_counts_without_weights(capsys, folder, tmp_path):
     config = VishwamAI.from_pretrained(folder).config
     assert f"{cost.parameters(config).total:,}" in out and f"{cost.parameters(config).active:,}" in out
     assert "qwen3_moe" in out and "2 x (full experts)" in out
+
+
+def test_inspect_fetches_the_configuration_alone(capsys, monkeypatch, folder):
+    asked = []
+
+    def download(repo, revision=None, *, part="model"):
+        asked.append((repo, part))
+        return folder
+
+    monkeypatch.setattr(hub, "download", download)
+    monkeypatch.setattr(hub, "find_cached", lambda *args, **options: None)
+    assert main(["inspect", "ours/tiny"]) == 0
+    assert asked == [("ours/tiny", "config")] and "ours/tiny" in capsys.readouterr().out
 
 
 def test_inspection_of_an_empty_cache(capsys, folder):

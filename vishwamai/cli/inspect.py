@@ -45,7 +45,7 @@ def _described(name: str) -> tuple[str, ModelConfig]:
 
     if name.endswith(".json"):
         return "a configuration", read_config(name)
-    found = read(resolve(name))
+    found = read(resolve(name, part="config"))
     return found.model_type, found.model
 
 

@@ -46,7 +46,7 @@ class VishwamAITokenizer:
         """The tokenizer of a model: a built-in name, a local folder, or a Hugging Face repository id."""
         from vishwamai.hub import resolve
 
-        return cls.from_folder(resolve(str(name), revision=revision, weights=False))
+        return cls.from_folder(resolve(str(name), revision=revision, part="tokenizer"))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
