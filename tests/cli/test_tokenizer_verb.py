@@ -19,6 +19,12 @@ def test_tokenizer_trains_encodes_and_decodes(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().out == "the cat 🙂\n"
 
 
+def test_a_target_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
+    for target in (tmp_path / "a.txt", tmp_path / "a.txt" / "x"):
+        assert str(target) in refused(capsys, "tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(target))
+
+
 def test_a_file_that_is_not_utf8(capsys, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xfe\xff")
     sentence = refused(capsys, "tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t"))
