@@ -42,6 +42,23 @@ def test_a_tensor_of_the_wrong_shape(capsys, damaged):
     assert "model.embed_tokens.weight" in sentence and "[16, 263]" in sentence and "[263, 16]" in sentence
 
 
+@pytest.mark.parametrize("verb", [["generate", "-"], ["tokenizer", "encode", "-"], ["tokenizer", "decode", "-"]])
+def test_a_closed_input(capsys, monkeypatch, folder, verb):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "standard input is closed" in refused(capsys, *verb, "-m", str(folder))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nouser-at-all/x"])
+def test_names_that_no_folder_can_have(capsys, name):
+    assert f"there is no folder {name}" in refused(capsys, "generate", "hi", "-m", name)
+
+
+def test_a_path_that_the_system_refuses(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(VishwamAI, "from_pretrained", lambda *args, **options: (tmp_path / "file" / "x").mkdir())
+    assert f"{tmp_path / 'file' / 'x'}: Not a directory; check the path" in refused(capsys, "generate", "hi")
+
+
 def test_an_unknown_architecture(capsys, damaged):
     model = damaged("config.json", config_with(model_type="parrot"))
     assert "parrot" in refused(capsys, "generate", "hi", "-m", model)

@@ -16,6 +16,13 @@ def test_generate_prints_the_completion(capsys, monkeypatch, folder):
     assert out == want + "\n" and err.startswith("8 tokens, ")
 
 
+def test_beams_have_stats_too(capsys, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, num_beams=2)[0]
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "--num-beams", "2", "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out == want + "\n" and err.startswith("8 tokens, ")
+
+
 def test_a_sampling_flag_samples(capsys, folder):
     want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
     assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0

@@ -1,6 +1,7 @@
 """`vishwamai train`: the configuration that the trainer gets, and the model that is left."""
 
 import numpy as np
+import pytest
 
 from vishwamai import VishwamAI
 from vishwamai.cli import main
@@ -20,6 +21,12 @@ def test_train_explains_every_value(capsys):
 
 def test_train_refuses_what_it_does_not_know(capsys):
     assert "training.step=7" in refused(capsys, "train", CONFIG, "training.step=7")
+
+
+@pytest.mark.parametrize("name", ["file", "file/x"])
+def test_a_run_that_cannot_be_kept(capsys, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / name) in refused(capsys, "train", CONFIG, "-o", str(tmp_path / name))
 
 
 def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):

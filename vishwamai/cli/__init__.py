@@ -26,19 +26,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         return 0
     except VishwamAIError as error:
-        print(f"vishwamai: error: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "vishwamai").startswith("vishwamai"):
             raise
-        print(f"vishwamai: error: the package {error.name} is missing; pip install 'vishwamai[train]'", file=sys.stderr)
-        return 2
+        return _refused(f"the package {error.name} is missing; pip install 'vishwamai[train]'")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has gone; Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a file where a folder should be
+        if error.filename is None:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}; check the path")
+
+
+def _refused(sentence: str) -> int:
+    print(f"vishwamai: error: {sentence}", file=sys.stderr)
+    return 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load, sampling
+from vishwamai.cli.texts import not_utf8, standard_input
+from vishwamai.errors import InputError, TokenizerError
 
 
 def add(verbs: Any) -> None:
@@ -20,31 +23,49 @@ def chat(args: argparse.Namespace) -> None:
     """`vishwamai chat`: a conversation in the terminal."""
     from rich.console import Console
 
-    console, model, options = Console(highlight=False), load(args), sampling(args)
+    options = _checked(sampling(args))
+    console, model = Console(highlight=False), load(args)
     first = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(first)
     while (said := _ask(console)) is not None:
         if said == "/reset":
             messages = list(first)
         elif said:
-            messages.append({"role": "user", "content": said})
-            messages.append({"role": "assistant", "content": _answer(console, model.stream(messages, **options))})
+            asked = [*messages, {"role": "user", "content": said}]
+            try:
+                chunks = model.stream(asked, **options)
+            except (InputError, TokenizerError) as error:
+                print(f"vishwamai: {error}; this message is left out, and /reset begins anew", file=sys.stderr)
+                continue
+            messages = [*asked, {"role": "assistant", "content": _answer(console, chunks)}]
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """The same options. A wrong one is refused before the first message: in a turn it would cost each message."""
+    from vishwamai.generation.options import options, params
+
+    params([[0]], options(given), {})
+    return given
 
 
 def _ask(console: Any) -> str | None:
     """What the user types; None where they end the conversation."""
+    standard_input()
     try:
         said = console.input("[bold cyan]you[/]: ").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise not_utf8("standard input", error) from None
     return None if said in ("/exit", "/quit") else said
 
 
 def _answer(console: Any, chunks: Any) -> str:
+    """The reply, printed as it comes and as it is: Rich would turn `:smile:` into a picture and wrap lines."""
     console.print("[bold green]model[/]:", end=" ")
     texts = []
     for chunk in chunks:
-        console.print(chunk.text, end="", markup=False)
+        print(chunk.text, end="", flush=True)
         texts.append(chunk.text)
-    console.print()
+    print(flush=True)
     return "".join(texts)

@@ -26,10 +26,13 @@ def generate(args: argparse.Namespace) -> None:
     prompt, options = read_text(args.prompt), sampling(args)
     if args.max_length is not None:
         options["max_length"] = args.max_length
-    model = load(args)
-    if args.num_beams != 1:
-        return print(model.complete(prompt, num_beams=args.num_beams, **options)[0])
-    stats = _stream(model.stream(prompt, **options))
+    model: Any = load(args)
+    if args.num_beams == 1:
+        stats = _stream(model.stream(prompt, **options))
+    else:
+        made = model.generate([prompt], num_beams=args.num_beams, return_dict=True, **options)
+        stats = made.stats
+        print(made.texts[0])
     if args.stats:
         pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
         print(f"{pace}; {stats.compiles} programs compiled in {stats.compile_seconds:.1f} s", file=sys.stderr)
