@@ -16,6 +16,13 @@ def test_inspect_counts_without_weights(capsys, folder, tmp_path):
     assert "qwen3_moe" in out and "2 x (full experts)" in out
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(capsys, monkeypatch, folder, tmp_path):
+    (tmp_path / "[red]").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "[red]"]) == 0
+    assert capsys.readouterr().out.startswith("[red]  qwen3_moe\n")
+
+
 def test_inspect_fetches_the_configuration_alone(capsys, monkeypatch, folder):
     asked = []
 

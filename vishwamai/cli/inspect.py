@@ -28,12 +28,13 @@ def add(verbs: Any) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """`vishwamai inspect`: switches, parameters and memory."""
     from rich.console import Console
+    from rich.markup import escape
 
     (family, cfg), console = _described(args.model), Console(highlight=False)
     length = cfg.max_length if args.length is None else args.length
     if args.batch < 1 or length < 1:
         raise InputError(f"a cache of {args.batch} rows of {length} positions: both must be 1 or more")
-    console.print(f"[bold]{args.model}[/]  {family}")
+    console.print(f"[bold]{escape(args.model)}[/]  {family}")
     console.print(_switches(cfg), _parameters(cfg), _memory(cfg, args.batch, length))
 
 
