@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import ConfigError, HubError, InputError, TokenizerError
@@ -139,6 +140,18 @@ def test_padding_at_either_side(model):
     assert model.generate(right, attention_mask=mask, max_new_tokens=3).tolist() == [[*short, PAD, PAD], long]
 
 
+def test_only_a_padding_token_that_somebody_names_is_padding(model):
+    bare, zeros = VishwamAI(model.config, model.weights), jnp.array([[0, 5, 6, 0]])
+    want = greedy(model, [0, 5, 6, 0], 2)
+    assert bare.generate(zeros, max_new_tokens=2, eos_token_id=[]).tolist() == [want]
+    assert bare.score(zeros)[0].tokens == [0, 5, 6, 0]
+    stripped = bare.generate(zeros, max_new_tokens=2, pad_token_id=0)
+    assert stripped.tolist() == [[0, *greedy(model, [5, 6], 2)]]
+    declared = VishwamAI(model.config, model.weights, generation=Generation(pad_id=0))
+    assert declared.generate(zeros, max_new_tokens=2).tolist() == stripped.tolist()
+    assert declared.score(zeros)[0].tokens == [5, 6]
+
+
 def test_an_end_token_ends_a_row(model):
     free = greedy(model, list(b"abc"), 6)
     end = free[4]
@@ -169,6 +182,27 @@ def test_results_in_full(model):
     assert got.texts == model.complete(["abc", "d"], max_new_tokens=4)
 
 
+def test_the_likeliest_tokens_of_each_step(model):
+    got = model.generate(["abc", "d"], max_new_tokens=4, logprobs=3, return_dict=True)
+    for row, start, top in zip(got.sequences.tolist(), (3, 1), got.top_logprobs, strict=True):
+        exact = exact_logprobs(model, row[: start + 4])
+        want = [np.argsort(-exact[p - 1])[:3].tolist() for p in range(start, start + 4)]
+        assert [list(step) for step in top] == want
+        for step, p in zip(top, range(start, start + 4), strict=True):
+            np.testing.assert_allclose(list(step.values()), exact[p - 1, list(step)], atol=1e-4)
+    streamed = [step for chunk in model.stream("abc", max_new_tokens=4, logprobs=3) for step in chunk.top_logprobs]
+    assert [list(step) for step in streamed] == [list(step) for step in got.top_logprobs[0]]
+    assert model.generate("abc", max_new_tokens=4, return_dict=True).top_logprobs is None
+
+
+def test_logprobs_where_there_are_none_to_give(model):
+    for call in (model.generate, model.complete, model.generate_chat):
+        with pytest.raises(InputError, match="logprobs would do nothing here: call generate with return_dict=True"):
+            call("a", logprobs=3)
+    with pytest.raises(InputError, match="a beam search reports scores and no logprobs"):
+        model.generate("a", num_beams=2, logprobs=3, return_dict=True)
+
+
 def test_seeds(model):
     draw = {"do_sample": True, "temperature": 1.5, "max_new_tokens": 8}
     alone = model.complete("abc", **draw, seed=3)
@@ -178,6 +212,8 @@ def test_seeds(model):
     several = model.generate("abc", **draw, seed=3, num_return_sequences=3)
     assert len({tuple(row) for row in several.tolist()}) == 3
     assert several[0].tolist() == model.generate("abc", **draw, seed=3)[0].tolist()
+    assert model.complete("abc", **draw, seed=np.int64(3)) == alone
+    assert len({model.complete("abc", **draw, seed=None)[0] for _ in range(4)}) > 1
 
 
 def test_the_sampling_that_a_folder_recommends(model):
@@ -198,6 +234,13 @@ def test_beams(model):
     assert total >= sum(model.generate("abc", max_new_tokens=3, return_dict=True).logprobs[0]) - 1e-4
 
 
+def test_drawn_beams_have_a_seed_a_prompt(model):
+    draw = {"num_beams": 3, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "max_new_tokens": 3}
+    both = model.generate(["abc", "d"], **draw, seed=[3, 4], pad_token_id=0)
+    alone = model.generate("d", **draw, seed=4, pad_token_id=0)
+    assert [row[:4] for row in both.tolist()[2:]] == alone.tolist()
+
+
 def test_stop_texts(model):
     whole = model.complete("abc", max_new_tokens=12, seed=5, do_sample=True)[0]
     stop = whole[3:5]
@@ -206,6 +249,17 @@ def test_stop_texts(model):
     assert model.complete("abc", **given) == [want]
     chunks = list(model.stream("abc", **given))
     assert "".join(chunk.text for chunk in chunks) == want and chunks[-1].finish_reason == "stop"
+
+
+def test_a_stop_text_that_begins_with_the_space_of_the_first_new_word(model):
+    words = Tokenizer(models.WordLevel({f"▁w{i}": i for i in range(SIZES["vocab_size"])}, unk_token="▁w0"))
+    words.decoder = decoders.Metaspace()  # which drops a space where a text begins
+    spaced = VishwamAI(model.config, model.weights, tokenizer=VishwamAITokenizer(words))
+    free = spaced.generate([1, 2], max_new_tokens=4, return_dict=True)
+    stop = free.texts[0][: free.texts[0].index(" ", 1)]
+    got = spaced.generate([1, 2], max_new_tokens=4, stop=stop, return_dict=True)
+    assert stop.startswith(" w") and got.texts == [""] and got.finish_reasons == ["stop"]
+    assert got.sequences.tolist() == [free.sequences[0, :3].tolist()]
 
 
 # Streams, chats and scores
@@ -262,6 +316,9 @@ def test_scores(model):
         ("a", {"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences=3"),
         ("a", {"length_penalty": 2.0}, "num_beams is 1"),
         ("a", {"seed": [1, 2]}, "2 entries for 1 rows"),
+        ([1, [2]], {}, "prompt 0"),
+        ([[1, 2], [3]], {"attention_mask": [[1, 1], [1]]}, "leave it out, or pad the rows"),
+        ("a", {"early_stopping": 1, "num_beams": 2}, 'early_stopping is 1; it must be True, False or "never"'),
         ("", {}, "empty"),
         ([], {}, "give a text"),
         (None, {}, "give a text"),

@@ -83,9 +83,18 @@ def test_a_snapshot_without_all_of_its_weights_is_not_used(cached):
 
 def test_a_tokenizer_needs_no_weights(cached):
     snapshot = cached(files=("config.json", "tokenizer.json"))
-    assert hub.resolve("ours/tiny", weights=False) == snapshot
+    assert hub.resolve("ours/tiny", part="tokenizer") == hub.resolve("ours/tiny", part="config") == snapshot
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         hub.resolve("ours/tiny")
+
+
+def test_a_part_that_the_cache_lacks_is_not_there(cached):
+    snapshot = cached(files=("tokenizer.json",))
+    assert hub.find_cached("ours/tiny", part="tokenizer") == snapshot
+    assert hub.find_cached("ours/tiny", part="config") is None
+    (snapshot / "tokenizer.json").rename(snapshot / "config.json")
+    assert hub.find_cached("ours/tiny", part="tokenizer") is None
+    assert hub.find_cached("ours/tiny", part="config") == snapshot
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,9 @@ def test_a_tokenizer_needs_no_weights(cached):
         ("a/../b", "there is no folder"),
         ("", "the name of a model is empty"),
         ("x\0y", "there is no folder"),
+        ("x" * 300, "there is no folder xxx"),
+        ("a/" + "x" * 300, "there is no folder a/xxx"),
+        ("~nouser-at-all/x", "there is no folder ~nouser-at-all/x"),
         ("ours/tiny", r"ours/tiny is not on this machine and HF_HUB_OFFLINE is set \(tried: a local folder.*the cache"),
     ],
 )
@@ -215,8 +227,9 @@ def resolve_elsewhere(name, server, home, **options):
 
 def test_a_repository_is_downloaded_into_the_cache_without_its_code(fake_hub, tmp_path):
     home = tmp_path / "other"
+    assert os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, part="config")) == ["config.json"]
     wanted = {"config.json", "tokenizer.json", "chat_template.jinja"}
-    assert set(os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, weights=False))) == wanted
+    assert set(os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, part="tokenizer"))) == wanted
     folder = resolve_elsewhere("ours/tiny", fake_hub, home)
     wanted.add("model.safetensors")
     assert set(os.listdir(folder)) == wanted

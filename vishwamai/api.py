@@ -47,7 +47,8 @@ class Generated:
 
     `logprobs` are those of the new tokens under the model's own distribution, in nats; `finish_reasons` are "stop" or
     "length"; `texts` hold the new text without special tokens and stop texts, None for a model without a tokenizer.
-    Beams have `scores` and no logprobs.
+    Beams have `scores` and no logprobs. Where `logprobs` were asked for, `top_logprobs` hold the likeliest tokens of
+    each step, {id: logprob}, the likeliest first.
     """
 
     sequences: jax.Array  # [B, T] int32
@@ -56,17 +57,22 @@ class Generated:
     texts: list[str] | None
     stats: Stats
     scores: list[float] | None = None
+    top_logprobs: list[list[dict[int, float]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What `stream` yields: text that is complete, the new tokens and their logprobs; at the end reason and stats."""
+    """What `stream` yields: text that is complete, the new tokens and their logprobs; at the end reason and stats.
+
+    `top_logprobs` are as in `Generated`, for these tokens.
+    """
 
     text: str
     tokens: list[int]
     logprobs: list[float]
     finish_reason: str | None = None
     stats: Stats | None = None
+    top_logprobs: list[dict[int, float]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +212,7 @@ class VishwamAI:
             sharding=self.sharding,
             compute=self.precision.compute,
             cache=self.precision.cache,
-            detokenize=None if self._tokenizer is None else self._detokenize,
+            text=None if self._tokenizer is None else self._text,
         )
 
     # Making text.
@@ -217,12 +223,12 @@ class VishwamAI:
         """Continues prompts: int32 `[B, T]` with each prompt before its new tokens, padded at the right after its end.
 
         `input_ids` is a text, texts, ids, rows of ids, or an array `[T]` or `[B, T]`. An array's rows may be padded at
-        either side, as `attention_mask` (0: padding) or else the padding token says; padding at the left stays, so
-        that `outputs[:, T:]` is what is new. `given` are fields of `Options`. With `return_dict` a `Generated` comes
-        back. Raises `InputError`.
+        either side, as `attention_mask` (0: padding) or else the padding token says (`pad_token_id`, the model's or the
+        tokenizer's; without one, nothing is padding); padding at the left stays, so that `outputs[:, T:]` is what is
+        new. `given` are fields of `Options`. With `return_dict` a `Generated` comes back. Raises `InputError`.
         """
-        asked = options(given)
-        rows, gaps = self._rows(input_ids, attention_mask)
+        asked = options(given, reports=return_dict)
+        rows, gaps = self._rows(input_ids, attention_mask, asked.pad_token_id)
         made = self._generate(rows, asked)
         n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
         before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(n)]
@@ -231,7 +237,8 @@ class VishwamAI:
         if not return_dict:
             return sequences
         texts = None if self._tokenizer is None else self._texts(rows, made, asked)
-        return Generated(sequences, made.logprobs, made.finish_reasons, texts, made.stats, made.scores)
+        top = None if asked.logprobs is None else made.top_logprobs
+        return Generated(sequences, made.logprobs, made.finish_reasons, texts, made.stats, made.scores, top)
 
     def complete(self, texts: str | Sequence[str], **given: Any) -> list[str]:
         """What comes after each text, without special tokens and stop texts; `given` are fields of `Options`."""
@@ -244,11 +251,11 @@ class VishwamAI:
 
         The last chunk has the reason of the end and the stats. `given` are fields of `Options`; beams do not stream.
         """
-        asked = options(given)
+        asked = options(given, reports=True)
         if asked.num_beams > 1 or asked.num_return_sequences > 1:
             raise InputError("a stream has one row: num_beams and num_return_sequences must be 1")
         is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
-        rows = [encode_chat(self.tokenizer, prompt)] if is_chat else self._rows(prompt)[0]
+        rows = [encode_chat(self.tokenizer, prompt)] if is_chat else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
             raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
         chunks = self.generator.stream(self.weights, rows, self._params(rows, asked))
@@ -273,8 +280,8 @@ class VishwamAI:
 
     # What these share.
 
-    def _rows(self, prompts: Prompts, mask: Any = None) -> tuple[list[list[int]], list[int]]:
-        pad_id = self._pad_id()
+    def _rows(self, prompts: Prompts, mask: Any = None, pad_id: int | None = None) -> tuple[list[list[int]], list[int]]:
+        pad_id = self._padding(pad_id)
         return rows_of(prompts, self._encode, mask=mask, pad_id=None if pad_id in self._end_ids() else pad_id)
 
     def _encode(self, text: str) -> list[int]:
@@ -285,42 +292,46 @@ class VishwamAI:
 
     def _generate(self, rows: list[list[int]], asked: Options) -> Made:
         if asked.num_beams > 1:
-            once = dataclasses.replace(asked, num_return_sequences=1)
-            return self.generator.search(self.weights, rows, beams(asked), self._params(rows, once))
+            return self.generator.search(self.weights, rows, beams(asked), self._params(rows, asked))
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
         return self.generator.generate(self.weights, copies, self._params(rows, asked))
 
+    def _text(self, prompt: Sequence[int], stop: str | Sequence[str] = ()) -> Continuation:
+        """The text after a prompt, to come."""
+        return Continuation(self.tokenizer, prompt, [stop] if isinstance(stop, str) else stop)
+
     def _texts(self, rows: list[list[int]], made: Made, asked: Options) -> list[str]:
         """The new text of each row."""
-        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
         pairs = zip(copies, made.tokens, strict=True)
-        return [Continuation(self.tokenizer, row, stop).push(new, last=True) for row, new in pairs]
+        return [self._text(row, asked.stop).push(new, last=True) for row, new in pairs]
 
     def _chunks(self, chunks: Iterator[Any], row: list[int], asked: Options) -> Iterator[Chunk]:
-        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
-        text = None if self._tokenizer is None else Continuation(self.tokenizer, row, stop)
+        text = None if self._tokenizer is None else self._text(row, asked.stop)
         clock, part, made = Clock(self.generator.programs), "prefill", 0
         for chunk in chunks:
             clock.lap(part)
             part, made, last = "decode", made + len(chunk.tokens), chunk.finish_reason is not None
             new = "" if text is None else text.push(chunk.tokens, last=last)
             stats = clock.stats(len(row), made) if last else None
-            yield Chunk(new, chunk.tokens, chunk.logprobs, chunk.finish_reason, stats)
+            top = None if asked.logprobs is None else chunk.top_logprobs
+            yield Chunk(new, chunk.tokens, chunk.logprobs, chunk.finish_reason, stats, top)
             clock.lap(None)
 
     def _end_ids(self) -> tuple[int, ...]:
         known = self.generation.eos_ids
         return known or (() if self._tokenizer is None else tuple(self.tokenizer.eos_token_ids))
 
-    def _pad_id(self, asked: int | None = None) -> int:
-        """The id that fills rows up: the one asked for, the model's, the tokenizer's, an end token's, or 0."""
+    def _padding(self, asked: int | None = None) -> int | None:
+        """The padding token: the one asked for, the model's or the tokenizer's; None where nobody names one."""
         of_tokenizer = None if self._tokenizer is None else self.tokenizer.pad_token_id
-        choices = (asked, self.generation.pad_id, of_tokenizer, next(iter(self._end_ids()), None))
-        return next((choice for choice in choices if choice is not None), 0)
+        choices = (asked, self.generation.pad_id, of_tokenizer)
+        return next((choice for choice in choices if choice is not None), None)
 
-    def _detokenize(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+    def _pad_id(self, asked: int | None = None) -> int:
+        """The id that fills rows up: the padding token, else an end token, else 0."""
+        padding = self._padding(asked)
+        return next(iter(self._end_ids()), 0) if padding is None else padding
 
 
 def _facts(tokenizer: VishwamAITokenizer | Path | None) -> Generation:

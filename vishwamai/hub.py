@@ -9,12 +9,17 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Literal
 
 from vishwamai.errors import HubError
 
 BUILT_IN = {"vishwamai/base": Path(__file__).parent / "assets" / "base"}
-WANTED = ("*.json", "*.model", "*.jinja")
-WEIGHTS = "*.safetensors"
+Part = Literal["model", "tokenizer", "config"]
+WANTED: dict[Part, tuple[str, ...]] = {  # what is fetched
+    "model": ("*.json", "*.model", "*.jinja", "*.safetensors"),
+    "tokenizer": ("*.json", "*.model", "*.jinja"),
+    "config": ("config.json", "generation_config.json"),
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 UNWANTED = ("consolidated*", "original/*", "onnx/*", "openvino/*", "*/*.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -24,30 +29,31 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve(name: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
+def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: Part = "model") -> Path:
     """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
 
-    With `weights=False` a folder with a tokenizer will do, and no weights are downloaded. HF_HOME, HF_HUB_CACHE,
-    HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
+    Of a repository a `part` will do: for "tokenizer" no weights are downloaded, for "config" nothing but the
+    configuration. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what
+    was tried.
     """
     text = os.fspath(name)
     if text in BUILT_IN:
         return _built_in(text, revision)
     if not text:
         raise HubError("the name of a model is empty; give a folder or a hub repository such as Qwen/Qwen3-0.6B")
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(text))
+    if os.path.isdir(folder):  # which is False, where Path.is_dir raises, for a name longer than a name can be
         if revision is not None:
             raise HubError(f"{text} is a local folder, which has no revision {revision!r}; leave the revision out")
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
     if not _is_repo(text):
         raise HubError(f"there is no folder {text}, and it is no name of a hub repository (owner/model) either")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
-    cached = find_cached(text, revision, weights=weights)
-    return download(text, revision, weights=weights) if cached is None else cached
+    cached = find_cached(text, revision, part=part)
+    return download(text, revision, part=part) if cached is None else cached
 
 
 def cache_folder() -> Path:
@@ -56,8 +62,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def find_cached(repo: str, revision: str | None = None, *, weights: bool = True) -> Path | None:
-    """The snapshot of a repository in the cache; None where there is none, or one that is not complete."""
+def find_cached(repo: str, revision: str | None = None, *, part: Part = "model") -> Path | None:
+    """The snapshot of a repository in the cache; None where there is none, or one that lacks this part."""
     root = cache_folder() / f"models--{repo.replace('/', '--')}"
     commit = revision or "main"
     if not _COMMIT.fullmatch(commit):
@@ -66,8 +72,13 @@ def find_cached(repo: str, revision: str | None = None, *, weights: bool = True)
         except (OSError, ValueError):
             return None
     folder = root / "snapshots" / commit
-    enough = is_complete(folder) if weights else any((folder / file).is_file() for file in TOKENIZERS)
-    return folder if _COMMIT.fullmatch(commit) and enough else None
+    return folder if _COMMIT.fullmatch(commit) and _has(folder, part) else None
+
+
+def _has(folder: Path, part: Part) -> bool:
+    if part == "model":
+        return is_complete(folder)
+    return any((folder / file).is_file() for file in (TOKENIZERS if part == "tokenizer" else ("config.json",)))
 
 
 def is_complete(folder: Path) -> bool:
@@ -83,8 +94,8 @@ def is_complete(folder: Path) -> bool:
     return all(isinstance(file, str) and (folder / file).is_file() for file in files)
 
 
-def download(repo: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """Fetches configuration, tokenizer and weights of a repository into the cache; never code."""
+def download(repo: str, revision: str | None = None, *, part: Part = "model") -> Path:
+    """Fetches a part of a repository into the cache; never code."""
     tried = f"tried: a local folder {repo}, the cache {cache_folder()}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise HubError(f"{_at(repo, revision)} is not on this machine and HF_HUB_OFFLINE is set ({tried})")
@@ -92,7 +103,7 @@ def download(repo: str, revision: str | None = None, *, weights: bool = True) ->
         from huggingface_hub import snapshot_download
     except ImportError:
         raise HubError(f"{repo} has to be downloaded, which needs the package huggingface_hub ({tried})") from None
-    patterns = {"allow_patterns": [*WANTED, WEIGHTS] if weights else list(WANTED), "ignore_patterns": list(UNWANTED)}
+    patterns = {"allow_patterns": list(WANTED[part]), "ignore_patterns": list(UNWANTED)}
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         found = snapshot_download(repo, revision=revision, cache_dir=cache_folder(), endpoint=endpoint, **patterns)

@@ -3,6 +3,7 @@
 What is expected is written out by hand. The refusals that need a model's words are in `tests/test_api.py`.
 """
 
+import numpy as np
 import pytest
 
 from vishwamai.errors import InputError
@@ -34,6 +35,11 @@ def sampling_of(given: dict) -> tuple:
         ({"seed": [7, 3]}, [7, 3]),
         ({"seed": 7, "num_return_sequences": 3}, [7, 8, 9, 7, 8, 9]),
         ({"seed": (5, 4, 3, 2), "num_return_sequences": 2}, [5, 4, 3, 2]),
+        ({"seed": None, "num_return_sequences": 2}, [None] * 4),
+        ({"seed": [None, 3]}, [None, 3]),
+        ({"seed": np.int64(7), "num_return_sequences": 2}, [7, 8, 7, 8]),
+        ({"seed": np.array([7, 3])}, [7, 3]),
+        ({"seed": [7, 3], "num_beams": 2, "num_return_sequences": 2}, [7, 3]),
     ],
 )
 def test_seeds(given, seeds):
@@ -44,6 +50,11 @@ def test_seeds(given, seeds):
 def test_as_many_seeds_as_rows_are_returned(seed, n):
     with pytest.raises(InputError, match=f"seed has {len(seed)} entries for {2 * n} rows"):
         rows_of({"do_sample": True, "seed": seed, "num_return_sequences": n})
+
+
+def test_with_beams_there_are_as_many_seeds_as_prompts():
+    with pytest.raises(InputError, match="seed has 4 entries for 2 prompts; give one seed, or one a prompt"):
+        rows_of({"num_beams": 2, "num_return_sequences": 2, "seed": [1, 2, 3, 4]})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,14 @@ def test_nothing_recommended_is_off():
 
 @pytest.mark.parametrize(
     ("eos", "ignore", "ids"),
-    [(None, False, ()), (0, True, (0,)), (7, True, (7,)), ([7, 8], True, (7, 8)), ([], True, ())],
+    [
+        (None, False, ()),
+        (0, True, (0,)),
+        (np.int32(7), True, (7,)),
+        ([7, 8], True, (7, 8)),
+        (np.array([7, 8]), True, (7, 8)),
+        ([], True, ()),
+    ],
 )
 def test_end_tokens_asked_for_replace_the_model_s(eos, ignore, ids):
     for p in rows_of({"eos_token_id": eos, "stop": "END"}):
@@ -121,6 +139,37 @@ def test_beams():
 def test_counts_are_whole_numbers(name, value):
     with pytest.raises(InputError, match=f"^{name} is {value!r}; it must be a whole number"):
         Options(**{name: value, "do_sample": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("seed", [1.5, True, "1", np.float64(2), {1}, 2**64]),
+        ("pad_token_id", [-5, 10**12, "x", 1.0, True]),
+        ("eos_token_id", [-5, 10**12, "x", 1.0, [1, "x"], True]),
+        ("do_sample", ["no", 1, None]),
+        ("logprobs", [-1, 21, "3", 1.0, True]),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(name, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"^{name} is .*must be"):
+            params(ROWS, options({name: value}, reports=True), {})
+
+
+@pytest.mark.parametrize("early", [True, False, "never"])
+def test_early_stopping(early):
+    assert beams(options({"num_beams": 2, "early_stopping": early})).early_stopping is early
+    for wrong in (1, 0, "Never", None):
+        with pytest.raises(InputError, match="early_stopping is .*must be True, False"):
+            beams(options({"num_beams": 2, "early_stopping": wrong}))
+
+
+def test_logprobs_are_asked_for_where_they_are_given_back():
+    assert [p.logprobs for p in params(ROWS, options({"logprobs": 3}, reports=True), {})] == [3, 3]
+    assert options({"logprobs": None}).logprobs is None
+    with pytest.raises(InputError, match="logprobs would do nothing here"):
+        options({"logprobs": 3})
 
 
 @pytest.mark.parametrize(

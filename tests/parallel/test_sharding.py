@@ -45,7 +45,7 @@ def test_rules_give_each_mesh_axis_to_the_first_that_asks_and_divides():
     assert sharding.spec("embed", "heads", "head_dim") == P("fsdp", "tensor", None)
     assert sharding.spec("kv_heads", "embed", shape=(3, 32)) == P(None, "fsdp")
     assert Sharding(make_mesh(data=2, expert=4)).spec("batch", "mlp") == P(("data", "expert"), None)
-    assert sharding.size("batch") == 4 and SINGLE.size("batch") == 1
+    assert sharding.axes("batch") == ("fsdp",) and SINGLE.axes("batch") == ()
 
 
 def test_initial_values_do_not_depend_on_the_mesh():

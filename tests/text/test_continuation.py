@@ -59,6 +59,17 @@ def test_a_stop_text_in_the_prompt_or_begun_there_is_none():
     assert Continuation(BYTES, list(b"x END EN"), ["END"]).push(list(b"D y"), last=True) == "D y"
 
 
+def test_it_has_stopped_with_the_token_that_completes_a_stop_text():
+    continuation = Continuation(BYTES, list(b"EN"), ["END", "é"])
+    said = [continuation.push([byte]) + "|" * continuation.stopped for byte in "DENé".encode()]
+    assert said == ["D", "", "", "", "EN|"]
+    broken = Continuation(BYTES, [], ["\ufffd"])
+    broken.push([0xC3])
+    assert not broken.stopped
+    broken.push([], last=True)
+    assert broken.stopped
+
+
 def test_a_character_begun_in_the_prompt_comes_whole():
     ids = list("a🙂b".encode())
     assert pushed(Continuation(BYTES, ids[:3]), [ids[3:4], ids[4:]]) == ["", "🙂b"]

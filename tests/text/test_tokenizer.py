@@ -81,6 +81,13 @@ def test_what_is_no_row_of_ids_is_refused(plain_bytes, ids):
         (lambda t: t.batch_encode(["a"], truncation=True), InputError, "give max_length"),
         (lambda t: t.batch_encode(["a"], truncation=True, max_length=-3), InputError, "max_length is -3"),
         (lambda t: t.with_tokens(pad_token=None).batch_encode(["a", "bc"], padding=True), TokenizerError, "no pad"),
+        (lambda t: t.batch_encode(["a"], truncation=True, max_length=2.5), InputError, "max_length is 2.5"),
+        (lambda t: t.batch_encode(["a"], padding="max_length", max_length="2"), InputError, "max_length is '2'"),
+        (lambda t: t.batch_encode(["a"], truncation=True, max_length=True), InputError, "max_length is True"),
+        (lambda t: t.batch_encode(["abc"], max_length=2), InputError, "max_length=2 would do nothing: pass trunc"),
+        (lambda t: t.batch_encode(["abc"], max_length=2, padding=True), InputError, "would do nothing"),
+        (lambda t: t.decode([[1], [2, 3]]), InputError, "use batch_decode"),
+        (lambda t: t.decode(np.array([[1, 2]])), InputError, "use batch_decode"),
         (lambda t: t.with_tokens(colour="red"), InputError, "colour"),
     ],
 )
@@ -103,6 +110,14 @@ def test_save_and_load_are_identical(trained, tmp_path):
     after.save_pretrained(tmp_path / "again")
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["file", "file/x", "full"])
+def test_a_folder_that_cannot_be_written_is_named(plain_bytes, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full" / "tokenizer.json").mkdir(parents=True)
+    with pytest.raises(TokenizerError, match=f"{name}: cannot be written to .*; name another folder"):
+        plain_bytes.save_pretrained(tmp_path / name)
 
 
 def test_from_pretrained_takes_a_folder_without_weights(plain_bytes, tmp_path):

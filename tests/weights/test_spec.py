@@ -48,11 +48,11 @@ def test_an_embedding_table_is_no_matmul():
     assert not table.is_matmul and table.fan_in == 64
 
 
-def test_names_masks_and_sizes():
+def test_names_masks_and_dtypes():
     assert [name for name, _ in spec.named(SPECS)] == ["w", "norm"]
     mask = spec.decay_mask(SPECS)
     assert mask.w is True and mask.norm is False
-    assert spec.size_in_bytes(spec.with_dtype(SPECS, "bfloat16")) == 2 * spec.count(SPECS)
+    assert {p.dtype for p in spec.leaves(spec.with_dtype(SPECS, "bfloat16"))} == {"bfloat16"}
 
 
 def test_einsum_casts_the_weight_to_the_activation():

@@ -26,7 +26,6 @@ from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 OUT = -1e9  # the score of what is not (or no longer) in the race
-EARLY = (True, False, "never")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,8 @@ class BeamParams:
         real = isinstance(self.length_penalty, int | float) and not isinstance(self.length_penalty, bool)
         if not real or not math.isfinite(self.length_penalty):
             raise InputError(f"length_penalty is {self.length_penalty!r}; it must be a number")
-        if self.early_stopping not in EARLY:
-            raise InputError(f'early_stopping is {self.early_stopping!r}; it must be true, false or "never"')
+        if type(self.early_stopping) is not bool and self.early_stopping != "never":  # 1 is no True here
+            raise InputError(f'early_stopping is {self.early_stopping!r}; it must be True, False or "never"')
 
 
 @pytree

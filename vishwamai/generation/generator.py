@@ -1,7 +1,7 @@
 """`Generator`: prompts in, new tokens out. It rounds shapes up, runs the loop in turns and watches for stop strings.
 
-Rows are lists of token ids of any lengths. Text is known only through the function `detokenize`, and looked at only
-where stop strings are asked for. It knows no file and no tokenizer, and holds no weights.
+Rows are lists of token ids of any lengths. Text is known only through the function `text`, and made only where stop
+strings are asked for. It knows no file and no tokenizer, and holds no weights.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, State
 from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of
-from vishwamai.generation.results import Chunk, Detokenize, Generation, View, generation
+from vishwamai.generation.results import Chunk, Generation, NewText, Text, View, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import score_rows
 from vishwamai.generation.search import search_rows
@@ -34,8 +34,8 @@ REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
 class Generator:
     """How one model generates: its end tokens, layout and dtypes. It keeps the programs that it compiles.
 
-    `compute` and `cache` are the dtypes of activations and of keys and values. `detokenize` turns ids into text and
-    is needed for stop strings.
+    `compute` and `cache` are the dtypes of activations and of keys and values. `text` makes what reads a row's new text
+    and is needed for stop strings.
     """
 
     cfg: ModelConfig
@@ -44,7 +44,7 @@ class Generator:
     sharding: Sharding = SINGLE
     compute: str = "float32"
     cache: str = "float32"
-    detokenize: Detokenize | None = None
+    text: NewText | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def generate(self, weights, prompts: Prompts, params: Params = DEFAULTS) -> Generation:
@@ -54,7 +54,7 @@ class Generator:
         for _ in self._turns(weights, job, turn, clock):
             pass
         made = sum(len(row.tokens) for row in job.rows)
-        return generation(job.rows, self.detokenize, clock.stats(sum(row.start for row in job.rows), made))
+        return generation(job.rows, clock.stats(sum(row.start for row in job.rows), made))
 
     def stream(self, weights, prompts: Prompts, params: Params = DEFAULTS, *, every: int = 1) -> Iterator[Chunk]:
         """`generate`, giving each row's new tokens as they come, after the prefill and then every `every` steps."""
@@ -70,7 +70,7 @@ class Generator:
         rows), and with `beams.sample` its temperature and filters. Stop strings and logprobs are refused.
         """
         job, clock = self._job(prompts, params), Clock(self.programs)
-        return search_rows(self.programs, weights, job, beams, clock, detokenize=self.detokenize, **self._fixed())
+        return search_rows(self.programs, weights, job, beams, clock, **self._fixed())
 
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
@@ -81,9 +81,16 @@ class Generator:
     def _job(self, prompts: Prompts, params: Params) -> Job:
         prompts = checked_rows(prompts, self.cfg)
         params = checked_params(params, len(prompts))
-        if self.detokenize is None and any(p.stop for p in params):
+        job = job_of(prompts, params, self.cfg, self.eos_ids, self.sharding)
+        for row, prompt in zip(job.rows, prompts, strict=True):
+            if row.params.stop:
+                row.text = self._text(prompt, row.params.stop)
+        return job
+
+    def _text(self, prompt: Sequence[int], stop: Sequence[str]) -> Text:
+        if self.text is None:
             raise InputError("stop strings need a tokenizer, and this generator has none; use stop_token_ids")
-        return job_of(prompts, params, self.cfg, self.eos_ids, self.sharding)
+        return self.text(prompt, stop)
 
     def _fixed(self) -> dict:
         return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
@@ -106,7 +113,7 @@ class Generator:
             clock.lap("decode")
 
     def _grow(self, job: Job, view: View) -> list[Chunk]:
-        grown = [row.grow(view, REASONS[int(view.reason[row.index])], self.detokenize) for row in job.rows]
+        grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in job.rows]
         return [chunk for chunk in grown if chunk is not None]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vishwamai.errors import InputError
 from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.requests import new_tokens
-from vishwamai.generation.sampling import SamplingParams
+from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
 
 DEFAULT_NEW_TOKENS = 256
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
@@ -25,7 +25,9 @@ class Options:
     and wins; neither given means 256 new ones. The model's context bounds both. The likeliest token is taken, or one
     is drawn with `do_sample`: `temperature`, `top_k`, `top_p` and `min_p` left out are then as the model's folder
     recommends, or off. A row ends with a token of `eos_token_id` (by default the model's) or before a text of `stop`.
-    Equal seeds give equal rows, alone or in a batch; give one seed, or one for each row that is returned.
+    Equal seeds give equal rows, alone or in a batch (None: other rows each time); give one seed, or one for each row
+    that is returned. Beams of one prompt are drawn together, so with beams it is one for each prompt. `logprobs` asks
+    for that many likeliest tokens at each step beside the chosen one.
     """
 
     max_length: int | None = None
@@ -41,7 +43,8 @@ class Options:
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     stop: str | Sequence[str] = ()
-    seed: int | Sequence[int] = 0
+    seed: int | Sequence[int | None] | None = 0
+    logprobs: int | None = None
     eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
 
@@ -50,6 +53,9 @@ class Options:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        if type(self.do_sample) is not bool:
+            raise InputError(f"do_sample is {self.do_sample!r}; it must be True or False")
+        check_whole("pad_token_id", self.pad_token_id, 0, MAX_ID, optional=True)
         given = [name for name in SAMPLING if getattr(self, name) is not None]
         if given and not self.do_sample and not (given == ["temperature"] and self.temperature == 0):
             raise InputError(f"{' and '.join(given)} would do nothing: pass do_sample=True too, or leave it out")
@@ -62,26 +68,33 @@ class Options:
             )
 
 
-def options(given: Mapping[str, Any]) -> Options:
-    """The options of a call. Raises `InputError` for one that there is not, with the name that was likely meant."""
+def options(given: Mapping[str, Any], *, reports: bool = False) -> Options:
+    """The options of a call; `reports` says whether it gives logprobs back.
+
+    Raises `InputError` for an option that there is not, with the name that was likely meant.
+    """
     known = [field.name for field in dataclasses.fields(Options)]
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise InputError(f"generation has no argument {name!r}; {hint}")
+    if given.get("logprobs") is not None and not reports:
+        raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
     return Options(**given)
 
 
 def params(rows: Sequence[Sequence[int]], asked: Options, recommended: Mapping[str, Any]) -> list[SamplingParams]:
-    """What each row that is returned asks for; `recommended` is the sampling that the model's authors recommend."""
-    n = asked.num_return_sequences
-    seeds = [asked.seed + i for _ in rows for i in range(n)] if isinstance(asked.seed, int) else list(asked.seed)
-    if len(seeds) != n * len(rows):
-        raise InputError(f"seed has {len(seeds)} entries for {n * len(rows)} rows; give one seed, or one a row")
+    """What each row that is returned asks for, or with beams each prompt.
+
+    `recommended` is the sampling that the model's authors recommend.
+    """
+    n = 1 if asked.num_beams > 1 else asked.num_return_sequences
+    seeds = _seeds(asked, len(rows), n)
     lengths = {"max_length": asked.max_length, "max_new_tokens": asked.max_new_tokens}
     room = [new_tokens(len(row), **lengths, default=DEFAULT_NEW_TOKENS) for row in rows for _ in range(n)]
-    common = _sampling(asked, recommended) | {"stop": asked.stop, **_ends(asked.eos_token_id)}
+    common = _sampling(asked, recommended) | _ends(asked.eos_token_id)
+    common |= {"stop": asked.stop, "logprobs": asked.logprobs}
     return [SamplingParams(**common, max_tokens=most, seed=seed) for most, seed in zip(room, seeds, strict=True)]
 
 
@@ -94,6 +107,26 @@ def beams(asked: Options) -> BeamParams:
         early_stopping=asked.early_stopping,
         sample=asked.do_sample,
     )
+
+
+def _seeds(asked: Options, n_rows: int, n: int) -> list[int | None]:
+    """The seed of each of `n` draws of each row."""
+    seed: Any = _plain(asked.seed)
+    if seed is None:
+        return [None] * (n * n_rows)
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        return [seed + i for _ in range(n_rows) for i in range(n)]
+    if not isinstance(seed, list | tuple):
+        raise InputError(f"seed is {asked.seed!r:.80}; it must be a whole number, a list of them, or None")
+    if len(seed) != n * n_rows:
+        what = "prompt" if asked.num_beams > 1 else "row"
+        raise InputError(f"seed has {len(seed)} entries for {n * n_rows} {what}s; give one seed, or one a {what}")
+    return list(seed)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy and JAX as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _sampling(asked: Options, recommended: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,4 +142,8 @@ def _ends(eos_token_id: int | Sequence[int] | None) -> dict[str, Any]:
     """The end tokens asked for in place of the model's."""
     if eos_token_id is None:
         return {}
-    return {"ignore_eos": True, "stop_token_ids": [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id}
+    ids = _plain(eos_token_id)
+    ids = ids if isinstance(ids, list | tuple) else [ids]
+    for i in ids:
+        check_whole("eos_token_id", i, 0, MAX_ID)
+    return {"ignore_eos": True, "stop_token_ids": ids}

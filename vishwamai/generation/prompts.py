@@ -20,22 +20,34 @@ def rows_of(
     Raises `InputError`.
     """
     if isinstance(prompts, np.ndarray | jax.Array) or mask is not None:
-        return _unpadded(np.asarray(prompts), mask, pad_id)
+        return _unpadded(_array(prompts, "the batch"), mask, pad_id)
     if isinstance(prompts, str):
         return [encode(prompts)], [0]
     if not isinstance(prompts, Sequence) or not len(prompts):
         raise InputError(f"the prompts are {prompts!r:.60}; give a text, texts, ids, rows of ids, or an array")
     if isinstance(prompts[0], int | np.integer):
-        rows = [list(prompts)]
+        rows = [_ids(list(prompts), 0)]
     else:
         rows = [encode(p) if isinstance(p, str) else _ids(p, i) for i, p in enumerate(prompts)]
     return rows, [0] * len(rows)
 
 
 def _ids(prompt: Any, i: int) -> list[int]:
-    if isinstance(prompt, np.ndarray | jax.Array | list | tuple) and np.ndim(prompt) == 1:
-        return np.asarray(prompt).tolist()
+    try:
+        if isinstance(prompt, np.ndarray | jax.Array | list | tuple) and np.ndim(prompt) == 1:
+            return np.asarray(prompt).tolist()
+    except ValueError:
+        pass  # NumPy's word for a row that holds both ids and rows
     raise InputError(f"prompt {i} is {prompt!r:.60}; it must be a text or a row of ids")
+
+
+def _array(values: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise InputError(
+            f"{what} has rows of different lengths, which need no attention_mask: leave it out, or pad the rows"
+        ) from None
 
 
 def _unpadded(ids: np.ndarray, mask: Any, pad_id: int | None) -> tuple[list[list[int]], list[int]]:
@@ -43,7 +55,7 @@ def _unpadded(ids: np.ndarray, mask: Any, pad_id: int | None) -> tuple[list[list
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise InputError(f"the prompts are {ids.dtype} of shape {list(ids.shape)}; they must be whole numbers [B, T]")
     real = np.full(ids.shape, True) if pad_id is None else ids != pad_id
-    real = real if mask is None else np.atleast_2d(np.asarray(mask)) != 0
+    real = real if mask is None else np.atleast_2d(_array(mask, "attention_mask")) != 0
     if real.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(real.shape)} and the prompts {list(ids.shape)}")
     places = [np.flatnonzero(row) for row in real]

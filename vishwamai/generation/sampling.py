@@ -22,6 +22,7 @@ from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 MAX_LOGPROBS = 20
+MAX_ID = 2**31 - 1
 NEVER = -jnp.inf
 
 
@@ -52,13 +53,13 @@ class SamplingParams:
         object.__setattr__(self, "stop", _strings(self.stop))
         object.__setattr__(self, "stop_token_ids", _ids(self.stop_token_ids))
         _number("temperature", self.temperature, 0.0, math.inf)
-        _whole("top_k", self.top_k, -1, 2**31 - 1)
+        check_whole("top_k", self.top_k, -1, 2**31 - 1)
         _number("top_p", self.top_p, 0.0, 1.0, open_below=True)
         _number("min_p", self.min_p, 0.0, 1.0)
         _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_below=True)
-        _whole("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
-        _whole("seed", self.seed, -(2**63), 2**64 - 1, optional=True)
-        _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
+        check_whole("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
+        check_whole("seed", self.seed, -(2**63), 2**64 - 1, optional=True)
+        check_whole("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
 
 
 def _number(name: str, value, low: float, high: float, *, open_below: bool = False) -> None:
@@ -70,7 +71,8 @@ def _number(name: str, value, low: float, high: float, *, open_below: bool = Fal
         raise InputError(f"{name} is {value!r}; it must be a number, {least}{most}")
 
 
-def _whole(name: str, value, low: int, high: int, *, optional: bool = False) -> None:
+def check_whole(name: str, value, low: int, high: int, *, optional: bool = False) -> None:
+    """Raises `InputError` for what is no whole number of this range; None may stand for an optional one."""
     if value is None and optional:
         return
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -89,7 +91,7 @@ def _ids(ids) -> tuple[int, ...]:
     if not isinstance(ids, list | tuple):
         raise InputError(f"stop_token_ids is {ids!r:.80}; it must be a list of token ids")
     for i in ids:
-        _whole("a stop token id", i, 0, 2**31 - 1)
+        check_whole("a stop token id", i, 0, MAX_ID)
     return tuple(int(i) for i in ids)
 
 

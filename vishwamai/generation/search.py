@@ -12,15 +12,13 @@ from vishwamai.generation import beam
 from vishwamai.generation.beam import BeamParams, BeamRules, BeamState
 from vishwamai.generation.programs import Clock, Programs, bucket
 from vishwamai.generation.requests import Job
-from vishwamai.generation.results import Detokenize, Generation
+from vishwamai.generation.results import Generation
 
 LEAST_ROOM = 16
 TURN = 64
 
 
-def search_rows(
-    programs: Programs, weights, job: Job, beams: BeamParams, clock: Clock, *, detokenize: Detokenize | None, **fixed
-) -> Generation:
+def search_rows(programs: Programs, weights, job: Job, beams: BeamParams, clock: Clock, **fixed) -> Generation:
     """The best texts of each of the job's prompts."""
     ends = _checked_ends(job, beams)
     rules = BeamRules(
@@ -38,7 +36,7 @@ def search_rows(
         state = programs.run(beam.search, weights, state, rules, jnp.int32(TURN), donate=(1,), **fixed)
         going = bool(state.open.any())
     clock.lap("decode")
-    return _generation(state, job, beams, ends, clock, detokenize)
+    return _generation(state, job, beams, ends, clock)
 
 
 def _checked_ends(job: Job, beams: BeamParams) -> np.ndarray:
@@ -48,16 +46,14 @@ def _checked_ends(job: Job, beams: BeamParams) -> np.ndarray:
         raise InputError("the rows have different end tokens; a beam search needs the same for all of its rows")
     if any(row.params.stop for row in job.rows):
         raise InputError("stop strings cannot end a beam; use stop_token_ids, or cut the text afterwards")
-    if any(row.params.logprobs for row in job.rows):
+    if any(row.params.logprobs is not None for row in job.rows):
         raise InputError("a beam search reports scores and no logprobs; leave logprobs out and score the texts after")
     if beams.sample and any(row.params.temperature == 0 for row in job.rows):
         raise InputError("beam sampling needs a temperature above 0; for plain beam search leave sampling off")
     return np.unique(ends[0][ends[0] >= 0])
 
 
-def _generation(
-    state: BeamState, job: Job, beams: BeamParams, ends: np.ndarray, clock: Clock, detokenize: Detokenize | None
-) -> Generation:
+def _generation(state: BeamState, job: Job, beams: BeamParams, ends: np.ndarray, clock: Clock) -> Generation:
     best = jax.device_get(state.finished)
     found = [(i, j) for i in range(len(job.rows)) for j in range(beams.num_return)]
     tokens = [best.tokens[i, j, : best.length[i, j]].tolist() for i, j in found]
@@ -66,7 +62,6 @@ def _generation(
         logprobs=[[] for _ in tokens],
         top_logprobs=[[] for _ in tokens],
         finish_reasons=["stop" if row and row[-1] in ends else "length" for row in tokens],
-        texts=None if detokenize is None else [detokenize(row) for row in tokens],
         stats=clock.stats(sum(row.start for row in job.rows), sum(map(len, tokens))),
         scores=[float(best.score[i, j]) for i, j in found],
     )

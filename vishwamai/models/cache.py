@@ -78,9 +78,3 @@ def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
         return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B], positions=c.positions[rows_B])
 
     return KVCache(stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=cache.length[rows_B])
-
-
-def size_in_bytes(cfg: ModelConfig, batch: int, max_length: int, dtype="float32") -> int:
-    """How many bytes `init_cache` takes."""
-    tree = jax.eval_shape(lambda: init_cache(cfg, batch, max_length, dtype))
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

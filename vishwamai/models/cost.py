@@ -56,15 +56,6 @@ def cache_bytes(cfg: ModelConfig, batch: int, length: int, itemsize: int = 2) ->
     return 2 * batch * slots * cfg.n_kv_heads * cfg.head_dim * itemsize
 
 
-def decode_bytes(cfg: ModelConfig, batch: int, length: int, itemsize: int = 2) -> int:
-    """Bytes read to decode one token for each of `batch` rows: the weights they touch at most, and their cache."""
-    touched = min(cfg.n_experts, batch * cfg.n_experts_per_token)
-    experts = sum(_expert_parameters(cfg) for layer in cfg.layers if layer.moe)
-    size = parameters(cfg)
-    weights = size.active + (touched - cfg.n_experts_per_token) * experts
-    return weights * itemsize + cache_bytes(cfg, batch, length, itemsize)
-
-
 def _attention_parameters(cfg: ModelConfig) -> int:
     q, kv = cfg.n_heads * cfg.head_dim, cfg.n_kv_heads * cfg.head_dim
     bias = (q + 2 * kv if cfg.attn_bias else 0) + (cfg.d_model if cfg.o_bias else 0)

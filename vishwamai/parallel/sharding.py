@@ -43,10 +43,6 @@ class Sharding:
         found = (found,) if isinstance(found, str) else found
         return tuple(a for a in found if self.mesh.shape.get(a, 1) > 1)
 
-    def size(self, name: str) -> int:
-        """Into how many parts the axis `name` is split."""
-        return math.prod(self.mesh.shape[a] for a in self.axes(name)) if self.mesh is not None else 1
-
     def spec(self, *names: str | None, shape: tuple[int, ...] | None = None) -> PartitionSpec:
         """The partition of an array with these axes.
 

@@ -39,6 +39,11 @@ class Detokenizer:
         """The text that these ids complete, "" where they end within a character."""
         return "".join(map(self._push, tokens)) if isinstance(tokens, Iterable) else self._push(int(tokens))
 
+    def pending(self) -> str:
+        """The whole characters of a run of byte tokens at the end, whose text is known only when the run is over."""
+        text = self._decode(self._window)[self._sent :] if self._in_run else ""
+        return "" if text.endswith(REPLACEMENT) else text
+
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for the bytes of a broken character, or nothing."""
         rest = self._decode(self._window)[self._sent :]
@@ -95,6 +100,10 @@ class StopMatcher:
         self.matched: str | None = None
         self._stop = tuple(stop)
         self._held = ""
+
+    def completes(self, text: str) -> bool:
+        """Whether a stop string has matched, or would with this text; the text is not taken."""
+        return self.matched is not None or any(stop in self._held + text for stop in self._stop)
 
     def push(self, text: str) -> str:
         """The text that is certainly not part of a stop string; nothing once one has matched."""

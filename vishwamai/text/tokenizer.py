@@ -46,7 +46,7 @@ class VishwamAITokenizer:
         """The tokenizer of a model: a built-in name, a local folder, or a Hugging Face repository id."""
         from vishwamai.hub import resolve
 
-        return cls.from_folder(resolve(str(name), revision=revision, weights=False))
+        return cls.from_folder(resolve(str(name), revision=revision, part="tokenizer"))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -97,12 +97,19 @@ class VishwamAITokenizer:
         return type(self)(copy, dataclasses.replace(self.settings, **changes))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates; `transformers` reads them too."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates; `transformers` reads them too.
+
+        Raises `TokenizerError` where the folder cannot be made or written to.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         with backend_errors(f"{folder}: the tokenizer could not be written"):
-            (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
-        write_settings(folder, self.settings)
+            text = self.backend.to_str(pretty=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+            write_settings(folder, self.settings)
+        except OSError as error:
+            raise TokenizerError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from None
 
     # Text to ids.
 
@@ -139,10 +146,15 @@ class VishwamAITokenizer:
         """Ids and attention masks of several texts, as Hugging Face's tokenizers give them.
 
         `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of texts
-        over `max_length` (the model's own where None), special tokens kept. Arrays need rows of one length.
+        over `max_length` (the model's own where None), special tokens kept. Arrays need rows of one length. A
+        `max_length` that would do neither is refused.
         """
         if isinstance(texts, str):
             raise InputError("batch_encode takes a list of texts; for one text use encode")
+        if max_length is not None and not truncation and padding != "max_length":
+            raise InputError(
+                f'max_length={max_length!r} would do nothing: pass truncation=True to cut, or padding="max_length"'
+            )
         limit = self._limit(max_length) if truncation or padding == "max_length" else None
         rows = [self._row(text, add_special_tokens, limit if truncation else None) for text in texts]
         return batch_of(rows, padding, limit, padding_side, self.pad_token_id, return_tensors)
@@ -176,9 +188,9 @@ class VishwamAITokenizer:
         limit = self.settings.max_length if max_length is None else max_length
         if limit is None:
             raise InputError("give max_length: this tokenizer does not say how long a text may be")
-        if limit < 1:
-            raise InputError(f"max_length is {limit}; it must be at least 1")
-        return limit
+        if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
+            raise InputError(f"max_length is {limit!r}; it must be a whole number of tokens, at least 1")
+        return int(limit)
 
     # Ids to text.
 
@@ -301,7 +313,12 @@ def _check_text(text: str) -> None:
 def _row_of_ids(ids: Any) -> list[int]:
     if isinstance(ids, list) and all(type(index) is int for index in ids):
         return ids
-    row = np.asarray(ids)
-    if row.size and (row.ndim > 1 or row.dtype.kind not in "iu"):
-        raise InputError(f"ids are {row.dtype} of shape {row.shape}; decode takes whole numbers in one row")
+    try:
+        row = np.asarray(ids)
+    except ValueError:
+        raise InputError("ids are rows of different lengths; decode takes one row: use batch_decode") from None
+    if row.size and row.ndim > 1:
+        raise InputError(f"ids have the shape {row.shape}; decode takes whole numbers in one row: use batch_decode")
+    if row.size and row.dtype.kind not in "iu":
+        raise InputError(f"ids are {row.dtype}; decode takes whole numbers in one row")
     return row.reshape(-1).tolist()

@@ -95,11 +95,6 @@ def count(specs) -> int:
     return sum(math.prod(p.shape) for p in leaves(specs))
 
 
-def size_in_bytes(specs) -> int:
-    """How many bytes the tree takes in its own dtypes."""
-    return sum(math.prod(p.shape) * jnp.dtype(p.dtype).itemsize for p in leaves(specs))
-
-
 def with_dtype(specs, dtype):
     """The same weights in another dtype."""
     return map_params(lambda p: dataclasses.replace(p, dtype=dtype), specs)

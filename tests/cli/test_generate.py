@@ -1,0 +1,66 @@
+"""`vishwamai generate`: the completion on standard output, as the face gives it."""
+
+import pytest
+
+from vishwamai import VishwamAI
+from vishwamai.cli import main
+
+from .conftest import refused, type_in
+
+
+def test_generate_prints_the_completion(capsys, monkeypatch, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8)[0]
+    type_in(monkeypatch, b"hi\n")
+    assert main(["generate", "-", "-m", str(folder), "-n", "8", "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out == want + "\n" and err.startswith("8 tokens, ")
+
+
+def test_beams_have_stats_too(capsys, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, num_beams=2)[0]
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "--num-beams", "2", "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out == want + "\n" and err.startswith("8 tokens, ")
+
+
+def test_a_sampling_flag_samples(capsys, folder):
+    want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0
+    assert capsys.readouterr().out == want[0] + "\n"
+
+
+def test_a_prompt_longer_than_the_context(capsys, folder):
+    sentence = refused(capsys, "generate", "x" * 65, "-m", str(folder))
+    assert "65" in sentence and "64" in sentence
+
+
+def test_an_argument_that_is_not_utf8(capsys, folder):
+    assert "not UTF-8" in refused(capsys, "generate", "abc\udcff", "-m", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--temperature", "-1"),
+        ("--max-new-tokens", "-5"),
+        ("--max-length", "-5"),
+        ("--max-new-tokens", "0"),
+        ("--top-k", "-2"),
+        ("--top-p", "nan"),
+        ("--top-p", "1.5"),
+        ("--min-p", "-0.5"),
+        ("--repetition-penalty", "0"),
+        ("--repetition-penalty", "nan"),
+        ("--num-beams", "0"),
+        ("--stop", ""),
+    ],
+)
+def test_numbers_out_of_range(capsys, folder, option, value):
+    sentence = refused(capsys, "generate", "hi", "-m", str(folder), option, value)
+    assert option.strip("-").replace("-", "_") in sentence
+
+
+def test_a_length_shorter_than_the_prompt(capsys, folder):
+    assert "max_length" in refused(capsys, "generate", "hello", "-m", str(folder), "--max-length", "3")

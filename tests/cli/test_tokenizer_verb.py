@@ -1,0 +1,36 @@
+"""`vishwamai tokenizer`: train, encode and decode."""
+
+from vishwamai.cli import main
+
+from .conftest import refused, type_in
+
+
+def test_tokenizer_trains_encodes_and_decodes(capsys, monkeypatch, tmp_path):
+    text = "the cat sat on the mat. " * 50
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    model = str(tmp_path / "t")
+    assert main(["tokenizer", "train", str(tmp_path / "a.txt"), "--vocab-size", "280", "-o", model]) == 0
+    capsys.readouterr()
+    assert main(["tokenizer", "encode", "the cat 🙂", "-m", model]) == 0
+    ids = capsys.readouterr().out.strip()
+    assert len(ids.split()) < len("the cat 🙂".encode())
+    type_in(monkeypatch, ids.encode())
+    assert main(["tokenizer", "decode", "-", "-m", model]) == 0
+    assert capsys.readouterr().out == "the cat 🙂\n"
+
+
+def test_a_target_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
+    for target in (tmp_path / "a.txt", tmp_path / "a.txt" / "x"):
+        assert str(target) in refused(capsys, "tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(target))
+
+
+def test_a_file_that_is_not_utf8(capsys, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xfe\xff")
+    sentence = refused(capsys, "tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t"))
+    assert "a.txt is not UTF-8 (byte 0" in sentence
+
+
+def test_ids_that_are_not_numbers(capsys, folder):
+    assert "'x'" in refused(capsys, "tokenizer", "decode", "104", "x", "-m", str(folder))
+    assert "9999" in refused(capsys, "tokenizer", "decode", "9999", "-m", str(folder))

@@ -1,0 +1,68 @@
+"""The command `vishwamai`: one verb each, one file a verb, for generating, chatting, training, converting and the rest.
+
+Each file has `add(verbs)`, which says what can be typed, and the function that does it: a few lines over the package's
+own functions, which import what they need when they run, so that `--help` costs nothing. What the user can put right
+(`VishwamAIError`) ends as one sentence and exit code 2, never a traceback. It knows no arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from vishwamai.cli import chat, convert, generate, inspect, tokenizer, train
+from vishwamai.errors import VishwamAIError
+
+VERBS = (generate, chat, train, tokenizer, convert, inspect)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    args = _parsed(argv)
+    try:
+        args.run(args)
+        return 0
+    except VishwamAIError as error:
+        return _refused(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "vishwamai").startswith("vishwamai"):
+            raise
+        return _refused(f"the package {error.name} is missing; pip install 'vishwamai[train]'")
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone; Python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a file where a folder should be
+        if error.filename is None:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}; check the path")
+
+
+def _refused(sentence: str) -> int:
+    print(f"vishwamai: error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(prog="vishwamai", description="Language models in JAX, on TPU, GPU and CPU.")
+    top.add_argument("--version", action="version", version=f"vishwamai {metadata.version('vishwamai')}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add(verbs)
+    return top
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. argparse takes `a.b=value` in one place only; people write them between options too."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = [*getattr(args, "overrides", []), *rest]
+    return args

@@ -1,0 +1,48 @@
+"""`vishwamai generate`: continues one text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load, sampling
+from vishwamai.cli.texts import read_text
+
+
+def add(verbs: Any) -> None:
+    """Makes the verb known."""
+    verb = add_verb(verbs, "generate", generate, "Continue a text, printing it as it is made.")
+    verb.add_argument("prompt", help="the text to continue; - reads it from standard input")
+    add_model(verb)
+    add_sampling(verb)
+    verb.add_argument("--max-length", type=int, help="at most this many tokens, the prompt counted")
+    verb.add_argument("--num-beams", type=int, default=1, help="search with this many beams; nothing is streamed")
+    verb.add_argument("--stats", action="store_true", help="tell tokens, time and compilations on standard error")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """`vishwamai generate`: the completion on standard output, without the prompt."""
+    prompt, options = read_text(args.prompt), sampling(args)
+    if args.max_length is not None:
+        options["max_length"] = args.max_length
+    model: Any = load(args)
+    if args.num_beams == 1:
+        stats = _stream(model.stream(prompt, **options))
+    else:
+        made = model.generate([prompt], num_beams=args.num_beams, return_dict=True, **options)
+        stats = made.stats
+        print(made.texts[0])
+    if args.stats:
+        pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
+        print(f"{pace}; {stats.compiles} programs compiled in {stats.compile_seconds:.1f} s", file=sys.stderr)
+
+
+def _stream(chunks: Any) -> Any:
+    """Prints chunks as they come and a line end; returns the stats of the last one."""
+    stats = None
+    for chunk in chunks:
+        print(chunk.text, end="", flush=True)
+        stats = chunk.stats or stats
+    print(flush=True)
+    return stats

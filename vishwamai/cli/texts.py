@@ -1,0 +1,44 @@
+"""Texts that a command takes: an argument, standard input for `-`, or files, all of them UTF-8."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from vishwamai.errors import DataError, InputError
+
+
+def read_text(argument: str) -> str:
+    """A text given on the command line, or standard input for `-` (without its last line end)."""
+    if argument != "-":
+        return argument
+    return _utf8(standard_input().buffer.read(), "standard input").removesuffix("\n")
+
+
+def standard_input() -> TextIO:
+    """Standard input. Raises `InputError` where the process was started without one."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed; give the text as an argument, or pipe it in")
+    return sys.stdin
+
+
+def _utf8(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(where, error) from None
+
+
+def not_utf8(where: str, error: UnicodeDecodeError) -> InputError:
+    """The sentence for bytes that are no text."""
+    return InputError(f"{where} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
+
+
+def file_texts(names: Sequence[str]) -> Iterator[str]:
+    """The lines of these files, line ends included."""
+    for name in names:
+        try:
+            raw = standard_input().buffer.read() if name == "-" else Path(name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read ({error.strerror}); check the path") from None
+        yield from _utf8(raw, "standard input" if name == "-" else name).splitlines(keepends=True)

@@ -1,0 +1,38 @@
+"""`vishwamai train`: a run of the trainer, and a model at its end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vishwamai.cli.arguments import add_verb
+
+
+def add(verbs: Any) -> None:
+    """Makes the verb known."""
+    verb = add_verb(verbs, "train", train, "Train a model as a configuration says.")
+    verb.add_argument("config", help="a JSON file, such as configs/train/base.json")
+    verb.add_argument("overrides", nargs="*", metavar="a.b=value", help="values to change, by their path")
+    verb.add_argument("-o", "--output", help="the run's folder; a run that is in it goes on [runs/CONFIG]")
+    verb.add_argument("--max-seconds", type=float, help="stop after this long, to go on later")
+    verb.add_argument("--explain", action="store_true", help="print every value and where it came from, and stop")
+
+
+def train(args: argparse.Namespace) -> None:
+    """`vishwamai train`: a run of the trainer, or what it would be; the model ends in the run's folder, as `model`."""
+    from vishwamai import config
+    from vishwamai.api import VishwamAI
+    from vishwamai.parallel import hosts
+    from vishwamai.training import trainer
+    from vishwamai.training.config import RunConfig
+
+    run, sources = config.load(RunConfig, args.config, args.overrides)
+    if args.explain:
+        return print(config.explain(run, sources))
+    hosts.initialize()
+    folder = Path(args.output or Path("runs") / Path(args.config).stem)
+    result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
+    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    state = "finished" if result.finished else "stopped, and the same command goes on,"
+    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the model is in {folder / 'model'}")
