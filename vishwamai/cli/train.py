@@ -12,7 +12,7 @@ from vishwamai.cli.arguments import add_verb
 def add(verbs: Any) -> None:
     """Makes the verb known."""
     verb = add_verb(verbs, "train", train, "Train a model as a configuration says.")
-    verb.add_argument("config", help="a JSON file, such as configs/train/base.json")
+    verb.add_argument("config", help="a JSON file, such as configs/train/smoke.json")
     verb.add_argument("overrides", nargs="*", metavar="a.b=value", help="values to change, by their path")
     verb.add_argument("-o", "--output", help="the run's folder; a run that is in it goes on [runs/CONFIG]")
     verb.add_argument("--max-seconds", type=float, help="stop after this long, to go on later")
