@@ -63,7 +63,7 @@ def main() -> None:
         answers = completions(model, problems, args.batch)
         marks = [problem.grade(answer) for problem, answer in zip(problems, answers, strict=True)]
         table.add_row(*row(kind, marks), f"{time.perf_counter() - start:.1f}")
-        totals.setdefault(kind.split(".")[0], []).extend(marks)
+        totals.setdefault(kind.split(".")[0] + " at once" * kind.endswith(".at_once"), []).extend(marks)
         wrong = [pair for *pair, mark in zip(problems, answers, marks, strict=True) if not mark]
         for problem, answer in wrong[: args.show]:
             console.print(f"[red]wrong[/] {kind}: {problem.prompt}", end="", markup=True)
