@@ -12,7 +12,8 @@ import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import config, safetensors, weights
-from vishwamai.hf.names import FAMILIES, pieces
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.pieces import pieces
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of, uniform
 from vishwamai.parallel.mesh import make_mesh

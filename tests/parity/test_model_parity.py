@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vishwamai.hf import config, weights
+from vishwamai.hf import config, export, weights
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_whole
 from vishwamai.models.cache import init_cache
@@ -126,7 +126,7 @@ def test_both_dialects_of_the_configuration_read_alike(case, tiny_models, tmp_pa
 SPARSE = {"vocab_size": 61, "hidden_size": 1024, "intermediate_size": 48, "num_hidden_layers": 40}
 
 
-@pytest.mark.parametrize("model_type", config.SWITCHES)
+@pytest.mark.parametrize("model_type", export.WRITTEN)
 def test_what_a_configuration_leaves_out_has_the_default_of_transformers(model_type, tmp_path):
     import transformers
 

@@ -1,7 +1,7 @@
-"""Which attributes of config.json each family has, what values they may take, and what stands for a missing one.
+"""What an attribute of config.json may be, those that most families have, and those that change nothing.
 
-An attribute that is neither here nor listed as harmless is refused by name: what it would change is not known. The
-defaults are those of transformers' configuration classes. It knows no model of ours.
+An attribute that a family neither has nor lists as harmless is refused by name: what it would change is not known. The
+defaults are those of transformers' configuration classes. It knows no family and no model of ours.
 """
 
 import dataclasses
@@ -72,91 +72,8 @@ COMMON = {
     "is_encoder_decoder": only(False),
     "add_cross_attention": only(False),
 }
-_WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, LENGTH, null=True)}
-_LATER_WINDOW = _WINDOW | {"layer_types": LIST, "max_window_layers": size(28)}
-_EXPERTS = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
-
-_GEMMA = {
-    **{k: v for k, v in COMMON.items() if k != "hidden_act"},
-    "num_attention_heads": size(8, HEADS),
-    "num_key_value_heads": size(4, HEADS),
-    "head_dim": size(256, HEADS),
-    "attention_bias": flag(False),
-    "hidden_activation": only("gelu_pytorch_tanh"),
-    "tie_word_embeddings": flag(True),
-    "query_pre_attn_scalar": number(256),
-    "layer_types": LIST,
-    "sliding_window": size(4096, LENGTH),
-    "use_bidirectional_attention": only(False, None),
-}
-
-ATTRIBUTES: dict[str, dict[str, Attribute]] = {
-    "llama": COMMON | {"attention_bias": flag(False), "mlp_bias": flag(False)},
-    "mistral": COMMON
-    | {
-        "max_position_embeddings": size(2**17, LENGTH),
-        "num_key_value_heads": size(8, HEADS, null=True),
-        "sliding_window": size(4096, LENGTH, null=True),
-    },
-    "qwen2": COMMON
-    | _LATER_WINDOW
-    | {"max_position_embeddings": size(32768, LENGTH), "num_key_value_heads": size(32, HEADS, null=True)},
-    "qwen3": COMMON
-    | _LATER_WINDOW
-    | {
-        "attention_bias": flag(False),
-        "head_dim": size(128),
-        "max_position_embeddings": size(32768, LENGTH),
-        "num_key_value_heads": size(32, HEADS, null=True),
-    },
-    "qwen3_moe": COMMON
-    | _WINDOW
-    | _EXPERTS
-    | {
-        "attention_bias": flag(False),
-        "max_position_embeddings": size(32768, LENGTH),
-        "num_experts": size(None, HEADS),
-        "num_experts_per_tok": size(8, HEADS),
-        "num_key_value_heads": size(4, HEADS),
-        "moe_intermediate_size": size(768),
-        "norm_topk_prob": flag(False),
-        "decoder_sparse_step": size(1),
-        "mlp_only_layers": LIST,
-    },
-    "mixtral": COMMON
-    | _EXPERTS
-    | {
-        "max_position_embeddings": size(2**17, LENGTH),
-        "num_experts": size(None, HEADS),
-        "num_key_value_heads": size(8, HEADS, null=True),
-        "rms_norm_eps": number(1e-5),
-        "sliding_window": size(None, LENGTH),
-    },
-    "gemma2": _GEMMA
-    | {
-        "vocab_size": size(256_000, 2**24),
-        "hidden_act": only("gelu_pytorch_tanh"),
-        "max_position_embeddings": size(8192, LENGTH),
-        "final_logit_softcapping": number(30.0, null=True),
-        "attn_logit_softcapping": number(50.0, null=True),
-    },
-    "gemma3_text": _GEMMA
-    | {
-        "vocab_size": size(262_208, 2**24),
-        "max_position_embeddings": size(2**17, LENGTH),
-        "final_logit_softcapping": number(None),
-        "attn_logit_softcapping": only(None),  # transformers ignores it for this family
-        "sliding_window_pattern": size(6),
-        "rope_local_base_freq": number(None),
-    },
-}
-ATTRIBUTES["gemma3"] = {
-    "text_config": Attribute((dict,)),
-    "eos_token_id": TOKENS,
-    "bos_token_id": TOKENS,
-    "pad_token_id": TOKEN,
-    "tie_word_embeddings": flag(True),
-}
+WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, LENGTH, null=True)}
+EXPERTS = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
 
 HARMLESS = frozenset(
     """
@@ -176,9 +93,8 @@ REFUSED = {
 }
 
 
-def checked(data: Mapping[str, Any], model_type: str, where: str) -> dict[str, Any]:
-    """Every attribute of the family, from the file or by default. Raises `ConfigError` that names what is wrong."""
-    known = ATTRIBUTES[model_type]
+def checked(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, where: str) -> dict[str, Any]:
+    """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
     for key, value in data.items():
         if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
             continue

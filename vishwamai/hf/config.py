@@ -4,30 +4,20 @@ Both dialects are read, that of transformers until 4 and that of 5. It knows no 
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import rope
 from vishwamai.hf.attributes import checked
-from vishwamai.hf.names import OWN, family_of
-from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
+from vishwamai.hf.families import family_of
+from vishwamai.hf.families.own import OWN
+from vishwamai.hf.family import Family
+from vishwamai.models.config import ModelConfig, stacks_of
 
-SWITCHES: dict[str, dict[str, Any]] = {  # what holds for every model of a family
-    "llama": {},
-    "mistral": {},
-    "qwen2": {"attn_bias": True},
-    "qwen3": {"qk_norm": True},
-    "qwen3_moe": {"qk_norm": True},
-    "mixtral": {},
-    "gemma2": {"norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh"},
-    "gemma3_text": {"qk_norm": True, "norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh"},
-}
-THETA = {"mixtral": 1e6, "gemma3_text": 1e6}  # by default; 1e4 for the others
-LOCAL_THETA = 1e4
+HIDDEN_ACT = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+FLOATS = tuple(f.name for f in dataclasses.fields(ModelConfig) if "float" in str(f.type))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,30 +62,32 @@ def read(folder: Path) -> Pretrained:
 
 def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     """The model that the object of a config.json describes."""
-    model_type = data["model_type"]
-    if model_type == OWN:
+    if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
-    a = checked(data, model_type, where)
-    if model_type == "gemma3":
-        tied = {} if "tie_word_embeddings" not in data else {"tie_word_embeddings": data["tie_word_embeddings"]}
-        return model_config({**a["text_config"], **tied, "model_type": "gemma3_text"}, f"{where}: text_config")
-    switches = {"attn_bias": a.get("attention_bias", False), "o_bias": a.get("attention_bias", False)}
-    return ModelConfig(
-        vocab_size=a["vocab_size"],
-        d_model=a["hidden_size"],
-        d_ff=a["intermediate_size"],
-        n_heads=a["num_attention_heads"],
-        n_kv_heads=a["num_key_value_heads"] or a["num_attention_heads"],
-        head_dim=a["head_dim"] or _head_dim(a),
-        stacks=stacks_of(_layers(a, model_type, where)),
-        max_length=a["max_position_embeddings"],
-        norm_eps=float(a["rms_norm_eps"]),
-        tie_embeddings=a["tie_word_embeddings"],
-        mlp_bias=a.get("mlp_bias", False),
-        **_gemma(a),
-        **_experts(a, model_type),
-        **(switches | SWITCHES[model_type]),
-    )
+    family = family_of(data["model_type"])
+    a = checked(data, family.attributes, family.model_type, where)
+    if family.text is not None:
+        tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
+        return model_config({**a["text_config"], **tied, "model_type": family.text}, f"{where}: text_config")
+    try:
+        return ModelConfig(**_fields(family, a))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's fields, from the attributes."""
+    fields = {ours: a[theirs] for theirs, ours in family.shared.items()}
+    fields["n_kv_heads"] = fields.get("n_kv_heads") or fields["n_heads"]
+    fields["head_dim"] = fields.get("head_dim") or _head_dim(a)
+    act = a.get("hidden_act") or a.get("hidden_activation")
+    fields |= {
+        "stacks": stacks_of(family.layers(a)),
+        "activation": HIDDEN_ACT[act],
+        **family.switches,
+        **family.read(a),
+    }
+    return {k: float(v) if k in FLOATS and v is not None else v for k, v in fields.items()}
 
 
 def _head_dim(a: Mapping[str, Any]) -> int:
@@ -103,83 +95,6 @@ def _head_dim(a: Mapping[str, Any]) -> int:
     if width % heads:
         raise ConfigError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
     return width // heads
-
-
-def _gemma(a: Mapping[str, Any]) -> dict[str, Any]:
-    if "query_pre_attn_scalar" not in a:
-        return {}
-    caps = {"attn_softcap": a["attn_logit_softcapping"], "final_softcap": a["final_logit_softcapping"]}
-    scales = {"embed_scale": math.sqrt(a["hidden_size"]), "attn_scale": a["query_pre_attn_scalar"] ** -0.5}
-    return scales | {key: None if cap is None else float(cap) for key, cap in caps.items()}
-
-
-def _experts(a: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    if "num_experts_per_tok" not in a:
-        return {}
-    default = {"mixtral": 8, "qwen3_moe": 128}[model_type]
-    return {
-        "n_experts": a["num_experts"] or a["num_local_experts"] or default,
-        "n_experts_per_token": a["num_experts_per_tok"],
-        "d_expert": a.get("moe_intermediate_size", a["intermediate_size"]),
-        "norm_topk": a.get("norm_topk_prob", True),
-    }
-
-
-def _layers(a: Mapping[str, Any], model_type: str, where: str) -> tuple[Layer, ...]:
-    full, sliding = _ropes(a, model_type, where)
-    window = a.get("sliding_window") if a.get("use_sliding_window", True) else None
-    experts = _expert_layers(a, model_type)
-    out = []
-    for i, slides in enumerate(_slides(a, model_type, window, where)):
-        out.append(Layer(window=window if slides else None, rope=sliding if slides else full, moe=i in experts))
-    return tuple(out)
-
-
-def _slides(a: Mapping[str, Any], model_type: str, window: int | None, where: str) -> list[bool]:
-    """For each layer, whether it has a sliding window."""
-    n, types = a["num_hidden_layers"], a.get("layer_types")
-    if types is not None:
-        if len(types) != n or not all(t in ("full_attention", "sliding_attention") for t in types):
-            raise ConfigError(f"{where}: 'layer_types' must say full_attention or sliding_attention {n} times")
-        if window is None and "sliding_attention" in types:
-            raise ConfigError(f"{where}: 'layer_types' has sliding layers, and no sliding window is set")
-        return [t == "sliding_attention" for t in types]
-    match model_type:
-        case "qwen2" | "qwen3":
-            return [window is not None and i >= a["max_window_layers"] for i in range(n)]
-        case "gemma2":
-            return [i % 2 == 0 for i in range(n)]
-        case "gemma3_text":
-            return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(n)]
-    return [window is not None] * n
-
-
-def _expert_layers(a: Mapping[str, Any], model_type: str) -> set[int]:
-    layers = range(a["num_hidden_layers"])
-    if model_type == "qwen3_moe":
-        dense = a["mlp_only_layers"] or []
-        return {i for i in layers if i not in dense and (i + 1) % a["decoder_sparse_step"] == 0}
-    return set(layers) if model_type == "mixtral" else set()
-
-
-def _ropes(a: Mapping[str, Any], model_type: str, where: str) -> tuple[Rope, Rope]:
-    """The positions of full and of sliding layers."""
-    theta, longest = a["rope_theta"] or THETA.get(model_type, 1e4), a["max_position_embeddings"]
-    given, place = a["rope_parameters"], f"{where}: rope_parameters"
-    if model_type != "gemma3_text":
-        legacy = {"rope_theta": theta} | (a["rope_scaling"] or {})
-        both = rope.read(
-            legacy if given is None else given, theta, longest, place if given else f"{where}: rope_scaling"
-        )
-        return both, both
-    local = a["rope_local_base_freq"] or LOCAL_THETA
-    if given is None:
-        return rope.read(a["rope_scaling"], theta, longest, f"{where}: rope_scaling"), Rope(theta=float(local))
-    unknown = given.keys() - {"full_attention", "sliding_attention"}
-    if unknown or not all(isinstance(v, dict | None) for v in given.values()):
-        raise ConfigError(f"{place}: must hold an object for full_attention and one for sliding_attention")
-    full = rope.read(given.get("full_attention"), theta, longest, f"{place}: full_attention")
-    return full, rope.read(given.get("sliding_attention"), local, longest, f"{place}: sliding_attention")
 
 
 def _generation(data: Mapping[str, Any], path: Path) -> Generation:

@@ -18,7 +18,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import export, safetensors
 from vishwamai.hf.config import Generation, Pretrained
-from vishwamai.hf.names import FAMILIES, Family, Piece, is_ignored, pieces
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.family import Family
+from vishwamai.hf.pieces import Piece, is_ignored, pieces
 from vishwamai.hf.safetensors import Outgoing, Tensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig

@@ -1,0 +1,17 @@
+"""The families of checkpoints that are read and written: one file a lineage, each with its tables."""
+
+from vishwamai.errors import ConfigError
+from vishwamai.hf.families import gemma, llama, mistral, own, qwen
+from vishwamai.hf.family import Family
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for lineage in (llama, mistral, qwen, gemma, own) for family in lineage.FAMILIES
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a model type. Raises `ConfigError` that lists the known ones."""
+    if model_type not in FAMILIES:
+        known = ", ".join(f"{f.architecture} ({name})" for name, f in FAMILIES.items())
+        raise ConfigError(f"the architecture {model_type!r} is not known; known are {known}")
+    return FAMILIES[model_type]

@@ -1,0 +1,102 @@
+"""Gemma 2 and 3; of a Gemma 3 of text and images, the text model."""
+
+import math
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, TOKEN, TOKENS, Attribute, flag, number, only, size
+from vishwamai.hf.families.llama import biases, write_biases
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, inside
+from vishwamai.models.config import ModelConfig
+
+ATTRIBUTES = {
+    **{k: v for k, v in COMMON.items() if k != "hidden_act"},
+    "num_attention_heads": size(8, HEADS),
+    "num_key_value_heads": size(4, HEADS),
+    "head_dim": size(256, HEADS),
+    "attention_bias": flag(False),
+    "hidden_activation": only("gelu_pytorch_tanh"),
+    "tie_word_embeddings": flag(True),
+    "query_pre_attn_scalar": number(256),
+    "layer_types": LIST,
+    "sliding_window": size(4096, LENGTH),
+    "use_bidirectional_attention": only(False, None),
+}
+SWITCHES = {"norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh"}
+NAMES = PLAIN | SANDWICH
+
+
+def _read(a: Attributes) -> dict:
+    scales = {"embed_scale": math.sqrt(a["hidden_size"]), "attn_scale": a["query_pre_attn_scalar"] ** -0.5}
+    return biases(a) | scales
+
+
+def _write(cfg: ModelConfig) -> dict:
+    scalar = cfg.head_dim if cfg.attn_scale is None else cfg.attn_scale**-2
+    whole = math.isclose(scalar, round(scalar), rel_tol=1e-6)
+    window = next((layer.window for layer in cfg.layers if layer.window is not None), 4096)
+    return write_biases(cfg) | {"query_pre_attn_scalar": round(scalar) if whole else scalar, "sliding_window": window}
+
+
+def _alternate(a: Attributes) -> list[bool]:
+    return [i % 2 == 0 for i in range(a["num_hidden_layers"])]
+
+
+def _but_every(a: Attributes) -> list[bool]:
+    return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(a["num_hidden_layers"])]
+
+
+FAMILIES = (
+    Family(
+        model_type="gemma2",
+        architecture="Gemma2ForCausalLM",
+        attributes=ATTRIBUTES
+        | {
+            "vocab_size": size(256_000, 2**24),
+            "hidden_act": only("gelu_pytorch_tanh"),
+            "max_position_embeddings": size(8192, LENGTH),
+            "final_logit_softcapping": number(30.0, null=True),
+            "attn_logit_softcapping": number(50.0, null=True),
+        },
+        whole=WHOLE,
+        layer=NAMES,
+        switches=SWITCHES,
+        layers=partial(layers, slides=_alternate),
+        read=_read,
+        write=_write,
+    ),
+    Family(
+        model_type="gemma3_text",
+        architecture="Gemma3ForCausalLM",
+        attributes=ATTRIBUTES
+        | {
+            "vocab_size": size(262_208, 2**24),
+            "max_position_embeddings": size(2**17, LENGTH),
+            "final_logit_softcapping": number(None),
+            "attn_logit_softcapping": only(None),  # transformers ignores it for this family
+            "sliding_window_pattern": size(6),
+            "rope_local_base_freq": number(None),
+        },
+        whole=WHOLE,
+        layer=NAMES,
+        switches=SWITCHES | {"qk_norm": True},
+        layers=partial(layers, slides=_but_every, theta=1e6, local_theta=lambda a: a["rope_local_base_freq"] or 1e4),
+        read=_read,
+        write=_write,
+    ),
+    Family(
+        model_type="gemma3",
+        architecture="Gemma3ForConditionalGeneration",
+        attributes={
+            "text_config": Attribute((dict,)),
+            "eos_token_id": TOKENS,
+            "bos_token_id": TOKENS,
+            "pad_token_id": TOKEN,
+            "tie_word_embeddings": flag(True),
+        },
+        whole=inside("language_model.", WHOLE),
+        layer=inside("language_model.", NAMES),
+        ignored=r"vision_tower\..*|multi_modal_projector\..*",
+        text="gemma3_text",
+    ),
+)

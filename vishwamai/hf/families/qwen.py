@@ -1,0 +1,97 @@
+"""Qwen 2 and 3, dense and mixture of experts."""
+
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, size
+from vishwamai.hf.families.llama import biases, write_biases
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
+from vishwamai.hf.names import PLAIN, WHOLE
+from vishwamai.models.config import ModelConfig
+
+DENSE = (
+    COMMON
+    | WINDOW
+    | {
+        "layer_types": LIST,
+        "max_window_layers": size(28),
+        "max_position_embeddings": size(32768, LENGTH),
+        "num_key_value_heads": size(32, HEADS, null=True),
+    }
+)
+MOE = (
+    COMMON
+    | WINDOW
+    | EXPERTS
+    | {
+        "attention_bias": flag(False),
+        "max_position_embeddings": size(32768, LENGTH),
+        "num_experts": size(None, HEADS),
+        "num_experts_per_tok": size(8, HEADS),
+        "num_key_value_heads": size(4, HEADS),
+        "moe_intermediate_size": size(768),
+        "norm_topk_prob": flag(False),
+        "decoder_sparse_step": size(1),
+        "mlp_only_layers": LIST,
+    }
+)
+
+
+def _late(a: Attributes) -> list[bool]:
+    return [i >= a["max_window_layers"] for i in range(a["num_hidden_layers"])]
+
+
+def _sparse(a: Attributes) -> list[bool]:
+    dense, step = a["mlp_only_layers"] or [], a["decoder_sparse_step"]
+    return [i not in dense and (i + 1) % step == 0 for i in range(a["num_hidden_layers"])]
+
+
+def _write_window(cfg: ModelConfig) -> dict:
+    first = next((i for i, layer in enumerate(cfg.layers) if layer.window is not None), cfg.n_layers)
+    return {"max_window_layers": max(first, 1)}
+
+
+def _read_moe(a: Attributes) -> dict:
+    return biases(a) | {"n_experts": a["num_experts"] or a["num_local_experts"] or 128}
+
+
+def _write_moe(cfg: ModelConfig) -> dict:
+    dense = [i for i, layer in enumerate(cfg.layers) if not layer.moe]
+    return write_biases(cfg) | {"num_experts": cfg.n_experts, "decoder_sparse_step": 1, "mlp_only_layers": dense}
+
+
+FAMILIES = (
+    Family(
+        model_type="qwen2",
+        architecture="Qwen2ForCausalLM",
+        attributes=DENSE,
+        whole=WHOLE,
+        layer=PLAIN,
+        switches={"attn_bias": True},
+        layers=partial(layers, slides=_late),
+        write=_write_window,
+    ),
+    Family(
+        model_type="qwen3",
+        architecture="Qwen3ForCausalLM",
+        attributes=DENSE | {"attention_bias": flag(False), "head_dim": size(128)},
+        whole=WHOLE,
+        layer=PLAIN,
+        switches={"qk_norm": True},
+        layers=partial(layers, slides=_late),
+        read=biases,
+        write=lambda cfg: write_biases(cfg) | _write_window(cfg),
+    ),
+    Family(
+        model_type="qwen3_moe",
+        architecture="Qwen3MoeForCausalLM",
+        attributes=MOE,
+        whole=WHOLE,
+        layer=PLAIN,
+        moe=EXPERT_NAMES,
+        switches={"qk_norm": True},
+        layers=partial(layers, experts=_sparse),
+        read=_read_moe,
+        write=_write_moe,
+    ),
+)

@@ -1,0 +1,124 @@
+"""What is known of one family of checkpoints: the names of its tensors, and how its config.json and a model agree.
+
+Most attributes have the value of one field of ours, and a table serves both directions; `layers`, `read` and `write`
+say the rest. It knows no family by name and no tensor's values.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vishwamai.errors import ConfigError
+from vishwamai.hf import rope
+from vishwamai.hf.attributes import Attribute
+from vishwamai.models.config import Layer, ModelConfig, Rope
+
+Attributes = Mapping[str, Any]
+
+FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its value, in every family that has it
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "intermediate_size": "d_ff",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "head_dim": "head_dim",
+    "max_position_embeddings": "max_length",
+    "rms_norm_eps": "norm_eps",
+    "tie_word_embeddings": "tie_embeddings",
+    "mlp_bias": "mlp_bias",
+    "num_experts_per_tok": "n_experts_per_token",
+    "moe_intermediate_size": "d_expert",
+    "norm_topk_prob": "norm_topk",
+    "attn_logit_softcapping": "attn_softcap",
+    "final_logit_softcapping": "final_softcap",
+}
+TYPES = ("full_attention", "sliding_attention")
+
+
+def _nothing(_: Any) -> dict[str, Any]:
+    return {}
+
+
+def no_layers(a: Attributes) -> list[bool]:
+    """For each layer: no."""
+    return [False] * a["num_hidden_layers"]
+
+
+def all_layers(a: Attributes) -> list[bool]:
+    """For each layer: yes."""
+    return [True] * a["num_hidden_layers"]
+
+
+def layers(
+    a: Attributes,
+    *,
+    slides: Callable[[Attributes], list[bool]] = all_layers,
+    experts: Callable[[Attributes], list[bool]] = no_layers,
+    theta: float = 1e4,
+    local_theta: Callable[[Attributes], float] | None = None,
+) -> tuple[Layer, ...]:
+    """The layers that the attributes describe.
+
+    `slides` says which have the sliding window, if there is one and no `layer_types` say so; `experts` which are
+    mixtures. `theta` is the family's default; with `local_theta` sliding layers turn by that, and are never scaled.
+    """
+    full, sliding = _ropes(a, theta, local_theta)
+    window = a.get("sliding_window") if a.get("use_sliding_window", True) else None
+    sliding_layers = _slides(a, window, slides)
+    pairs = zip(sliding_layers, experts(a), strict=True)
+    return tuple(Layer(window=window if s else None, rope=sliding if s else full, moe=moe) for s, moe in pairs)
+
+
+def _slides(a: Attributes, window: int | None, by_default: Callable[[Attributes], list[bool]]) -> list[bool]:
+    n, types = a["num_hidden_layers"], a.get("layer_types")
+    if types is None:
+        return [window is not None and slides for slides in by_default(a)]
+    if len(types) != n or not all(t in TYPES for t in types):
+        raise ConfigError(f"'layer_types' must say {' or '.join(TYPES)} {n} times")
+    if window is None and "sliding_attention" in types:
+        raise ConfigError("'layer_types' has sliding layers, and no sliding window is set")
+    return [t == "sliding_attention" for t in types]
+
+
+def _ropes(a: Attributes, theta: float, local_theta: Callable[[Attributes], float] | None) -> tuple[Rope, Rope]:
+    """The positions of full and of sliding layers."""
+    theta, longest, given = a["rope_theta"] or theta, a["max_position_embeddings"], a["rope_parameters"]
+    if local_theta is None:
+        old = {"rope_theta": theta} | (a["rope_scaling"] or {})
+        both = rope.read(given or old, theta, longest, "rope_parameters" if given else "rope_scaling")
+        return both, both
+    if given is None:
+        return rope.read(a["rope_scaling"], theta, longest, "rope_scaling"), Rope(theta=float(local_theta(a)))
+    if given.keys() - set(TYPES) or not all(isinstance(v, dict | None) for v in given.values()):
+        raise ConfigError(f"rope_parameters: must hold an object for {TYPES[0]} and one for {TYPES[1]}")
+    full, sliding = ((given.get(kind), f"rope_parameters: {kind}") for kind in TYPES)
+    return rope.read(full[0], theta, longest, full[1]), rope.read(sliding[0], local_theta(a), longest, sliding[1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family. Keys of the name tables are our paths, those of a layer without their stack and place.
+
+    `fields` adds to `FIELDS`; `switches` hold for every model of the family. `read` gives fields that need more than
+    one attribute's value, and `write` the attributes that they come from. `text` names the family of the text model
+    inside one of several kinds.
+    """
+
+    model_type: str
+    architecture: str
+    attributes: Mapping[str, Attribute]
+    whole: Mapping[str, str]
+    layer: Mapping[str, str]
+    moe: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stands before `layer` where a layer has experts
+    ignored: str = r".*\.rotary_emb\.inv_freq"  # tensors that hold no weight, or none of the text model's
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layers: Callable[[Attributes], tuple[Layer, ...]] = layers
+    read: Callable[[Attributes], Mapping[str, Any]] = _nothing
+    write: Callable[[ModelConfig], Mapping[str, Any]] = _nothing
+    text: str | None = None
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Attribute -> field, of those that agree in value."""
+        return {theirs: ours for theirs, ours in (FIELDS | self.fields).items() if theirs in self.attributes}
