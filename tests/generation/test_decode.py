@@ -46,9 +46,13 @@ def weights():
     """Made in NumPy, which compiles nothing."""
     w = jax.eval_shape(lambda: spec.init(transformer.specs(CFG), jax.random.key(0)))
     rng = np.random.default_rng(0)
-    values = {name: rng.normal(0, 1, getattr(w, name).shape) for name in ("embed", "lm_head", "final_norm")}
+
+    def draw(x):
+        return jnp.asarray(rng.normal(0, 1, x.shape), jnp.float32)
+
     stacks = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), w.stacks)
-    return dataclasses.replace(w, stacks=stacks, **{name: jnp.asarray(x, jnp.float32) for name, x in values.items()})
+    ends = {name: draw(getattr(w, name)) for name in ("embed", "lm_head")}
+    return dataclasses.replace(w, stacks=stacks, final_norm=jax.tree.map(draw, w.final_norm), **ends)
 
 
 @functools.cache
@@ -56,7 +60,7 @@ def table() -> np.ndarray:
     """`[V, V]`, the logits after each token."""
     w = weights()
     x = np.asarray(w.embed, np.float64)
-    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + CFG.norm_eps) * np.asarray(w.final_norm)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + CFG.norm_eps) * np.asarray(w.final_norm.scale)
     return x @ np.asarray(w.lm_head, np.float64)
 
 

@@ -15,7 +15,7 @@ WIDE, FULL = Layer(window=4), Layer()
         ({"n_heads": 32, "n_kv_heads": 5}, "n_heads 32 is not a multiple of n_kv_heads 5"),
         ({"d_model": 0}, "d_model is 0"),
         ({"head_dim": 7}, "head_dim 7 is odd"),
-        ({"activation": "relu"}, "silu, gelu_tanh"),
+        ({"activation": "relu"}, "silu, gelu, gelu_tanh"),
         ({"stacks": ()}, "at least one stack"),
         ({"stacks": uniform(2, moe=True)}, "n_experts is 0"),
         ({"stacks": uniform(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4}, "more than n_exp"),
@@ -29,7 +29,7 @@ def test_contradictions_are_refused(change, words):
 
 
 def test_layers_and_ropes_are_checked():
-    for make in (lambda: Layer(window=0), lambda: Rope(scaling="yarn"), lambda: Rope(factor=0.0)):
+    for make in (lambda: Layer(window=0), lambda: Rope(scaling="ntk"), lambda: Rope(factor=0.0)):
         with pytest.raises(ConfigError):
             make()
     with pytest.raises(ConfigError):

@@ -58,17 +58,17 @@ def test_experts_equal_the_dense_form_and_drop_nothing(implementation):
         "mef,efd->med", jax.nn.silu(jnp.einsum("md,edf->mef", x, gate)) * jnp.einsum("md,edf->mef", x, up), down
     )
     want = sum(routing.weights[:, i, None] * every[jnp.arange(17), routing.experts[:, i]] for i in range(2))
-    got = experts(
-        x, routing.experts, routing.weights, gate, up, down,
-        n_experts=4, activation=jax.nn.silu, implementation=implementation,
-    )  # fmt: skip
+    w = {"gate": gate, "up": up, "down": down}
+    options = {"n_experts": 4, "between": lambda gate, up: jax.nn.silu(gate) * up, "implementation": implementation}
+    got = experts(x, routing.experts, routing.weights, w, **options)
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 def test_a_token_sent_to_no_expert_contributes_nothing():
     x, w = normal(0, 3, 6), normal(1, 2, 6, 6)
     chosen = jnp.array([[0, 2], [2, 2], [1, 2]], jnp.int32)
-    got = experts(x, chosen, jnp.ones((3, 2)), w, w, w, n_experts=2, activation=jax.nn.silu, implementation="blocked")
+    w = {name: w for name in ("gate", "up", "down")} | {"up_bias": normal(2, 2, 6), "down_bias": normal(3, 2, 6)}
+    got = experts(x, chosen, jnp.ones((3, 2)), w, n_experts=2, between=jnp.multiply, implementation="blocked")
     np.testing.assert_array_equal(got[1], np.zeros(6))
     assert float(jnp.abs(got[0]).min()) > 0
 

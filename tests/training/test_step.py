@@ -113,7 +113,8 @@ def test_training_lowers_the_loss_and_mixed_precision_keeps_float32_weights():
 
 
 def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts():
-    broken = dataclasses.replace(weights(DENSE), final_norm=jnp.full(32, jnp.inf))
+    w = weights(DENSE)
+    broken = dataclasses.replace(w, final_norm=dataclasses.replace(w.final_norm, scale=jnp.full(32, jnp.inf)))
     state = state_of(broken, DENSE, ADAM, 10)
     before = jax.tree.map(np.asarray, (state.weights, state.opt_state))
     after, numbers = compiled_step(DENSE, ADAM, STEP, 10)(state, batch(8))

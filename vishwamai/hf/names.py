@@ -5,11 +5,11 @@ Paths of a layer are without their stack and place.
 
 from collections.abc import Mapping
 
-WHOLE = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+WHOLE = {"embed": "model.embed_tokens.weight", "final_norm.scale": "model.norm.weight", "lm_head": "lm_head.weight"}
 
 AT = "model.layers.{layer}."
 ATTENTION = {
-    "attn_norm": AT + "input_layernorm.weight",
+    "attn_norm.scale": AT + "input_layernorm.weight",
     "attn.q": AT + "self_attn.q_proj.weight",
     "attn.k": AT + "self_attn.k_proj.weight",
     "attn.v": AT + "self_attn.v_proj.weight",
@@ -18,9 +18,9 @@ ATTENTION = {
     "attn.k_bias": AT + "self_attn.k_proj.bias",
     "attn.v_bias": AT + "self_attn.v_proj.bias",
     "attn.o_bias": AT + "self_attn.o_proj.bias",
-    "attn.q_norm": AT + "self_attn.q_norm.weight",
-    "attn.k_norm": AT + "self_attn.k_norm.weight",
-    "ffn_norm": AT + "post_attention_layernorm.weight",
+    "attn.q_norm.scale": AT + "self_attn.q_norm.weight",
+    "attn.k_norm.scale": AT + "self_attn.k_norm.weight",
+    "ffn_norm.scale": AT + "post_attention_layernorm.weight",
 }
 DENSE = {
     "ffn.gate": AT + "mlp.gate_proj.weight",
@@ -31,9 +31,9 @@ DENSE = {
     "ffn.down_bias": AT + "mlp.down_proj.bias",
 }
 SANDWICH = {  # norms before and after, which moves the name of the one before the feed-forward
-    "attn_post_norm": AT + "post_attention_layernorm.weight",
-    "ffn_norm": AT + "pre_feedforward_layernorm.weight",
-    "ffn_post_norm": AT + "post_feedforward_layernorm.weight",
+    "attn_post_norm.scale": AT + "post_attention_layernorm.weight",
+    "ffn_norm.scale": AT + "pre_feedforward_layernorm.weight",
+    "ffn_post_norm.scale": AT + "post_feedforward_layernorm.weight",
 }
 EXPERTS = {
     "ffn.router": AT + "mlp.gate.weight",

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.models import cache as kv
+from vishwamai.models import norm
 from vishwamai.models.cache import LayerCache
 from vishwamai.models.config import Layer, ModelConfig
+from vishwamai.models.norm import Norm, normed
 from vishwamai.ops import rope
-from vishwamai.ops.norms import rms_norm
 from vishwamai.parallel.attention import sharded_attention
 from vishwamai.parallel.sharding import Sharding
-from vishwamai.weights.linear import einsum
+from vishwamai.weights.linear import biased, einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -30,12 +31,13 @@ class Attention:
     k: Array  # [D, K, H]
     v: Array  # [D, K, H]
     o: Array  # [N, H, D]
-    q_norm: Array | None  # [H]
-    k_norm: Array | None  # [H]
+    q_norm: Norm | None  # [H], or [N H]
+    k_norm: Norm | None  # [H], or [K H]
     q_bias: Array | None  # [N, H]
     k_bias: Array | None  # [K, H]
     v_bias: Array | None  # [K, H]
     o_bias: Array | None  # [D]
+    sinks: Array | None  # [N]
 
 
 def attention_specs(cfg: ModelConfig) -> Attention:
@@ -46,18 +48,32 @@ def attention_specs(cfg: ModelConfig) -> Attention:
     def bias(heads: int, axis: str) -> Param | None:
         return Param((heads, H), (axis, "head_dim"), value=0.0) if cfg.attn_bias else None
 
+    def qk_norm(heads: int) -> Norm | None:
+        if not cfg.qk_norm:
+            return None
+        return norm.specs(cfg, heads * H, None) if cfg.qk_norm_whole else norm.specs(cfg, H, "head_dim")
+
     return Attention(
         q=Param((D, N, H), ("embed", "heads", "head_dim"), contract=("embed",)),
         k=Param((D, K, H), kv_axes, contract=("embed",)),
         v=Param((D, K, H), kv_axes, contract=("embed",)),
         o=Param((N, H, D), ("heads", "head_dim", "embed"), contract=("heads", "head_dim")),
-        q_norm=norm_spec(cfg, H, "head_dim") if cfg.qk_norm else None,
-        k_norm=norm_spec(cfg, H, "head_dim") if cfg.qk_norm else None,
+        q_norm=qk_norm(N),
+        k_norm=qk_norm(K),
         q_bias=bias(N, "heads"),
         k_bias=bias(K, "kv_heads"),
         v_bias=bias(K, "kv_heads"),
         o_bias=Param((D,), ("embed",), value=0.0) if cfg.o_bias else None,
+        sinks=Param((N,), ("heads",), value=0.0) if cfg.attn_sinks else None,
     )
+
+
+class Turn(NamedTuple):
+    """The rotation of every position of a batch, for layers with one kind of rotary positions."""
+
+    sin: Array  # [B, T, R]
+    cos: Array  # [B, T, R]
+    interleaved: bool
 
 
 class Context(NamedTuple):
@@ -91,28 +107,43 @@ def attend_cached(q, k, v, c: Context, place: LayerCache, index, slots, **mask):
     return sharded_attention(q, keys, values, c.sharding, implementation=c.attention, **places, **mask), new
 
 
-def self_attention(w: Attention, x, sin, cos, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
+def self_attention(w: Attention, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
     """One layer's attention: `attend(q, k, v, c, window=..., ...)` does the rest. Returns (output [B, T, D], cache)."""
-    q = biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
-    k = biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
-    v = biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
-    if cfg.qk_norm:
-        q, k = norm(q, w.q_norm, cfg), norm(k, w.k_norm, cfg)
-    q, k = rope.rotate(q, sin, cos), rope.rotate(k, sin, cos)
-    out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=cfg.attn_scale)
+    q = clipped(biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias), cfg.attn_clip)
+    k = clipped(biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias), cfg.attn_clip)
+    v = clipped(biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias), cfg.attn_clip)
+    if not cfg.qk_norm_late:
+        q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
+    q, k = turned(q, turn), turned(k, turn)
+    if cfg.qk_norm_late:
+        q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
+    q = warmed(q, c.positions, cfg)
+    mask = {"window": layer.window, "softcap": cfg.attn_softcap, "scale": cfg.attn_scale, "sinks_N": w.sinks}
+    out, place = attend(q, k, v, c, **mask)
     return biased(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), place
 
 
-def norm_spec(cfg: ModelConfig, width: int, axis: str) -> Param:
-    """The scale of a norm over an axis."""
-    return Param((width,), (axis,), value=1.0 - cfg.norm_offset)
+def head_norm(w: Norm | None, x_BTNH: Array, cfg: ModelConfig) -> Array:
+    """Queries or keys normed in each head, or over all of them together."""
+    if not cfg.qk_norm_whole:
+        return normed(w, x_BTNH, cfg)
+    return normed(w, x_BTNH.reshape(*x_BTNH.shape[:2], -1), cfg).reshape(x_BTNH.shape)
 
 
-def norm(x: Array, scale: Array, cfg: ModelConfig) -> Array:
-    """The model's norm over the last axis."""
-    return rms_norm(x, scale, eps=cfg.norm_eps, offset=cfg.norm_offset)
+def turned(x_BTNH: Array, turn: Turn | None) -> Array:
+    """Queries or keys turned by their positions; as they are in a layer without positions."""
+    return x_BTNH if turn is None else rope.rotate(x_BTNH, turn.sin, turn.cos, interleaved=turn.interleaved)
 
 
-def biased(x: Array, bias: Array | None) -> Array:
-    """`x` plus a bias of its last axes, where there is one."""
-    return x if bias is None else x + bias.astype(x.dtype)[(None,) * (x.ndim - bias.ndim)]
+def warmed(q_BTNH: Array, positions_BT: Array, cfg: ModelConfig) -> Array:
+    """Queries that grow with the logarithm of their position (Ministral 3, after Llama 4)."""
+    if not cfg.attn_temperature:
+        return q_BTNH
+    steps_BT = jnp.floor(positions_BT.astype(jnp.float32) / cfg.attn_temperature_length)
+    warmth_BT = 1.0 + cfg.attn_temperature * jnp.log1p(steps_BT)
+    return q_BTNH * warmth_BT[..., None, None].astype(q_BTNH.dtype)
+
+
+def clipped(x: Array, limit: float | None) -> Array:
+    """`x` within +- the limit, where there is one."""
+    return x if limit is None else jnp.clip(x, -limit, limit)

@@ -7,8 +7,10 @@ import dataclasses
 
 from vishwamai.errors import ConfigError
 
-ACTIVATIONS = ("silu", "gelu_tanh")
-ROPE_SCALINGS = ("none", "linear", "llama3")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
+NORMS = ("rms", "layer")
+ROUTERS = ("softmax", "chosen", "sigmoid")
+ROPE_SCALINGS = ("none", "linear", "llama3", "yarn", "longrope")
 
 
 def _positive(config, *names: str) -> None:
@@ -20,29 +22,51 @@ def _positive(config, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rope:
-    """Rotary position embedding of a layer. The last three fields are read by the `llama3` scaling alone."""
+    """Rotary position embedding of a layer.
+
+    The first `fraction` of each head is turned: its halves as pairs, or (`interleaved`) its neighbours, against the
+    usual sense where `reversed`. `low_freq_factor` and `high_freq_factor` belong to the `llama3` scaling, `beta_fast`,
+    `beta_slow` and `truncate` to `yarn`, `factors` (one a pair) to `longrope`; sine and cosine are multiplied by
+    `magnitude`.
+    """
 
     theta: float = 10000.0
+    fraction: float = 1.0
+    interleaved: bool = False
+    reversed: bool = False
     scaling: str = "none"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    factors: tuple[float, ...] = ()
+    magnitude: float = 1.0
     original_max_length: int = 8192
 
     def __post_init__(self):
         if self.scaling not in ROPE_SCALINGS:
             raise ConfigError(f"rope scaling {self.scaling!r} is not known; use {', '.join(ROPE_SCALINGS)}")
-        _positive(self, "theta", "factor", "low_freq_factor", "original_max_length")
+        _positive(self, "theta", "factor", "low_freq_factor", "original_max_length", "magnitude", "beta_slow")
         if self.high_freq_factor <= self.low_freq_factor:
             raise ConfigError("rope high_freq_factor must be larger than low_freq_factor")
+        if not 0 < self.fraction <= 1:
+            raise ConfigError(f"rope fraction is {self.fraction}; it must be more than 0 and at most 1")
+        if not all(f > 0 for f in self.factors) or (self.scaling == "longrope") != bool(self.factors):
+            raise ConfigError("rope factors must be more than 0, and are for the scaling longrope alone")
+
+    def turned(self, head_dim: int) -> int:
+        """How many numbers of a head are turned."""
+        return int(head_dim * self.fraction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """How one layer differs from the others: its window (None: all), its positions, dense or mixture of experts."""
+    """How one layer differs from the others: its window (None: all), its positions (None: none), dense or mixture."""
 
     window: int | None = None
-    rope: Rope = Rope()
+    rope: Rope | None = Rope()
     moe: bool = False
 
     def __post_init__(self):
@@ -78,35 +102,66 @@ class ModelConfig:
     head_dim: int
     stacks: tuple[Stack, ...]
     max_length: int = 4096
+    norm: str = "rms"
     norm_eps: float = 1e-6
-    activation: str = "silu"
-    tie_embeddings: bool = False
-    qk_norm: bool = False
+    norm_scale: bool = True
+    norm_bias: bool = False
     norm_offset: float = 0.0  # 1 where the stored scale of a norm is a distance from one
-    post_norms: bool = False  # a norm after attention and feed-forward too, before the residual is added
+    pre_norms: bool = True  # a norm before attention and feed-forward
+    post_norms: bool = False  # a norm after them (too), before the residual is added
+    embed_norm: bool = False
+    parallel: bool = False  # attention and feed-forward read the same normed residual
+    tie_embeddings: bool = False
+    learned_positions: bool = False
     embed_scale: float | None = None
+    residual_scale: float | None = None  # of what attention and feed-forward add
+    logit_scale: float | None = None
+    final_softcap: float | None = None
     attn_scale: float | None = None  # None: head_dim ** -0.5
     attn_softcap: float | None = None
-    final_softcap: float | None = None
+    attn_temperature: float = 0.0  # how queries grow with the logarithm of their position
+    attn_temperature_length: int = 8192  # in steps of so many positions
+    attn_clip: float | None = None  # queries, keys and values lie in +- this
+    attn_sinks: bool = False
+    qk_norm: bool = False
+    qk_norm_whole: bool = False  # over all heads together
+    qk_norm_late: bool = False  # after the rotation
     attn_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
+    activation: str = "silu"
+    gated: bool = True
+    glu_limit: float | None = None  # clamps gate and up, and shifts up by one
     n_experts: int = 0
     n_experts_per_token: int = 0
     d_expert: int = 0
+    router: str = "softmax"  # over all experts, over the `chosen` ones, or a `sigmoid` for each
+    router_bias: bool = False  # on the router's logits
+    choice_bias: bool = False  # on the scores, for the choice of experts alone
+    n_expert_groups: int = 1
+    n_groups_per_token: int = 1
     norm_topk: bool = True  # the chosen experts' weights sum to one
+    route_scale: float = 1.0  # of those weights
+    d_shared: int = 0  # width of an expert that every token meets
+    shared_gate: bool = False
+    expert_bias: bool = False
 
     def __post_init__(self):
         _positive(self, "vocab_size", "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "max_length", "norm_eps")
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
-        if self.head_dim % 2:
-            raise ConfigError(f"head_dim {self.head_dim} is odd; rotary positions turn pairs, so it must be even")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"activation {self.activation!r} is not known; use {', '.join(ACTIVATIONS)}")
+        for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
+            if rope.turned(self.head_dim) % 2:
+                what = f"head_dim {self.head_dim}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
+                raise ConfigError(f"{what} is odd; rotary positions turn pairs, so it must be even")
+        for name, known in (("activation", ACTIVATIONS), ("norm", NORMS), ("router", ROUTERS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(known)}")
         if not self.stacks:
             raise ConfigError("a model needs at least one stack of layers")
-        _positive(self, "embed_scale", "attn_scale", "attn_softcap", "final_softcap")
+        scales = ("embed_scale", "residual_scale", "logit_scale", "attn_scale", "attn_softcap", "final_softcap")
+        _positive(self, *scales, "attn_clip", "glu_limit")
         if any(layer.moe for layer in self.layers):
             self._check_experts()
 
@@ -114,6 +169,11 @@ class ModelConfig:
         _positive(self, "n_experts", "n_experts_per_token", "d_expert")
         if self.n_experts_per_token > self.n_experts:
             raise ConfigError(f"n_experts_per_token {self.n_experts_per_token} is more than n_experts {self.n_experts}")
+        if self.n_experts % self.n_expert_groups or not 1 <= self.n_groups_per_token <= self.n_expert_groups:
+            raise ConfigError(
+                f"{self.n_experts} experts do not make {self.n_expert_groups} groups of which a token is sent to "
+                f"{self.n_groups_per_token}"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:

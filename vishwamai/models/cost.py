@@ -1,4 +1,4 @@
-"""What a model costs, in closed form: parameters, floating-point operations and bytes. It makes no arrays.
+"""What a model costs, from its specs and in closed form: parameters, operations and bytes. It makes no arrays.
 
 A multiply and an add are two operations. Norms, activations, softmax and rotations are not counted: matmuls are more
 than 97% of the work of any model worth planning. Formulas: Kaplan et al. (2020), appendix; Chowdhery et al. (PaLM,
@@ -6,8 +6,11 @@ than 97% of the work of any model worth planning. Formulas: Kaplan et al. (2020)
 """
 
 import dataclasses
+import math
 
+from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig
+from vishwamai.weights import spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +24,23 @@ class Parameters:
 
 def parameters(cfg: ModelConfig) -> Parameters:
     """The weights' size, counted from the configuration alone."""
-    norms = cfg.d_model * (1 + (4 if cfg.post_norms else 2) * cfg.n_layers)
-    qk_norms = 2 * cfg.head_dim * cfg.n_layers if cfg.qk_norm else 0
-    fixed = norms + qk_norms + sum(_attention_parameters(cfg) for _ in cfg.layers)
-    table = cfg.vocab_size * cfg.d_model
-    fixed += table if cfg.tie_embeddings else 2 * table
-    total = fixed + sum(_ffn_parameters(cfg, layer, cfg.n_experts) for layer in cfg.layers)
-    active = fixed + sum(_ffn_parameters(cfg, layer, cfg.n_experts_per_token) for layer in cfg.layers)
-    embedding = 0 if cfg.tie_embeddings else table
-    return Parameters(total=total, active=active - embedding, embedding=embedding)
+    named = spec.named(transformer.specs(cfg))
+    embedding = 0 if cfg.tie_embeddings else cfg.vocab_size * cfg.d_model
+    active = sum(_met(cfg, p) for _, p in named) - embedding
+    return Parameters(total=spec.count([p for _, p in named]), active=active, embedding=embedding)
 
 
 def forward_flops(cfg: ModelConfig, batch: int, length: int, *, logits: bool = True) -> int:
     """Operations of one forward pass over `batch` rows of `length` tokens that attend causally to their own row."""
-    tokens = batch * length
-    weights = sum(_matmul_weights(cfg, layer) for layer in cfg.layers)
-    weights += cfg.vocab_size * cfg.d_model if logits else 0
-    return 2 * tokens * weights + sum(_attention_flops(cfg, layer, batch, length) for layer in cfg.layers)
+    layers = [p for path, p in spec.named(transformer.specs(cfg)) if p.is_matmul and path != "lm_head"]
+    weights = sum(_met(cfg, p) for p in layers) + (cfg.vocab_size * cfg.d_model if logits else 0)
+    return 2 * batch * length * weights + sum(_attention_flops(cfg, layer, batch, length) for layer in cfg.layers)
+
+
+def _met(cfg: ModelConfig, p: spec.Param) -> int:
+    """How many numbers of a weight one token meets: of experts, those that it is sent to."""
+    size = math.prod(p.shape)
+    return size * cfg.n_experts_per_token // cfg.n_experts if "experts" in p.axes else size
 
 
 def train_flops(cfg: ModelConfig, batch: int, length: int) -> int:
@@ -54,29 +57,6 @@ def cache_bytes(cfg: ModelConfig, batch: int, length: int, itemsize: int = 2) ->
     """Bytes of keys and values for `batch` rows of `length` positions; a window keeps no more than itself."""
     slots = sum(length if layer.window is None else min(layer.window, length) for layer in cfg.layers)
     return 2 * batch * slots * cfg.n_kv_heads * cfg.head_dim * itemsize
-
-
-def _attention_parameters(cfg: ModelConfig) -> int:
-    q, kv = cfg.n_heads * cfg.head_dim, cfg.n_kv_heads * cfg.head_dim
-    bias = (q + 2 * kv if cfg.attn_bias else 0) + (cfg.d_model if cfg.o_bias else 0)
-    return cfg.d_model * (2 * q + 2 * kv) + bias
-
-
-def _expert_parameters(cfg: ModelConfig) -> int:
-    return 3 * cfg.d_model * cfg.d_expert
-
-
-def _ffn_parameters(cfg: ModelConfig, layer: Layer, n_experts: int) -> int:
-    if layer.moe:
-        return n_experts * _expert_parameters(cfg) + cfg.d_model * cfg.n_experts
-    return 3 * cfg.d_model * cfg.d_ff + (2 * cfg.d_ff + cfg.d_model if cfg.mlp_bias else 0)
-
-
-def _matmul_weights(cfg: ModelConfig, layer: Layer) -> int:
-    attention = cfg.d_model * cfg.head_dim * 2 * (cfg.n_heads + cfg.n_kv_heads)
-    if layer.moe:
-        return attention + cfg.n_experts_per_token * _expert_parameters(cfg) + cfg.d_model * cfg.n_experts
-    return attention + 3 * cfg.d_model * cfg.d_ff
 
 
 def _attention_flops(cfg: ModelConfig, layer: Layer, batch: int, length: int) -> int:

@@ -14,30 +14,29 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.models import cache as kv
-from vishwamai.models import moe
+from vishwamai.models import feedforward, moe, norm
 from vishwamai.models.attention import (
     Attention,
     Context,
+    Turn,
     attend_cached,
     attend_whole,
     attention_specs,
-    biased,
-    norm,
-    norm_spec,
     self_attention,
 )
 from vishwamai.models.cache import KVCache
 from vishwamai.models.config import Layer, ModelConfig, Rope
+from vishwamai.models.feedforward import FeedForward, feed_forward
+from vishwamai.models.norm import Norm, normed
 from vishwamai.ops import rope
 from vishwamai.ops.moe import RouterSums
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
-from vishwamai.weights.linear import einsum
+from vishwamai.weights.linear import biased, einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
 
-ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximate=True)}
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -47,27 +46,15 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
 
 
 @pytree
-class FeedForward:
-    """A gated feed-forward network."""
-
-    gate: Array  # [D, F]
-    up: Array  # [D, F]
-    down: Array  # [F, D]
-    gate_bias: Array | None  # [F]
-    up_bias: Array | None  # [F]
-    down_bias: Array | None  # [D]
-
-
-@pytree
 class Block:
-    """One layer: attention and feed-forward, each on a normed residual."""
+    """One layer: attention and feed-forward, with the norms that the model has before and after each."""
 
-    attn_norm: Array  # [D]
+    attn_norm: Norm | None  # [D]
     attn: Attention
-    attn_post_norm: Array | None  # [D]
-    ffn_norm: Array  # [D]
+    attn_post_norm: Norm | None  # [D]
+    ffn_norm: Norm | None  # [D]
     ffn: FeedForward | moe.MoE
-    ffn_post_norm: Array | None  # [D]
+    ffn_post_norm: Norm | None  # [D]
 
 
 @pytree
@@ -75,68 +62,61 @@ class Transformer:
     """All weights of a model."""
 
     embed: Array  # [V, D]
+    positions: Array | None  # [max_length, D], learned ones
+    embed_norm: Norm | None  # [D]
     stacks: tuple[tuple[Block, ...], ...]  # one block for each place in each pattern, every leaf [L, ...]
-    final_norm: Array  # [D]
+    final_norm: Norm  # [D]
     lm_head: Array | None  # [D, V]; None when tied to embed
+    head_bias: Array | None  # [V]
 
 
 def specs(cfg: ModelConfig) -> Transformer:
     """The model's weights, declared."""
     D, V = cfg.d_model, cfg.vocab_size
+    table = partial(Param, contract=("embed",))
     return Transformer(
-        embed=Param((V, D), ("vocab", "embed"), contract=("embed",)),
+        embed=table((V, D), ("vocab", "embed")),
+        positions=table((cfg.max_length, D), (None, "embed")) if cfg.learned_positions else None,
+        embed_norm=norm.specs(cfg, D, "embed") if cfg.embed_norm else None,
         stacks=tuple(tuple(spec.stack(_block_specs(cfg, x), s.repeats) for x in s.pattern) for s in cfg.stacks),
-        final_norm=norm_spec(cfg, D, "embed"),
-        lm_head=None if cfg.tie_embeddings else Param((D, V), ("embed", "vocab"), contract=("embed",)),
+        final_norm=norm.specs(cfg, D, "embed"),
+        lm_head=None if cfg.tie_embeddings else table((D, V), ("embed", "vocab")),
+        head_bias=Param((V,), ("vocab",), value=0.0) if cfg.head_bias else None,
     )
 
 
 def _block_specs(cfg: ModelConfig, layer: Layer) -> Block:
-    scale = partial(norm_spec, cfg, cfg.d_model, "embed")
+    def here(there_is_one: bool) -> Norm | None:
+        return norm.specs(cfg, cfg.d_model, "embed") if there_is_one else None
+
     return Block(
-        attn_norm=scale(),
+        attn_norm=here(cfg.pre_norms),
         attn=attention_specs(cfg),
-        attn_post_norm=scale() if cfg.post_norms else None,
-        ffn_norm=scale(),
-        ffn=moe.specs(cfg) if layer.moe else _feed_forward_specs(cfg),
-        ffn_post_norm=scale() if cfg.post_norms else None,
+        attn_post_norm=here(cfg.post_norms),
+        ffn_norm=here(cfg.pre_norms and not cfg.parallel),
+        ffn=moe.specs(cfg) if layer.moe else feedforward.specs(cfg, cfg.d_ff, bias=cfg.mlp_bias),
+        ffn_post_norm=here(cfg.post_norms),
     )
 
 
-def _feed_forward_specs(cfg: ModelConfig) -> FeedForward:
-    D, F = cfg.d_model, cfg.d_ff
-
-    def bias(width: int, axis: str) -> Param | None:
-        return Param((width,), (axis,), value=0.0) if cfg.mlp_bias else None
-
-    return FeedForward(
-        gate=Param((D, F), ("embed", "mlp"), contract=("embed",)),
-        up=Param((D, F), ("embed", "mlp"), contract=("embed",)),
-        down=Param((F, D), ("mlp", "embed"), contract=("mlp",)),
-        gate_bias=bias(F, "mlp"),
-        up_bias=bias(F, "mlp"),
-        down_bias=bias(D, "embed"),
-    )
-
-
-def feed_forward(w: FeedForward, x: Array, activation: Callable) -> Array:
-    """The gated feed-forward network, `[B, T, D]` to `[B, T, D]`."""
-    gate = biased(einsum("BTD,DF->BTF", x, w.gate), w.gate_bias)
-    up = biased(einsum("BTD,DF->BTF", x, w.up), w.up_bias)
-    return biased(einsum("BTF,FD->BTD", activation(gate) * up, w.down), w.down_bias)
-
-
-def block(w: Block, x, sin, cos, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
+def block(w: Block, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
     """One layer. Returns (residual stream [B, T, D], the layers' cache, its router's sums or None)."""
-    a, place = self_attention(w.attn, norm(x, w.attn_norm, cfg), sin, cos, c, cfg, layer, attend)
-    x = x + (norm(a, w.attn_post_norm, cfg) if cfg.post_norms else a)
-    y, sums = norm(x, w.ffn_norm, cfg), None
+    before = normed(w.attn_norm, x, cfg)
+    a, place = self_attention(w.attn, before, turn, c, cfg, layer, attend)
+    after = x + _added(w.attn_post_norm, a, cfg)
+    y, sums = before if cfg.parallel else normed(w.ffn_norm, after, cfg), None
     if layer.moe:
-        f, sums = moe.mixture(w.ffn, y, c.counts, cfg, ACTIVATIONS[cfg.activation], c.sharding, c.experts)
+        f, sums = moe.mixture(w.ffn, y, c.counts, cfg, c.sharding, c.experts)
     else:
-        f = feed_forward(w.ffn, y, ACTIVATIONS[cfg.activation])
-    x = x + (norm(f, w.ffn_post_norm, cfg) if cfg.post_norms else f)
+        f = feed_forward(w.ffn, y, cfg)
+    x = after + _added(w.ffn_post_norm, f, cfg)
     return c.sharding.constrain(x, "batch", "seq", "embed"), place, sums
+
+
+def _added(post_norm: Norm | None, x: Array, cfg: ModelConfig) -> Array:
+    """What a part of a layer adds to the residual stream."""
+    x = normed(post_norm, x, cfg)
+    return x if cfg.residual_scale is None else x * jnp.asarray(cfg.residual_scale, x.dtype)
 
 
 def hidden(
@@ -194,19 +174,19 @@ def cached_hidden(
 
 def project(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sharding = SINGLE) -> Array:
     """Logits `[B, T, V]`, float32, of normed residuals."""
-    head = lm_head(w, sharding)
-    return logits(head, x_BTD, cfg)
+    return logits(lm_head(w, sharding), x_BTD, cfg)
 
 
-def lm_head(w: Transformer, sharding: Sharding = SINGLE) -> Array:
-    """The output matrix `[D, V]`, gathered over everything but the vocabulary. Take it once, before a loop."""
+def lm_head(w: Transformer, sharding: Sharding = SINGLE) -> tuple[Array, Array | None]:
+    """The output matrix `[D, V]`, gathered over everything but the vocabulary, and its bias. Take it before a loop."""
     head = w.embed.T if w.lm_head is None else w.lm_head
-    return sharding.constrain(head, None, "vocab") if isinstance(head, jax.Array) else head
+    return sharding.constrain(head, None, "vocab") if isinstance(head, jax.Array) else head, w.head_bias
 
 
-def logits(head, x_BTD: Array, cfg: ModelConfig) -> Array:
-    """Logits `[B, T, V]`, float32, from the output matrix."""
-    out = einsum("BTD,DV->BTV", x_BTD, head, preferred_element_type=jnp.float32)
+def logits(head: tuple[Array, Array | None], x_BTD: Array, cfg: ModelConfig) -> Array:
+    """Logits `[B, T, V]`, float32, from what `lm_head` gives."""
+    out = biased(einsum("BTD,DV->BTV", x_BTD, head[0], preferred_element_type=jnp.float32), head[1])
+    out = out if cfg.logit_scale is None else out * cfg.logit_scale
     return out if cfg.final_softcap is None else jnp.tanh(out / cfg.final_softcap) * cfg.final_softcap
 
 
@@ -228,14 +208,16 @@ def _layers(w: Transformer, tokens_BT, cfg: ModelConfig, c: Context, cache, atte
     x = table[tokens_BT].astype(dtype)
     if cfg.embed_scale is not None:
         x = x * jnp.asarray(cfg.embed_scale, dtype)
-    x = c.sharding.constrain(x, "batch", "seq", "embed")
-    turns = {r: rope.angles(c.positions, frequencies(r, cfg.head_dim)) for r in {layer.rope for layer in cfg.layers}}
+    if w.positions is not None:
+        x = x + w.positions[c.positions].astype(dtype)
+    x = c.sharding.constrain(normed(w.embed_norm, x, cfg), "batch", "seq", "embed")
+    turns = {r: _turn(r, c.positions, cfg.head_dim) for r in {layer.rope for layer in cfg.layers}}
     sums, stacks = _no_sums(cfg), []
     for i, s in enumerate(cfg.stacks):
         places = None if cache is None else cache.stacks[i]
         x, places, sums = _scan(w.stacks[i], s.pattern, x, places, sums, turns, c, cfg, attend, remat)
         stacks.append(places)
-    return norm(x, w.final_norm, cfg), tuple(stacks), sums
+    return normed(w.final_norm, x, cfg), tuple(stacks), sums
 
 
 def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig, attend, remat):
@@ -245,7 +227,7 @@ def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig,
 
     def run(block_weights, x, place, index, layer, slots):
         bound = partial(attend, place=place, index=index, slots=slots)
-        return block(block_weights, x, *turns[layer.rope], c, cfg, layer, bound)
+        return block(block_weights, x, turns[layer.rope], c, cfg, layer, bound)
 
     def step(carry, xs):
         x, places, sums = carry
@@ -266,14 +248,27 @@ def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig,
     return x, places, sums
 
 
+def _turn(r: Rope | None, positions_BT: Array, head_dim: int) -> Turn | None:
+    if r is None:
+        return None
+    sin, cos = rope.angles(positions_BT, frequencies(r, head_dim))
+    return Turn(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
+
+
 def frequencies(r: Rope, head_dim: int):
-    """The rotation frequencies `[H / 2]` of a layer."""
-    freq = rope.frequencies(head_dim, r.theta)
+    """The rotation frequencies of a layer, one for each pair of numbers that is turned."""
+    dim = r.turned(head_dim)
+    freq = rope.frequencies(dim, r.theta)
     match r.scaling:
         case "linear":
             return rope.linear(freq, r.factor)
         case "llama3":
             return rope.llama3(freq, r.factor, r.low_freq_factor, r.high_freq_factor, r.original_max_length)
+        case "yarn":
+            ramp = r.factor, r.beta_fast, r.beta_slow, r.original_max_length
+            return rope.yarn(freq, dim, r.theta, *ramp, truncate=r.truncate)
+        case "longrope":
+            return rope.longrope(freq, r.factors)
     return freq
 
 

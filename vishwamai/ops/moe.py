@@ -33,13 +33,59 @@ class RouterSums(NamedTuple):
     tokens: Array  # [] tokens that count
 
 
-def route(logits: Array, n_chosen: int, *, normalize: bool) -> Routing:
-    """Softmax over experts, then the `n_chosen` best; `normalize` makes their weights sum to one."""
-    probs = jax.nn.softmax(logits.astype(jnp.float32), -1)
-    weights, experts = jax.lax.top_k(probs, n_chosen)
-    if normalize:
-        weights = weights / jnp.sum(weights, -1, keepdims=True)
-    return Routing(experts=experts.astype(jnp.int32), weights=weights, probs=probs)
+def route(
+    logits: Array,
+    n_chosen: int,
+    *,
+    kind: str = "softmax",
+    normalize: bool,
+    scale: float = 1.0,
+    choice_bias_E: Array | None = None,
+    n_groups: int = 1,
+    n_groups_chosen: int = 1,
+) -> Routing:
+    """The `n_chosen` experts with the best scores, and their weights: those scores, times `scale`.
+
+    `kind` says what a score is: `softmax` over all experts or a `sigmoid` for each, both of which `normalize` makes sum
+    to one over the chosen; or `chosen`, a softmax over those with the best logits. `choice_bias_E` is added for the
+    choice alone (DeepSeek-V3). Of `n_groups` only the `n_groups_chosen` best may be chosen from: those with the largest
+    score (softmax, DeepSeek-V2) or the largest sum of two (sigmoid, DeepSeek-V3).
+    """
+    logits = logits.astype(jnp.float32)
+    probs = jax.nn.sigmoid(logits) if kind == "sigmoid" else jax.nn.softmax(logits, -1)
+    scores = logits if kind == "chosen" else probs
+    choice = scores if choice_bias_E is None else scores + _over(choice_bias_E, scores)
+    if n_groups > 1:
+        choice = _in_best_groups(choice, n_groups, n_groups_chosen, 2 if kind == "sigmoid" else 1)
+    experts = jax.lax.top_k(choice, n_chosen)[1]
+    weights = jnp.take_along_axis(scores, experts, -1)
+    if kind == "chosen":
+        weights = jax.nn.softmax(weights, -1)
+    elif normalize:
+        weights = weights / (jnp.sum(weights, -1, keepdims=True) + 1e-20)
+    return Routing(experts=experts.astype(jnp.int32), weights=weights * scale, probs=probs)
+
+
+def _over(v_E: Array, like: Array) -> Array:
+    return v_E.astype(like.dtype).reshape((1,) * (like.ndim - 1) + v_E.shape)
+
+
+def _in_best_groups(scores: Array, n_groups: int, n_chosen: int, counted: int) -> Array:
+    """The scores, -inf outside the groups whose `counted` best scores sum to most."""
+    grouped = scores.reshape(*scores.shape[:-1], n_groups, -1)
+    value = jnp.sum(jax.lax.top_k(grouped, counted)[0], -1)
+    chosen = jax.nn.one_hot(jax.lax.top_k(value, n_chosen)[1], n_groups, dtype=jnp.bool_).any(-2)
+    return jnp.where(chosen[..., None], grouped, -jnp.inf).reshape(scores.shape)
+
+
+def grouped_bias(x_GF: Array, bias_EF: Array | None, sizes_E: Array) -> Array:
+    """Rows of group e plus `bias[e]`, where there is one; rows after the last group stay."""
+    if bias_EF is None:
+        return x_GF
+    end_E, row_G = jnp.cumsum(sizes_E), jnp.arange(x_GF.shape[0], dtype=jnp.int32)
+    group_G = jnp.minimum(jnp.searchsorted(end_E, row_G, side="right"), bias_EF.shape[0] - 1)
+    added = bias_EF.astype(x_GF.dtype)[group_G]
+    return x_GF + jnp.where((row_G < end_E[-1])[:, None], added, jnp.zeros((), x_GF.dtype))
 
 
 def router_sums(logits_BTE: Array, routing: Routing, counts_BT: Array) -> RouterSums:

@@ -33,14 +33,48 @@ def llama3(freq_R: np.ndarray, factor: float, low: float, high: float, original_
     return ((1 - blend) * freq_R / factor + blend * freq_R).astype(np.float32)
 
 
+def yarn(
+    freq_R: np.ndarray,
+    dim: int,
+    theta: float,
+    factor: float,
+    fast: float,
+    slow: float,
+    original_length: int,
+    *,
+    truncate: bool,
+) -> np.ndarray:
+    """YaRN (Peng et al., 2023): low frequencies interpolated, high ones kept, a ramp between.
+
+    The ramp's ends are the pairs that turn `fast` and `slow` times in `original_length` positions.
+    """  # fmt: skip
+
+    def pair(turns: float) -> float:
+        return dim * math.log(original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair(fast), pair(slow)
+    low, high = (math.floor(low), math.ceil(high)) if truncate else (low, high)
+    low, high = max(low, 0), min(high, dim - 1)
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / (max(high - low, 0.001)), 0, 1)
+    return (freq_R / factor * ramp + freq_R * (1 - ramp)).astype(np.float32)
+
+
+def longrope(freq_R: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
+    """LongRoPE (Ding et al., 2024): each frequency divided by a factor of its own."""
+    return (freq_R / np.asarray(factors, np.float32)).astype(np.float32)
+
+
 def angles(positions_BT: Array, freq_R: np.ndarray) -> tuple[Array, Array]:
     """`(sin, cos)` of every position's angles, each `[B, T, R]` float32."""
     angle_BTR = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(freq_R)[None, None]
     return jnp.sin(angle_BTR), jnp.cos(angle_BTR)
 
 
-def rotate(x_BTNH: Array, sin_BTR: Array, cos_BTR: Array) -> Array:
-    """`x` with its first and second half rotated as pairs, in `x`'s dtype."""
-    sin, cos = sin_BTR[:, :, None], cos_BTR[:, :, None]
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, -1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BTNH.dtype)
+def rotate(x_BTNH: Array, sin_BTR: Array, cos_BTR: Array, *, interleaved: bool = False) -> Array:
+    """`x` with the first 2R numbers of each head turned, its halves (or its neighbours) as pairs, in `x`'s dtype."""
+    sin, cos, turned = sin_BTR[:, :, None], cos_BTR[:, :, None], 2 * sin_BTR.shape[-1]
+    x, rest = x_BTNH[..., :turned].astype(jnp.float32), x_BTNH[..., turned:]
+    a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, -1)
+    a, b = a * cos - b * sin, b * cos + a * sin
+    out = jnp.stack([a, b], -1).reshape(x.shape) if interleaved else jnp.concatenate([a, b], -1)
+    return jnp.concatenate([out.astype(x_BTNH.dtype), rest], -1)

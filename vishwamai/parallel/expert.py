@@ -9,6 +9,7 @@ in.
 B batch, T positions, D d_model, E experts, C experts per token, F d_expert.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,52 +20,60 @@ from vishwamai.parallel.sharding import Sharding
 Array = jax.Array
 
 
-def expert_parallel(
-    local: Callable,
-    x_BTD: Array,
-    experts_BTC: Array,
-    weights_BTC: Array,
-    w: tuple[Array, Array, Array],
-    sharding: Sharding,
-) -> Array:
-    """`local(x_MD, experts_MC, weights_MC, gate, up, down, n_experts=...)` over all devices: `[B, T, D]`.
+EXPERT_AXES = {
+    "gate": ("experts", "embed", "mlp"),
+    "up": ("experts", "embed", "mlp"),
+    "down": ("experts", "mlp", "embed"),
+    "gate_bias": ("experts", "mlp"),
+    "up_bias": ("experts", "mlp"),
+    "down_bias": ("experts", "embed"),
+}
 
-    `w` is (gate `[E, D, F]`, up `[E, D, F]`, down `[E, F, D]`). An expert that is not on a device has the number
+
+def expert_parallel(
+    local: Callable, x_BTD: Array, experts_BTC: Array, weights_BTC: Array, w: dict[str, Array], sharding: Sharding
+) -> Array:
+    """`local(x_MD, experts_MC, weights_MC, w, n_experts=...)` over all devices: `[B, T, D]`.
+
+    `w` has some of `EXPERT_AXES`, gate `[E, D, F]` among them. An expert that is not on a device has the number
     `n_experts` there.
     """
-    n_experts = w[0].shape[0]
     if sharding.mesh is None:
-        return _flat(local, x_BTD, experts_BTC, weights_BTC, w, n_experts)
+        return _flat(local, x_BTD, experts_BTC, weights_BTC, w)
 
     rows = sharding.spec("batch", None, None, shape=x_BTD.shape)
-    up_spec = sharding.spec("experts", "embed", "mlp", shape=w[0].shape)
-    down_spec = sharding.spec("experts", "mlp", "embed", shape=w[2].shape)
-    expert_axes, embed_axes, mlp_axes = (_axes(part) for part in up_spec)
+    specs = {name: sharding.spec(*EXPERT_AXES[name], shape=x.shape) for name, x in w.items()}
+    expert_axes, _, mlp_axes = (_axes(part) for part in specs["gate"])
     shared = tuple(a for a in expert_axes if a in _axes(rows[0]))
+    ways = math.prod(sharding.mesh.shape[a] for a in mlp_axes)
 
-    def on_device(x, experts, weights, gate, up, down):
-        gate, up = (_gather(a, embed_axes, 1) for a in (gate, up))
-        down = _gather(down, _axes(down_spec[2]), 2)
+    def on_device(x, experts, weights, w):
+        w = {name: _whole_embed(name, a, specs[name]) for name, a in w.items()}
+        if "down_bias" in w:  # every part of a width adds it, and their outputs are summed
+            w["down_bias"] = w["down_bias"] / ways
         x, experts, weights = (_gather(a, shared, 0) for a in (x, experts, weights))
-        first = _index(expert_axes) * gate.shape[0]
-        mine = (experts >= first) & (experts < first + gate.shape[0])
-        out = _flat(local, x, jnp.where(mine, experts - first, gate.shape[0]), weights, (gate, up, down), gate.shape[0])
+        here = w["gate"].shape[0]
+        first = _index(expert_axes) * here
+        mine = (experts >= first) & (experts < first + here)
+        out = _flat(local, x, jnp.where(mine, experts - first, here), weights, w)
         summed = tuple(a for a in (*expert_axes, *mlp_axes) if a not in shared)
         out = jax.lax.psum(out, summed) if summed else out
         return jax.lax.psum_scatter(out, shared, scatter_dimension=0, tiled=True) if shared else out
 
     return jax.shard_map(
-        on_device,
-        mesh=sharding.mesh,
-        in_specs=(rows, rows, rows, up_spec, up_spec, down_spec),
-        out_specs=rows,
-        check_vma=False,
-    )(x_BTD, experts_BTC, weights_BTC, *w)
+        on_device, mesh=sharding.mesh, in_specs=(rows, rows, rows, specs), out_specs=rows, check_vma=False
+    )(x_BTD, experts_BTC, weights_BTC, w)
 
 
-def _flat(local, x_BTD, experts_BTC, weights_BTC, w, n_experts):
+def _flat(local, x_BTD, experts_BTC, weights_BTC, w):
     x, experts, weights = (a.reshape(-1, a.shape[-1]) for a in (x_BTD, experts_BTC, weights_BTC))
-    return local(x, experts, weights, *w, n_experts=n_experts).reshape(x_BTD.shape)
+    return local(x, experts, weights, w, n_experts=w["gate"].shape[0]).reshape(x_BTD.shape)
+
+
+def _whole_embed(name: str, w: Array, spec) -> Array:
+    """A device's part of a weight with its `embed` axis gathered, as GSPMD would do."""
+    axis = EXPERT_AXES[name].index("embed") if "embed" in EXPERT_AXES[name] else None
+    return w if axis is None else _gather(w, _axes(spec[axis]), axis)
 
 
 def _axes(part) -> tuple[str, ...]:

@@ -27,6 +27,11 @@ def grouped_einsum(x_GD: Array, w, sizes_E: Array, *, implementation: str | None
     return contract_groups(w, x_GD, sizes_E, implementation)
 
 
+def biased(x: Array, bias: Array | None) -> Array:
+    """`x` plus a bias of its last axes, where there is one."""
+    return x if bias is None else x + bias.astype(x.dtype)[(None,) * (x.ndim - bias.ndim)]
+
+
 @functools.singledispatch
 def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
     """What `einsum` does with one kind of weight (the first argument's type decides)."""
