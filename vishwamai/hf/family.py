@@ -11,6 +11,7 @@ from typing import Any
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import Attribute
+from vishwamai.hf.names import Names
 from vishwamai.models.config import Layer, ModelConfig, Rope
 
 Attributes = Mapping[str, Any]
@@ -107,9 +108,9 @@ class Family:
     model_type: str
     architecture: str
     attributes: Mapping[str, Attribute]
-    whole: Mapping[str, str]
-    layer: Mapping[str, str]
-    moe: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stands before `layer` where a layer has experts
+    whole: Names
+    layer: Names
+    moe: Names = dataclasses.field(default_factory=dict)  # stands before `layer` where a layer has experts
     ignored: str = r".*\.rotary_emb\.inv_freq"  # tensors that hold no weight, or none of the text model's
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,9 +1,34 @@
 """Names of tensors that many families share: our path -> the checkpoint's name. `{layer}` and `{expert}` count from 0.
 
-Paths of a layer are without their stack and place.
+Paths of a layer are without their stack and place. A torch Linear is stored `[out, in]` and holds one weight; a tensor
+that is otherwise is told by a `Stored`.
 """
 
+import dataclasses
 from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor that holds several weights, or one in another layout than a torch Linear's.
+
+    `of` are the weights that it holds along its outputs, one after another or (`interleaved`) in turns; `turned` says
+    that it is `[out, in]`. A name without `{expert}` is of a tensor that holds all experts.
+    """
+
+    name: str
+    of: tuple[str, ...] = ()
+    interleaved: bool = False
+    turned: bool = True
+
+
+Names = Mapping[str, "str | Stored"]
+
+
+def fused(name: str, *of: str, interleaved: bool = False, turned: bool = True) -> dict[str, Stored]:
+    """The rows of a table for the weights of one tensor."""
+    return dict.fromkeys(of, Stored(name, of, interleaved, turned))
+
 
 WHOLE = {"embed": "model.embed_tokens.weight", "final_norm.scale": "model.norm.weight", "lm_head": "lm_head.weight"}
 
@@ -44,6 +69,6 @@ EXPERTS = {
 PLAIN = ATTENTION | DENSE
 
 
-def inside(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+def inside(prefix: str, names: dict[str, str]) -> dict[str, str]:
     """The same names behind a prefix: those of a text model in one of several kinds."""
     return {path: prefix + name for path, name in names.items()}

@@ -1,15 +1,17 @@
 """Of which tensors of a checkpoint each of our weights is made: names from a family's tables, shapes from the specs.
 
 A torch Linear is stored `[out, in]`, so the transpose of its tensor, reshaped, is right for every weight whose
-contracted axes lead; the others are stored as they are.
+contracted axes lead; the others are stored as they are. One tensor may hold several weights, or all experts.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 
 from vishwamai.errors import ConfigError
 from vishwamai.hf.family import Family
+from vishwamai.hf.names import Stored
 from vishwamai.models.config import ModelConfig
 from vishwamai.weights import spec
 from vishwamai.weights.spec import Param
@@ -17,17 +19,19 @@ from vishwamai.weights.spec import Param
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One tensor of a checkpoint and its place in a leaf of ours."""
+    """A tensor of a checkpoint, or the part of it that is ours, and its place in a leaf of ours."""
 
     name: str
     index: tuple[int, ...]  # into the leaf's leading axes (layers, experts)
-    shape: tuple[int, ...]  # in the checkpoint
+    shape: tuple[int, ...]  # of the whole tensor
+    part: tuple[slice | int, ...]  # into it
     transposed: bool
 
 
 def pieces(family: Family, specs, cfg: ModelConfig) -> list[list[Piece]]:
     """For each leaf of the spec tree, in the tree's order, the tensors that it is made of."""
-    return [_leaf_pieces(family, path, param, cfg) for path, param in spec.named(specs)]
+    named = dict(spec.named(specs))
+    return [_leaf_pieces(family, path, named, cfg) for path in named]
 
 
 def is_ignored(family: Family, name: str) -> bool:
@@ -35,39 +39,61 @@ def is_ignored(family: Family, name: str) -> bool:
     return re.fullmatch(family.ignored, name) is not None
 
 
-def _leaf_pieces(family: Family, path: str, param: Param, cfg: ModelConfig) -> list[Piece]:
-    stacked = tuple(n for n, axis in zip(param.shape, param.axes, strict=True) if axis in spec.STACKED)
-    shape, template, first, step = _stored_shape(param), _template(family, path, cfg), 0, 0
-    if path.startswith("stacks."):
-        first, step = _layer_numbers(path, cfg)
+def _leaf_pieces(family: Family, path: str, named: dict[str, Param], cfg: ModelConfig) -> list[Piece]:
+    param, (first, step) = named[path], _layer_numbers(path, cfg)
+    sizes = tuple(n for n, axis in zip(param.shape, param.axes, strict=True) if axis in spec.STACKED)
+    stored = _stored(family, path, cfg)
+    shape, part = _layout(stored, path, named)
+    stacked = len(sizes) > 1 and "{expert}" not in stored.name
 
     def piece(index: tuple[int, ...]) -> Piece:
-        layer = first + step * index[0] if index else 0
         expert = index[1] if len(index) > 1 else 0
-        return Piece(template.format(layer=layer, expert=expert), index, shape, param.is_matmul)
+        name = stored.name.format(layer=first + step * index[0] if index else 0, expert=expert)
+        where = ((sizes[1], *shape), (expert, *part)) if stacked else (shape, part)
+        return Piece(name, index, *where, param.is_matmul and stored.turned)
 
-    return [piece(index) for index in _indices(stacked)]
+    return [piece(index) for index in itertools.product(*map(range, sizes))]
 
 
-def _template(family: Family, path: str, cfg: ModelConfig) -> str:
-    if not path.startswith("stacks."):
-        return family.whole[path]
-    _, i, j, rest = path.split(".", 3)
-    moe = cfg.stacks[int(i)].pattern[int(j)].moe
-    name = (family.moe if moe else {}).get(rest) or family.layer.get(rest)
-    if name is None:
+def _stored(family: Family, path: str, cfg: ModelConfig) -> Stored:
+    if path.startswith("stacks."):
+        _, i, j, rest = path.split(".", 3)
+        moe = cfg.stacks[int(i)].pattern[int(j)].moe
+        found = (family.moe if moe else {}).get(rest) or family.layer.get(rest)
+    else:
+        found, rest = family.whole.get(path), path
+    if found is None:
         raise ConfigError(f"{family.model_type} has no weight {rest!r}, which this model has")
-    return name
+    return Stored(found) if isinstance(found, str) else found
 
 
 def _layer_numbers(path: str, cfg: ModelConfig) -> tuple[int, int]:
     """(number of the first layer, distance to the next) of those stacked at a place of a pattern."""
+    if not path.startswith("stacks."):
+        return 0, 0
     i, j = (int(part) for part in path.split(".")[1:3])
     before = sum(len(s.pattern) * s.repeats for s in cfg.stacks[:i])
     return before + j, len(cfg.stacks[i].pattern)
 
 
-def _stored_shape(param: Param) -> tuple[int, ...]:
+def _layout(stored: Stored, path: str, named: dict[str, Param]) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+    """(shape of one layer's or expert's tensor, the part of it that is this weight)."""
+    param, rest = named[path], path.split(".", 3)[-1] if path.startswith("stacks.") else path
+    mine = _plain_shape(param)
+    shape = mine if stored.turned or len(mine) < 2 else mine[::-1]
+    part = tuple(slice(0, n) for n in shape)
+    if not stored.of:
+        return shape, part
+    outputs = [_plain_shape(named[path[: -len(rest)] + sibling])[0] for sibling in stored.of]
+    axis, at, total = 0 if stored.turned else -1, stored.of.index(rest), sum(outputs)
+    begin = sum(outputs[:at])
+    own = slice(at, total, len(outputs)) if stored.interleaved else slice(begin, begin + outputs[at])
+    if axis == 0:
+        return (total, *shape[1:]), (own, *part[1:])
+    return (*shape[:-1], total), (*part[:-1], own)
+
+
+def _plain_shape(param: Param) -> tuple[int, ...]:
     """The shape that torch gives one layer's or expert's tensor of this weight."""
     sizes = [(n, a) for n, a in zip(param.shape, param.axes, strict=True) if a not in spec.STACKED]
     if not param.contract:
@@ -75,10 +101,3 @@ def _stored_shape(param: Param) -> tuple[int, ...]:
     if not param.is_matmul:
         return tuple(n for n, _ in sizes)
     return math.prod(n for n, a in sizes if a not in param.contract), param.fan_in
-
-
-def _indices(sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
-    out: list[tuple[int, ...]] = [()]
-    for n in sizes:
-        out = [(*index, i) for index in out for i in range(n)]
-    return out

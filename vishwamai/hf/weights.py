@@ -91,7 +91,7 @@ def _leaf(param: Param, parts: list[Piece], found: dict[str, Tensor], maps: dict
     pending = 0
     for piece in parts:
         tensor = found[piece.name]
-        stored = _put(tensor.view(maps[tensor.path]), place)
+        stored = _put(tensor.view(maps[tensor.path])[piece.part], place)
         leaf = _fill(leaf, stored, np.asarray(piece.index, np.int32), piece.transposed, home)
         pending += tensor.end - tensor.start
         if pending > IN_FLIGHT:
@@ -179,16 +179,23 @@ def _outgoing(family: Family, w: Transformer, specs: Transformer, cfg: ModelConf
         raise CheckpointError(
             "these weights are not plain arrays of this model's shapes; merge or dequantise them first"
         )
+    tensors: dict[str, list[tuple[jax.Array, Piece]]] = {}
     for leaf, parts in zip(leaves, pieces(family, specs, cfg), strict=True):
         for piece in parts:
-            yield Outgoing(piece.name, piece.shape, dtype, functools.partial(_stored, leaf, piece, dtype))
+            tensors.setdefault(piece.name, []).append((leaf, piece))
+    for name, parts in tensors.items():
+        yield Outgoing(name, parts[0][1].shape, dtype, functools.partial(_stored, parts, dtype))
 
 
-def _stored(leaf: jax.Array, piece: Piece, dtype) -> np.ndarray:
-    """One tensor in its stored form, on the host."""
-    whole = NamedSharding(leaf.sharding.mesh, PartitionSpec()) if isinstance(leaf.sharding, NamedSharding) else None
-    part = _take(leaf, np.asarray(piece.index, np.int32), piece.shape, piece.transposed, dtype, whole)
-    return np.asarray(part)
+def _stored(parts: list[tuple[jax.Array, Piece]], dtype) -> np.ndarray:
+    """One tensor in its stored form, on the host, put together from its parts."""
+    whole = np.empty(parts[0][1].shape, dtype)
+    for leaf, piece in parts:
+        home = leaf.sharding
+        spread = NamedSharding(home.mesh, PartitionSpec()) if isinstance(home, NamedSharding) else None
+        shape = whole[piece.part].shape
+        whole[piece.part] = _take(leaf, np.asarray(piece.index, np.int32), shape, piece.transposed, dtype, spread)
+    return whole
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
