@@ -5,6 +5,7 @@ shows. Windows, softcaps and rope scaling are small enough to bite within the fe
 """
 
 import importlib.util
+import zlib
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ BASE = {
     "pad_token_id": 0,
 }
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 1.0}
+PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.5, 2.0],
+    "long_factor": [2.0, 3.0, 5.0],
+}
 GEMMA = {"query_pre_attn_scalar": 24, "final_logit_softcapping": 1.5, "sliding_window": 5}
 MOE = {"num_experts_per_tok": 2, "attention_bias": True, "mlp_only_layers": [1], "num_hidden_layers": 4}
 
@@ -56,6 +65,7 @@ CASES = {
     ),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
     "mixtral_window": ("MixtralConfig", {"num_local_experts": 4, "sliding_window": 5, "rope_theta": 300.0}),
+    "gemma": ("GemmaConfig", {"attention_bias": True}),
     "gemma2": ("Gemma2Config", GEMMA | {"attn_logit_softcapping": 0.7}),
     "gemma3_text": (
         "Gemma3TextConfig",
@@ -63,6 +73,55 @@ CASES = {
         | {"num_hidden_layers": 7, "sliding_window_pattern": 3, "rope_theta": 1000.0, "rope_local_base_freq": 50.0}
         | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     ),
+    "olmo": ("OlmoConfig", {"clip_qkv": 0.6, "head_dim": None}),
+    "olmo2": ("Olmo2Config", {"attention_bias": True, "head_dim": None}),
+    "olmo3": (
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 5,
+            "head_dim": None,
+            "rope_parameters": {
+                "full_attention": YARN | {"rope_theta": 300.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+    ),
+    "granite": (
+        "GraniteConfig",
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3, "logits_scaling": 2.5}
+        | {"attention_bias": True, "mlp_bias": True, "head_dim": None},
+    ),
+    "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "no_rope_layer_interval": 2, "head_dim": None}),
+    "smollm3_window": (
+        "SmolLM3Config",
+        {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 5, "head_dim": None, "mlp_bias": True},
+    ),
+    "arcee": ("ArceeConfig", {"mlp_bias": True}),
+    "seed_oss": ("SeedOssConfig", {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True}),
+    "ernie4_5": ("Ernie4_5Config", {"use_bias": True}),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"attention_bias": True}),
+    "exaone4": ("Exaone4Config", {"num_hidden_layers": 5, "sliding_window": 5, "head_dim": None}),
+    "exaone4_full": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "cohere2": (
+        "Cohere2Config",
+        {"num_hidden_layers": 5, "sliding_window": 5, "logit_scale": 0.3, "attention_bias": True, "head_dim": None},
+    ),
+    "starcoder2": ("Starcoder2Config", {"sliding_window": 5, "head_dim": None}),
+    "starcoder2_plain": ("Starcoder2Config", {"use_bias": False, "head_dim": None, "tie_word_embeddings": False}),
+    "phi": ("PhiConfig", {"rope_parameters": PARTIAL, "qk_layernorm": True, "head_dim": None}),
+    "phi_plain": ("PhiConfig", {"head_dim": None}),
+    "phi3": ("Phi3Config", {"sliding_window": 5, "head_dim": None}),
+    "phi4_mini": (
+        "Phi3Config",
+        {"head_dim": None, "tie_word_embeddings": True, "original_max_position_embeddings": 16}
+        | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
+    ),
+    "glm": ("GlmConfig", {"rope_parameters": PARTIAL}),
+    "glm4": ("Glm4Config", {"rope_parameters": PARTIAL}),
+    "gpt2": ("GPT2Config", {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}),
+    "apertus": ("ApertusConfig", {"attention_bias": True, "head_dim": None}),
+    "nanochat": ("NanoChatConfig", {"final_logit_softcapping": 1.5, "attention_bias": True, "head_dim": None}),
 }
 
 
@@ -72,8 +131,8 @@ def make(case: str):
     import transformers
 
     kind, fields = CASES[case]
-    torch.manual_seed(sorted(CASES).index(case))
-    config = getattr(transformers, kind)(**(BASE | fields))
+    torch.manual_seed(zlib.crc32(case.encode()))
+    config = getattr(transformers, kind)(**{k: v for k, v in (BASE | fields).items() if k not in BASE or v is not None})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for tensor in {t.data_ptr(): t for t in model.state_dict().values()}.values():
@@ -94,6 +153,12 @@ def tiny_models(tmp_path_factory):
         return made[case]
 
     return tiny
+
+
+def pytest_generate_tests(metafunc):
+    """Every test of `test_model_parity.py` that takes a case runs for all of them."""
+    if "case" in metafunc.fixturenames and metafunc.module.__name__.endswith("test_model_parity"):
+        metafunc.parametrize("case", CASES)
 
 
 def pytest_collection_modifyitems(items):

@@ -16,7 +16,15 @@ from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
 from vishwamai.models.config import ModelConfig, stacks_of
 
-HIDDEN_ACT = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+HIDDEN_ACT = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "relu2": "relu2",
+    "xielu": "xielu",
+}
 FLOATS = tuple(f.name for f in dataclasses.fields(ModelConfig) if "float" in str(f.type))
 
 
@@ -79,19 +87,15 @@ def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
     """The model's fields, from the attributes."""
     fields = {ours: a[theirs] for theirs, ours in family.shared.items()}
     fields["n_kv_heads"] = fields.get("n_kv_heads") or fields["n_heads"]
-    fields["head_dim"] = fields.get("head_dim") or _head_dim(a)
+    fields["head_dim"] = fields.get("head_dim") or _head_dim(fields["d_model"], fields["n_heads"])
     act = a.get("hidden_act") or a.get("hidden_activation")
-    fields |= {
-        "stacks": stacks_of(family.layers(a)),
-        "activation": HIDDEN_ACT[act],
-        **family.switches,
-        **family.read(a),
-    }
+    fields |= {"activation": HIDDEN_ACT[act]} if act is not None else {}
+    fields["stacks"] = stacks_of(family.layers(a))
+    fields |= {**family.switches, **family.read(a)}
     return {k: float(v) if k in FLOATS and v is not None else v for k, v in fields.items()}
 
 
-def _head_dim(a: Mapping[str, Any]) -> int:
-    width, heads = a["hidden_size"], a["num_attention_heads"]
+def _head_dim(width: int, heads: int) -> int:
     if width % heads:
         raise ConfigError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
     return width // heads

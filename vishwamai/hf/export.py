@@ -80,16 +80,16 @@ def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
         "sliding_window": window,
         "use_sliding_window": window is not None,
         "layer_types": [TYPES[layer.window is not None] for layer in cfg.layers],
-        "rope_parameters": _ropes(cfg, by_type="rope_local_base_freq" in family.attributes),
+        "rope_parameters": _ropes(cfg, by_type=family.ropes_by_type),
     }
 
 
 def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:
     if not by_type:
-        return rope.write(cfg.layers[0].rope)
+        return rope.write(next((x.rope for x in cfg.layers if x.rope is not None), Rope()))
 
     def of(slides: bool) -> Rope:
-        return next((x.rope for x in cfg.layers if (x.window is not None) == slides), Rope())
+        return next((x.rope for x in cfg.layers if x.rope is not None and (x.window is not None) == slides), Rope())
 
     return {kind: rope.write(of(slides)) for kind, slides in zip(TYPES, (False, True), strict=True)}
 

@@ -55,19 +55,28 @@ def layers(
     *,
     slides: Callable[[Attributes], list[bool]] = all_layers,
     experts: Callable[[Attributes], list[bool]] = no_layers,
+    turns: Callable[[Attributes, list[bool]], list[bool]] | None = None,
     theta: float = 1e4,
     local_theta: Callable[[Attributes], float] | None = None,
+    scaling: Mapping[str, Any] | None = None,
+    length: Callable[[Attributes], Mapping[str, Any]] = _nothing,
+    **style: Any,
 ) -> tuple[Layer, ...]:
     """The layers that the attributes describe.
 
     `slides` says which have the sliding window, if there is one and no `layer_types` say so; `experts` which are
-    mixtures. `theta` is the family's default; with `local_theta` sliding layers turn by that, and are never scaled.
+    mixtures; `turns` (of attributes and the sliding layers) which have rotary positions. `theta` is the family's
+    default and `scaling` its default of a file that says nothing; with `local_theta` sliding layers turn by that, and
+    are never scaled. `length` gives what stands beside a scaling. `style` are further fields of `Rope`.
     """
-    full, sliding = _ropes(a, theta, local_theta)
+    ropes = _ropes(a, theta, local_theta, scaling, length(a))
+    full, sliding = (dataclasses.replace(r, **style) for r in ropes)
     window = a.get("sliding_window") if a.get("use_sliding_window", True) else None
-    sliding_layers = _slides(a, window, slides)
-    pairs = zip(sliding_layers, experts(a), strict=True)
-    return tuple(Layer(window=window if s else None, rope=sliding if s else full, moe=moe) for s, moe in pairs)
+    where = _slides(a, window, slides)
+    turned = all_layers(a) if turns is None else turns(a, where)
+    turns_by = [None if not t else sliding if s else full for s, t in zip(where, turned, strict=True)]
+    parts = zip(where, turns_by, experts(a), strict=True)
+    return tuple(Layer(window=window if s else None, rope=rope, moe=moe) for s, rope, moe in parts)
 
 
 def _slides(a: Attributes, window: int | None, by_default: Callable[[Attributes], list[bool]]) -> list[bool]:
@@ -81,12 +90,20 @@ def _slides(a: Attributes, window: int | None, by_default: Callable[[Attributes]
     return [t == "sliding_attention" for t in types]
 
 
-def _ropes(a: Attributes, theta: float, local_theta: Callable[[Attributes], float] | None) -> tuple[Rope, Rope]:
+def _ropes(
+    a: Attributes,
+    theta: float,
+    local_theta: Callable[[Attributes], float] | None,
+    scaling: Mapping[str, Any] | None,
+    length: Mapping[str, Any],
+) -> tuple[Rope, Rope]:
     """The positions of full and of sliding layers."""
     theta, longest, given = a["rope_theta"] or theta, a["max_position_embeddings"], a["rope_parameters"]
     if local_theta is None:
-        old = {"rope_theta": theta} | (a["rope_scaling"] or {})
-        both = rope.read(given or old, theta, longest, "rope_parameters" if given else "rope_scaling")
+        turned = {"partial_rotary_factor": a["partial_rotary_factor"]} if "partial_rotary_factor" in a else {}
+        said = turned | ({"rope_theta": theta} | (a["rope_scaling"] or scaling or {}) if given is None else given)
+        said = length | said if said.get("rope_type", said.get("type")) == "longrope" else said
+        both = rope.read(said, theta, longest, "rope_scaling" if given is None else "rope_parameters")
         return both, both
     if given is None:
         return rope.read(a["rope_scaling"], theta, longest, "rope_scaling"), Rope(theta=float(local_theta(a)))
@@ -117,7 +134,9 @@ class Family:
     layers: Callable[[Attributes], tuple[Layer, ...]] = layers
     read: Callable[[Attributes], Mapping[str, Any]] = _nothing
     write: Callable[[ModelConfig], Mapping[str, Any]] = _nothing
+    prefix: str = ""  # of all names but the output matrix's, which older files leave away
     text: str | None = None
+    ropes_by_type: bool = False  # whether rope_parameters has an object for each type of layer
 
     @property
     def shared(self) -> dict[str, str]:

@@ -97,7 +97,7 @@ def _plain_shape(param: Param) -> tuple[int, ...]:
     """The shape that torch gives one layer's or expert's tensor of this weight."""
     sizes = [(n, a) for n, a in zip(param.shape, param.axes, strict=True) if a not in spec.STACKED]
     if not param.contract:
-        return (math.prod(n for n, _ in sizes),)
+        return (math.prod(n for n, _ in sizes),) if sizes else ()
     if not param.is_matmul:
         return tuple(n for n, _ in sizes)
     return math.prod(n for n, a in sizes if a not in param.contract), param.fan_in

@@ -41,7 +41,7 @@ def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, d
     """
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
-    found = safetensors.read_folder(Path(folder))
+    found = _prefixed(family, safetensors.read_folder(Path(folder)))
     wanted = pieces(family, specs, cfg)
     check(Path(folder), family, wanted, found, tied=cfg.tie_embeddings)
     maps = {path: safetensors.open_map(path) for path in {tensor.path for tensor in found.values()}}
@@ -49,6 +49,13 @@ def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, d
         _leaf(param, parts, found, maps, sharding) for param, parts in zip(spec.leaves(specs), wanted, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
+
+
+def _prefixed(family: Family, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that the tables have, where a file left a prefix away."""
+    if not family.prefix or any(name.startswith(family.prefix) for name in found):
+        return found
+    return {name if name == family.whole["lm_head"] else family.prefix + name: tensor for name, tensor in found.items()}
 
 
 def check(folder: Path, family: Family, wanted: list[list[Piece]], found: dict[str, Tensor], *, tied: bool) -> None:

@@ -24,6 +24,16 @@ GLU_SLOPE = 1.702  # of the sigmoid in a clamped gate
 
 
 @pytree
+class XIELU:
+    """A learnt activation: the integral of an ELU (Huang and Schlag, 2024, "Deriving activation functions")."""
+
+    above: Array  # [1]
+    below: Array  # [1]
+    slope: Array  # []
+    edge: Array  # []
+
+
+@pytree
 class FeedForward:
     """A feed-forward network."""
 
@@ -33,8 +43,7 @@ class FeedForward:
     gate_bias: Array | None  # [F]
     up_bias: Array | None  # [F]
     down_bias: Array | None  # [D]
-    slope_above: Array | None  # [1], of a learnt activation
-    slope_below: Array | None  # [1]
+    xielu: XIELU | None
 
 
 def specs(cfg: ModelConfig, width: int, *, bias: bool) -> FeedForward:
@@ -45,7 +54,7 @@ def specs(cfg: ModelConfig, width: int, *, bias: bool) -> FeedForward:
         return Param((size,), (axis,), value=0.0) if bias and there_is_one else None
 
     up = Param((D, width), ("embed", "mlp"), contract=("embed",))
-    slope = Param((1,), (None,), value=0.0) if cfg.activation == "xielu" else None
+    curve, half, edge = Param((1,), (None,), value=0.2), Param((), (), value=0.5), Param((), (), value=-1e-6)
     return FeedForward(
         gate=up if cfg.gated else None,
         up=up,
@@ -53,8 +62,7 @@ def specs(cfg: ModelConfig, width: int, *, bias: bool) -> FeedForward:
         gate_bias=offset(width, "mlp", cfg.gated),
         up_bias=offset(width, "mlp"),
         down_bias=offset(D, "embed"),
-        slope_above=slope,
-        slope_below=slope,
+        xielu=XIELU(above=curve, below=curve, slope=half, edge=edge) if cfg.activation == "xielu" else None,
     )
 
 
@@ -62,7 +70,7 @@ def feed_forward(w: FeedForward, x: Array, cfg: ModelConfig) -> Array:
     """The feed-forward network, `[B, T, D]` to `[B, T, D]`."""
     up = biased(einsum("BTD,DF->BTF", x, w.up), w.up_bias)
     if cfg.activation == "xielu":
-        hidden = xielu(up, w.slope_above, w.slope_below)
+        hidden = xielu(w.xielu, up)
     elif cfg.gated:
         hidden = between(biased(einsum("BTD,DF->BTF", x, w.gate), w.gate_bias), up, cfg)
     else:
@@ -78,8 +86,9 @@ def between(gate: Array, up: Array, cfg: ModelConfig) -> Array:
     return gate * jax.nn.sigmoid(gate * GLU_SLOPE) * (up + 1)
 
 
-def xielu(x: Array, above_1: Array, below_1: Array, beta: float = 0.5, eps: float = -1e-6) -> Array:
-    """The integral of an ELU, its slopes learnt (Huang and Schlag, 2024, "Deriving activation functions")."""
-    above, below = jax.nn.softplus(above_1[0]).astype(x.dtype), (beta + jax.nn.softplus(below_1[0])).astype(x.dtype)
-    falling = (jnp.expm1(jnp.minimum(x, jnp.asarray(eps, x.dtype))) - x) * below
-    return jnp.where(x > 0, above * x * x, falling) + beta * x
+def xielu(w: XIELU, x: Array) -> Array:
+    """The activation, in `x`'s dtype."""
+    above, below, slope, edge = (
+        a.astype(x.dtype) for a in (jax.nn.softplus(w.above[0]), w.slope + jax.nn.softplus(w.below[0]), w.slope, w.edge)
+    )
+    return jnp.where(x > 0, above * x * x, (jnp.expm1(jnp.minimum(x, edge)) - x) * below) + slope * x

@@ -1,12 +1,47 @@
 """The families of checkpoints that are read and written: one file a lineage, each with its tables."""
 
 from vishwamai.errors import ConfigError
-from vishwamai.hf.families import gemma, llama, mistral, own, qwen
+from vishwamai.hf.families import (
+    apertus,
+    cohere,
+    exaone,
+    gemma,
+    glm,
+    gpt2,
+    granite,
+    llama,
+    mistral,
+    nanochat,
+    olmo,
+    own,
+    phi,
+    plain,
+    qwen,
+    smollm,
+    starcoder,
+)
 from vishwamai.hf.family import Family
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for lineage in (llama, mistral, qwen, gemma, own) for family in lineage.FAMILIES
-}
+LINEAGES = (
+    llama,
+    mistral,
+    qwen,
+    gemma,
+    olmo,
+    granite,
+    smollm,
+    plain,
+    exaone,
+    cohere,
+    starcoder,
+    phi,
+    glm,
+    apertus,
+    nanochat,
+    gpt2,
+    own,
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for lineage in LINEAGES for family in lineage.FAMILIES}
 
 
 def family_of(model_type: str) -> Family:

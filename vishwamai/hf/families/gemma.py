@@ -1,4 +1,4 @@
-"""Gemma 2 and 3; of a Gemma 3 of text and images, the text model."""
+"""Gemma 1 to 3; of a Gemma 3 of text and images, the text model."""
 
 import math
 from functools import partial
@@ -48,6 +48,26 @@ def _but_every(a: Attributes) -> list[bool]:
 
 FAMILIES = (
     Family(
+        model_type="gemma",
+        architecture="GemmaForCausalLM",
+        attributes={
+            **COMMON,
+            "vocab_size": size(256_000, 2**24),
+            "hidden_act": only("gelu_pytorch_tanh"),
+            "head_dim": size(256, HEADS),
+            "num_key_value_heads": size(16, HEADS),
+            "max_position_embeddings": size(8192, LENGTH),
+            "attention_bias": flag(False),
+            "tie_word_embeddings": flag(True),
+            "use_bidirectional_attention": only(None, False),
+        },
+        whole=WHOLE,
+        layer=PLAIN,
+        switches={"norm_offset": 1.0, "activation": "gelu_tanh"},
+        read=lambda a: biases(a) | {"embed_scale": math.sqrt(a["hidden_size"])},
+        write=write_biases,
+    ),
+    Family(
         model_type="gemma2",
         architecture="Gemma2ForCausalLM",
         attributes=ATTRIBUTES
@@ -83,6 +103,7 @@ FAMILIES = (
         layers=partial(layers, slides=_but_every, theta=1e6, local_theta=lambda a: a["rope_local_base_freq"] or 1e4),
         read=_read,
         write=_write,
+        ropes_by_type=True,
     ),
     Family(
         model_type="gemma3",

@@ -1,0 +1,38 @@
+"""Cohere 2 (Command): one norm before attention and feed-forward at once; full layers have no positions."""
+
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, size
+from vishwamai.hf.families.llama import biases, write_biases
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import PLAIN, WHOLE
+
+
+def _slides(a: Attributes) -> list[bool]:
+    return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(a["num_hidden_layers"])]
+
+
+FAMILIES = (
+    Family(
+        model_type="cohere2",
+        architecture="Cohere2ForCausalLM",
+        attributes={k: v for k, v in COMMON.items() if k != "rms_norm_eps"}
+        | {
+            "layer_norm_eps": number(1e-5),
+            "logit_scale": number(0.0625),
+            "max_position_embeddings": size(8192, LENGTH),
+            "attention_bias": flag(False),
+            "tie_word_embeddings": flag(True),
+            "sliding_window": size(4096, LENGTH),
+            "sliding_window_pattern": size(4),
+            "layer_types": LIST,
+        },
+        whole=WHOLE,
+        layer=PLAIN,
+        fields={"layer_norm_eps": "norm_eps", "logit_scale": "logit_scale"},
+        switches={"norm": "layer", "parallel": True},
+        layers=partial(layers, slides=_slides, turns=lambda a, slides: slides, interleaved=True),
+        read=biases,
+        write=lambda cfg: write_biases(cfg) | {"sliding_window_pattern": 4},
+    ),
+)

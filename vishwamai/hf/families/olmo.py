@@ -1,0 +1,59 @@
+"""OLMo 1 to 3."""
+
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, size
+from vishwamai.hf.families.llama import biases, write_biases
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import AT, ATTENTION, DENSE, PLAIN, WHOLE
+
+ATTRIBUTES = COMMON | {"attention_bias": flag(False), "vocab_size": size(50304, 2**24)}
+SECOND = ATTRIBUTES | {"rms_norm_eps": number(1e-5)}
+AFTER = {  # norms after attention and feed-forward, none before
+    **{path: name for path, name in ATTENTION.items() if path not in ("attn_norm.scale", "ffn_norm.scale")},
+    **DENSE,
+    "attn_post_norm.scale": AT + "post_attention_layernorm.weight",
+    "ffn_post_norm.scale": AT + "post_feedforward_layernorm.weight",
+}
+SWITCHES = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_whole": True}
+
+
+def _three_of_four(a: Attributes) -> list[bool]:
+    return [(i + 1) % 4 != 0 for i in range(a["num_hidden_layers"])]
+
+
+FAMILIES = (
+    Family(
+        model_type="olmo",
+        architecture="OlmoForCausalLM",
+        attributes={k: v for k, v in ATTRIBUTES.items() if k != "rms_norm_eps"} | {"clip_qkv": number(None)},
+        whole=WHOLE,
+        layer=PLAIN,
+        fields={"clip_qkv": "attn_clip"},
+        switches={"norm": "layer", "norm_scale": False, "norm_eps": 1e-5},
+        read=biases,
+        write=write_biases,
+    ),
+    Family(
+        model_type="olmo2",
+        architecture="Olmo2ForCausalLM",
+        attributes=SECOND,
+        whole=WHOLE,
+        layer=AFTER,
+        switches=SWITCHES,
+        read=biases,
+        write=write_biases,
+    ),
+    Family(
+        model_type="olmo3",
+        architecture="Olmo3ForCausalLM",
+        attributes=SECOND | {"sliding_window": size(4096, LENGTH), "layer_types": LIST},
+        whole=WHOLE,
+        layer=AFTER,
+        switches=SWITCHES,
+        layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda a: a["rope_theta"] or 5e5),
+        read=biases,
+        write=write_biases,
+        ropes_by_type=True,
+    ),
+)
