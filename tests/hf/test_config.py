@@ -190,7 +190,7 @@ REFUSED = {
     "float as a count": ({"num_hidden_layers": 2.0}, "must be a whole number, not 2.0"),
     "text as a number": ({"rms_norm_eps": "1e-5"}, "must be a whole number or a number, not '1e-5'"),
     "eos": ({"eos_token_id": ["</s>"]}, "eos_token_id: must be a token id"),
-    "rope type": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn' is not known"),
+    "rope type": ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type 'dynamic' is not known"),
     "rope field": ({"rope_scaling": {"rope_type": "linear", "factor": 4.0, "beta": 1}}, "'beta' is not known"),
     "rope factor missing": ({"rope_scaling": {"type": "linear"}}, "'linear' needs factor"),
     "rope theta": ({"rope_theta": 0}, "'rope_theta' is 0"),
