@@ -92,6 +92,21 @@ CASES = {
         {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3, "logits_scaling": 2.5}
         | {"attention_bias": True, "mlp_bias": True, "head_dim": None},
     ),
+    "granitemoe": (
+        "GraniteMoeConfig",
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3, "logits_scaling": 2.5}
+        | {"num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": None},
+    ),
+    "gpt_oss": (
+        "GptOssConfig",
+        {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 5, "swiglu_limit": 0.5}
+        | {"rope_parameters": YARN | {"rope_theta": 300.0, "truncate": False}},
+    ),
+    "ministral3": (
+        "Ministral3Config",
+        {"rope_parameters": YARN | {"rope_theta": 300.0, "llama_4_scaling_beta": 0.4, "mscale": 1.0}}
+        | {"sliding_window": None},
+    ),
     "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "no_rope_layer_interval": 2, "head_dim": None}),
     "smollm3_window": (
         "SmolLM3Config",

@@ -8,6 +8,7 @@ from vishwamai.hf.families import (
     gemma,
     glm,
     gpt2,
+    gpt_oss,
     granite,
     llama,
     mistral,
@@ -39,6 +40,7 @@ LINEAGES = (
     apertus,
     nanochat,
     gpt2,
+    gpt_oss,
     own,
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for lineage in LINEAGES for family in lineage.FAMILIES}

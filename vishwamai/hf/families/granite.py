@@ -1,10 +1,26 @@
-"""Granite: scales on the embeddings, on what a layer adds, on the scores and on the logits."""
+"""Granite, dense and mixture of experts: scales on the embeddings, on what a layer adds, on scores and logits."""
 
-from vishwamai.hf.attributes import COMMON, flag, number
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, flag, number, size
 from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family
-from vishwamai.hf.names import PLAIN, WHOLE
+from vishwamai.hf.family import Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT, ATTENTION, PLAIN, WHOLE, fused
 from vishwamai.models.config import ModelConfig
+
+SCALES = {
+    "embedding_multiplier": "embed_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attn_scale",
+}
+ATTRIBUTES = (
+    COMMON | {"attention_bias": flag(False), "logits_scaling": number(1.0)} | dict.fromkeys(SCALES, number(1.0))
+)
+MOE = {
+    "ffn.router": AT + "block_sparse_moe.router.layer.weight",
+    **fused(AT + "block_sparse_moe.input_linear.weight", "ffn.gate", "ffn.up"),
+    "ffn.down": AT + "block_sparse_moe.output_linear.weight",
+}
 
 
 def _read(a: Attributes) -> dict:
@@ -19,18 +35,24 @@ FAMILIES = (
     Family(
         model_type="granite",
         architecture="GraniteForCausalLM",
-        attributes=COMMON
-        | {"attention_bias": flag(False), "mlp_bias": flag(False)}
-        | {f"{part}_multiplier": number(1.0) for part in ("embedding", "residual", "attention")}
-        | {"logits_scaling": number(1.0)},
+        attributes=ATTRIBUTES | {"mlp_bias": flag(False)},
         whole=WHOLE,
         layer=PLAIN,
-        fields={
-            "embedding_multiplier": "embed_scale",
-            "residual_multiplier": "residual_scale",
-            "attention_multiplier": "attn_scale",
-        },
+        fields=SCALES,
         read=_read,
         write=_write,
+    ),
+    Family(
+        model_type="granitemoe",
+        architecture="GraniteMoeForCausalLM",
+        attributes=ATTRIBUTES | EXPERTS | {"num_local_experts": size(8, HEADS)},
+        whole=WHOLE,
+        layer=ATTENTION,
+        moe=MOE,
+        fields=SCALES | {"num_local_experts": "n_experts"},
+        switches={"router": "chosen"},
+        layers=partial(layers, experts=all_layers),
+        read=lambda a: _read(a) | {"d_expert": a["intermediate_size"]},
+        write=lambda cfg: _write(cfg) | {"intermediate_size": cfg.d_expert},
     ),
 )

@@ -1,9 +1,10 @@
-"""Mistral and Mixtral."""
+"""Mistral, Ministral 3 and Mixtral."""
 
 from functools import partial
 
+from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, number, size
-from vishwamai.hf.family import Family, all_layers, layers
+from vishwamai.hf.family import Attributes, Family, all_layers, layers
 from vishwamai.hf.names import AT, PLAIN, WHOLE
 from vishwamai.models.config import ModelConfig
 
@@ -28,8 +29,50 @@ def _write_mixtral(cfg: ModelConfig) -> dict:
     return {"intermediate_size": cfg.d_expert, "num_local_experts": cfg.n_experts}
 
 
+BETA = "llama_4_scaling_beta"
+YARN = {"rope_type": "yarn", "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}
+YARN |= {"original_max_position_embeddings": 16384}
+
+
+def _plain_ropes(a: Attributes) -> dict:
+    """The attributes without what their rotations say of something else."""
+
+    def plain(said: dict | None) -> dict | None:
+        return said and {k: v for k, v in said.items() if k not in (BETA, "max_position_embeddings")}
+
+    return {**a, **{key: plain(a[key]) for key in ("rope_parameters", "rope_scaling")}}
+
+
+def _read_ministral3(a: Attributes) -> dict:
+    given = a["rope_parameters"] or a["rope_scaling"] or {BETA: 0.1, **YARN}
+    length = given.get("original_max_position_embeddings", a["max_position_embeddings"])
+    return {"attn_temperature": given.get(BETA, 0.0), "attn_temperature_length": length}
+
+
+def _write_ministral3(cfg: ModelConfig) -> dict:
+    turn = next(layer.rope for layer in cfg.layers if layer.rope is not None)
+    return {"rope_parameters": rope.write(turn) | {BETA: cfg.attn_temperature}}
+
+
 FAMILIES = (
     Family(model_type="mistral", architecture="MistralForCausalLM", attributes=ATTRIBUTES, whole=WHOLE, layer=PLAIN),
+    Family(
+        model_type="ministral3",
+        architecture="Ministral3ForCausalLM",
+        attributes=ATTRIBUTES
+        | {
+            "vocab_size": size(131_072, 2**24),
+            "head_dim": size(128, HEADS, null=True),
+            "max_position_embeddings": size(2**18, LENGTH),
+            "rms_norm_eps": number(1e-5),
+            "sliding_window": size(None, LENGTH),
+        },
+        whole=WHOLE,
+        layer=PLAIN,
+        layers=lambda a: layers(_plain_ropes(a), theta=1e6, scaling=YARN),
+        read=_read_ministral3,
+        write=_write_ministral3,
+    ),
     Family(
         model_type="mixtral",
         architecture="MixtralForCausalLM",

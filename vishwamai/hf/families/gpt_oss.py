@@ -1,0 +1,70 @@
+"""GPT-OSS: attention with sinks, and experts with biases behind a clamped gate, all of a layer's in one tensor."""
+
+from functools import partial
+
+from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, flag, number, only, size
+from vishwamai.hf.families.llama import biases, write_biases
+from vishwamai.hf.family import Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT, ATTENTION, WHOLE, Stored, fused
+from vishwamai.models.config import ModelConfig
+
+IN = AT + "mlp."
+NAMES = {
+    "ffn.router": IN + "router.weight",
+    "ffn.router_bias": IN + "router.bias",
+    **fused(IN + "experts.gate_up_proj", "ffn.gate", "ffn.up", interleaved=True, turned=False),
+    **fused(IN + "experts.gate_up_proj_bias", "ffn.gate_bias", "ffn.up_bias", interleaved=True),
+    "ffn.down": Stored(IN + "experts.down_proj", turned=False),
+    "ffn.down_bias": IN + "experts.down_proj_bias",
+}
+YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+
+
+def _alternate(a: Attributes) -> list[bool]:
+    return [i % 2 == 0 for i in range(a["num_hidden_layers"])]
+
+
+def _write(cfg: ModelConfig) -> dict:
+    return write_biases(cfg) | {"intermediate_size": cfg.d_expert}
+
+
+FAMILIES = (
+    Family(
+        model_type="gpt_oss",
+        architecture="GptOssForCausalLM",
+        attributes=COMMON
+        | EXPERTS
+        | {
+            "vocab_size": size(201_088, 2**24),
+            "hidden_size": size(2880),
+            "intermediate_size": size(2880, 2**22),
+            "num_hidden_layers": size(36, 1024),
+            "num_attention_heads": size(64, HEADS),
+            "num_key_value_heads": size(8, HEADS),
+            "head_dim": size(64, HEADS),
+            "max_position_embeddings": size(131_072, LENGTH),
+            "rms_norm_eps": number(1e-5),
+            "num_local_experts": size(128, HEADS),
+            "num_experts_per_tok": size(4, HEADS),
+            "attention_bias": flag(True),
+            "sliding_window": size(128, LENGTH),
+            "layer_types": LIST,
+            "swiglu_alpha": only(1.702),
+            "swiglu_limit": number(7.0),
+        },
+        whole=WHOLE,
+        layer=ATTENTION | {"attn.sinks": AT + "self_attn.sinks"},
+        moe=NAMES,
+        fields={"num_local_experts": "n_experts", "swiglu_limit": "glu_limit"},
+        switches={"attn_sinks": True, "router": "chosen", "router_bias": True, "expert_bias": True},
+        layers=partial(
+            layers,
+            slides=_alternate,
+            experts=all_layers,
+            theta=150_000.0,
+            scaling=YARN | {"original_max_position_embeddings": 4096},
+        ),
+        read=lambda a: biases(a) | {"d_expert": a["intermediate_size"]},
+        write=_write,
+    ),
+)
