@@ -32,6 +32,22 @@ LONGROPE = {
     "short_factor": [1.0, 1.5, 2.0],
     "long_factor": [2.0, 3.0, 5.0],
 }
+DEEPSEEK = {
+    "head_dim": None,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.7,
+}
 GEMMA = {"query_pre_attn_scalar": 24, "final_logit_softcapping": 1.5, "sliding_window": 5}
 MOE = {"num_experts_per_tok": 2, "attention_bias": True, "mlp_only_layers": [1], "num_hidden_layers": 4}
 
@@ -107,6 +123,17 @@ CASES = {
         {"rope_parameters": YARN | {"rope_theta": 300.0, "llama_4_scaling_beta": 0.4, "mscale": 1.0}}
         | {"sliding_window": None},
     ),
+    "deepseek_v2": (
+        "DeepseekV2Config",
+        DEEPSEEK | {"topk_method": "group_limited_greedy", "q_lora_rank": 20, "attention_bias": True},
+    ),
+    "deepseek_v2_lite": ("DeepseekV2Config", DEEPSEEK | {"q_lora_rank": None, "v_head_dim": 16, "n_group": None}),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        DEEPSEEK
+        | {"rope_parameters": YARN | {"rope_theta": 300.0, "mscale": 1.0, "mscale_all_dim": 0.8}, "q_lora_rank": 20},
+    ),
+    "deepseek_v3_halves": ("DeepseekV3Config", DEEPSEEK | {"rope_interleave": False, "norm_topk_prob": False}),
     "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "no_rope_layer_interval": 2, "head_dim": None}),
     "smollm3_window": (
         "SmolLM3Config",

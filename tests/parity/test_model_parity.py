@@ -123,6 +123,7 @@ def test_what_a_configuration_leaves_out_has_the_default_of_transformers(model_t
     import transformers
 
     data = {"n_embd": 960} if model_type == "gpt2" else SPARSE | {"num_attention_heads": 32}
+    data |= {"num_experts_per_tok": 2} if model_type == "deepseek_v2" else {}  # which has no default of its own
     (tmp_path / "config.json").write_text(json.dumps(data | {"model_type": model_type}))
     sparse = config.read(tmp_path).model
     transformers.AutoConfig.for_model(model_type, **data).save_pretrained(tmp_path)

@@ -83,6 +83,7 @@ HARMLESS = frozenset(
     output_hidden_states output_router_logits prefix pretraining_tp problem_type return_dict router_aux_loss_coef
     router_jitter_noise temperature tokenizer_class top_k top_p torch_dtype torchscript transformers_version
     unsloth_fixed unsloth_version use_cache
+    aux_loss_alpha num_nextn_predict_layers qk_head_dim seq_aux
     experts_per_token initial_context_length
     attn_pdrop embd_pdrop n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj task_specific_params embedding_dropout eod_token_id resid_pdrop residual_dropout

@@ -75,6 +75,22 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Attention whose keys and values come from one narrow vector, and queries from another (None: from the residual).
+
+    `d_turned` numbers at the end of each head turn by position, and are the same in all heads of keys.
+    """
+
+    q_rank: int | None = None
+    kv_rank: int
+    d_turned: int
+    d_value: int
+
+    def __post_init__(self):
+        _positive(self, "q_rank", "kv_rank", "d_turned", "d_value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
     """A pattern of layers that is scanned `repeats` times: (sliding x 5, full) x 4 is a pattern of 6, 4 times."""
 
@@ -123,6 +139,7 @@ class ModelConfig:
     attn_temperature_length: int = 8192  # in steps of so many positions
     attn_clip: float | None = None  # queries, keys and values lie in +- this
     attn_sinks: bool = False
+    latent: Latent | None = None
     qk_norm: bool = False
     qk_norm_whole: bool = False  # over all heads together
     qk_norm_late: bool = False  # after the rotation
@@ -152,9 +169,11 @@ class ModelConfig:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
-            if rope.turned(self.head_dim) % 2:
-                what = f"head_dim {self.head_dim}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
+            if rope.turned(self.d_turned) % 2:
+                what = f"head_dim {self.d_turned}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
                 raise ConfigError(f"{what} is odd; rotary positions turn pairs, so it must be even")
+        if self.latent is not None and max(self.latent.d_turned, self.latent.d_value) > self.head_dim:
+            raise ConfigError(f"latent.d_turned and latent.d_value must be at most head_dim {self.head_dim}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS), ("router", ROUTERS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(known)}")
@@ -179,6 +198,11 @@ class ModelConfig:
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order in which a token meets it."""
         return tuple(layer for stack in self.stacks for _ in range(stack.repeats) for layer in stack.pattern)
+
+    @property
+    def d_turned(self) -> int:
+        """The width of the part of a head that rotary positions are of."""
+        return self.head_dim if self.latent is None else self.latent.d_turned
 
     @property
     def n_layers(self) -> int:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.models import cache as kv
-from vishwamai.models import feedforward, moe, norm
+from vishwamai.models import feedforward, latent, moe, norm
 from vishwamai.models.attention import (
     Attention,
     Context,
@@ -27,6 +27,7 @@ from vishwamai.models.attention import (
 from vishwamai.models.cache import KVCache
 from vishwamai.models.config import Layer, ModelConfig, Rope
 from vishwamai.models.feedforward import FeedForward, feed_forward
+from vishwamai.models.latent import LatentAttention, latent_attention
 from vishwamai.models.norm import Norm, normed
 from vishwamai.ops import rope
 from vishwamai.ops.moe import RouterSums
@@ -50,7 +51,7 @@ class Block:
     """One layer: attention and feed-forward, with the norms that the model has before and after each."""
 
     attn_norm: Norm | None  # [D]
-    attn: Attention
+    attn: Attention | LatentAttention
     attn_post_norm: Norm | None  # [D]
     ffn_norm: Norm | None  # [D]
     ffn: FeedForward | moe.MoE
@@ -91,7 +92,7 @@ def _block_specs(cfg: ModelConfig, layer: Layer) -> Block:
 
     return Block(
         attn_norm=here(cfg.pre_norms),
-        attn=attention_specs(cfg),
+        attn=attention_specs(cfg) if cfg.latent is None else latent.specs(cfg),
         attn_post_norm=here(cfg.post_norms),
         ffn_norm=here(cfg.pre_norms and not cfg.parallel),
         ffn=moe.specs(cfg) if layer.moe else feedforward.specs(cfg, cfg.d_ff, bias=cfg.mlp_bias),
@@ -102,7 +103,8 @@ def _block_specs(cfg: ModelConfig, layer: Layer) -> Block:
 def block(w: Block, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
     """One layer. Returns (residual stream [B, T, D], the layers' cache, its router's sums or None)."""
     before = normed(w.attn_norm, x, cfg)
-    a, place = self_attention(w.attn, before, turn, c, cfg, layer, attend)
+    attention = self_attention if cfg.latent is None else latent_attention
+    a, place = attention(w.attn, before, turn, c, cfg, layer, attend)
     after = x + _added(w.attn_post_norm, a, cfg)
     y, sums = before if cfg.parallel else normed(w.ffn_norm, after, cfg), None
     if layer.moe:
@@ -211,7 +213,7 @@ def _layers(w: Transformer, tokens_BT, cfg: ModelConfig, c: Context, cache, atte
     if w.positions is not None:
         x = x + w.positions[c.positions].astype(dtype)
     x = c.sharding.constrain(normed(w.embed_norm, x, cfg), "batch", "seq", "embed")
-    turns = {r: _turn(r, c.positions, cfg.head_dim) for r in {layer.rope for layer in cfg.layers}}
+    turns = {r: _turn(r, c.positions, cfg.d_turned) for r in {layer.rope for layer in cfg.layers}}
     sums, stacks = _no_sums(cfg), []
     for i, s in enumerate(cfg.stacks):
         places = None if cache is None else cache.stacks[i]
@@ -248,16 +250,16 @@ def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig,
     return x, places, sums
 
 
-def _turn(r: Rope | None, positions_BT: Array, head_dim: int) -> Turn | None:
+def _turn(r: Rope | None, positions_BT: Array, width: int) -> Turn | None:
     if r is None:
         return None
-    sin, cos = rope.angles(positions_BT, frequencies(r, head_dim))
+    sin, cos = rope.angles(positions_BT, frequencies(r, width))
     return Turn(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
 
 
-def frequencies(r: Rope, head_dim: int):
+def frequencies(r: Rope, width: int):
     """The rotation frequencies of a layer, one for each pair of numbers that is turned."""
-    dim = r.turned(head_dim)
+    dim = r.turned(width)
     freq = rope.frequencies(dim, r.theta)
     match r.scaling:
         case "linear":

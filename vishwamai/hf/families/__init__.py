@@ -4,6 +4,7 @@ from vishwamai.errors import ConfigError
 from vishwamai.hf.families import (
     apertus,
     cohere,
+    deepseek,
     exaone,
     gemma,
     glm,
@@ -28,6 +29,7 @@ LINEAGES = (
     mistral,
     qwen,
     gemma,
+    deepseek,
     olmo,
     granite,
     smollm,

@@ -7,6 +7,7 @@ WHOLE = "embed positions embed_norm.scale embed_norm.bias final_norm.scale final
 NORMS = [f"{place}.{part}" for place in ("attn_norm", "attn_post_norm", "ffn_norm", "ffn_post_norm",
                                          "attn.q_norm", "attn.k_norm") for part in ("scale", "bias")]  # fmt: skip
 ATTENTION = [f"attn.{name}" for name in "q k v o q_bias k_bias v_bias o_bias sinks".split()]
+ATTENTION += [f"attn.{name}" for name in "q_down q_down_bias q_norm q_up kv_down kv_down_bias kv_norm kv_up".split()]
 FEED_FORWARD = "gate up down gate_bias up_bias down_bias".split()
 FEED_FORWARD += [f"xielu.{name}" for name in "above below slope edge".split()]
 ONCE = "ffn.router ffn.router_bias ffn.choice_bias ffn.shared_gate".split()

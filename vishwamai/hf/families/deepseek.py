@@ -1,0 +1,165 @@
+"""DeepSeek V2 and V3, whose form Kimi K2 has too: latent attention, grouped routing and shared experts."""
+
+import math
+
+from vishwamai.hf import rope
+from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, Attribute, flag, number, only, size
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import AT, DENSE, EXPERTS, WHOLE
+from vishwamai.models.config import Latent, ModelConfig
+
+IN = AT + "self_attn."
+NAMES = DENSE | {
+    "attn_norm.scale": AT + "input_layernorm.weight",
+    "ffn_norm.scale": AT + "post_attention_layernorm.weight",
+    "attn.q": IN + "q_proj.weight",
+    "attn.q_down": IN + "q_a_proj.weight",
+    "attn.q_down_bias": IN + "q_a_proj.bias",
+    "attn.q_norm": IN + "q_a_layernorm.weight",
+    "attn.q_up": IN + "q_b_proj.weight",
+    "attn.kv_down": IN + "kv_a_proj_with_mqa.weight",
+    "attn.kv_down_bias": IN + "kv_a_proj_with_mqa.bias",
+    "attn.kv_norm": IN + "kv_a_layernorm.weight",
+    "attn.kv_up": IN + "kv_b_proj.weight",
+    "attn.o": IN + "o_proj.weight",
+    "attn.o_bias": IN + "o_proj.bias",
+}
+MOE = EXPERTS | {
+    "ffn.choice_bias": AT + "mlp.gate.e_score_correction_bias",
+    **{f"ffn.shared.{name}": AT + f"mlp.shared_experts.{name}_proj.weight" for name in ("gate", "up", "down")},
+}
+FIELDS = {"n_routed_experts": "n_experts", "routed_scaling_factor": "route_scale"}
+ATTRIBUTES = COMMON | {
+    "attention_bias": flag(False),
+    "q_lora_rank": size(1536, null=True),
+    "kv_lora_rank": size(512),
+    "qk_nope_head_dim": size(128, HEADS),
+    "qk_rope_head_dim": size(64, HEADS),
+    "v_head_dim": size(128, HEADS),
+    "n_shared_experts": size(2, HEADS),
+    "n_routed_experts": size(64, HEADS),
+    "num_experts_per_tok": size(most=HEADS),
+    "moe_intermediate_size": size(1407, 2**22),
+    "routed_scaling_factor": number(1.0),
+    "first_k_dense_replace": Attribute((int,), 0, 0, 1024),
+    "n_group": size(None, HEADS),
+    "topk_group": size(None, HEADS),
+    "moe_layer_freq": only(1),
+    "ep_size": only(1),
+}
+THIRD = ATTRIBUTES | {
+    "n_shared_experts": size(1, HEADS),
+    "n_routed_experts": size(256, HEADS),
+    "num_experts_per_tok": size(8, HEADS),
+    "moe_intermediate_size": size(2048, 2**22),
+    "routed_scaling_factor": number(2.5),
+    "first_k_dense_replace": Attribute((int,), 3, 0, 1024),
+    "max_position_embeddings": size(4096, LENGTH),
+    "n_group": size(8, HEADS),
+    "topk_group": size(4, HEADS),
+    "norm_topk_prob": flag(True),
+    "rope_interleave": flag(True),
+    "scoring_func": only("sigmoid"),
+    "topk_method": only("noaux_tc"),
+}
+
+
+def _late(a: Attributes) -> list[bool]:
+    return [i >= a["first_k_dense_replace"] for i in range(a["num_hidden_layers"])]
+
+
+def _layers(a: Attributes):
+    return layers(a, experts=_late, interleaved=a.get("rope_interleave", True))
+
+
+def _read(a: Attributes) -> dict:
+    still, turned = a["qk_nope_head_dim"], a["qk_rope_head_dim"]
+    return {
+        "head_dim": still + turned,
+        "n_kv_heads": a["num_attention_heads"],
+        "latent": Latent(q_rank=a["q_lora_rank"], kv_rank=a["kv_lora_rank"], d_turned=turned, d_value=a["v_head_dim"]),
+        "attn_scale": (still + turned) ** -0.5 * _warmth(a) ** 2,
+        "attn_bias": a["attention_bias"],
+        "o_bias": a["attention_bias"],
+        "d_shared": a["n_shared_experts"] * a["moe_intermediate_size"],
+    }
+
+
+def _warmth(a: Attributes) -> float:
+    """What yarn multiplies queries and keys by, beyond sine and cosine."""
+    said = a["rope_parameters"] or a["rope_scaling"] or {}
+    kind = said.get("rope_type", said.get("type", "default"))
+    if kind == "default" or not said.get("mscale_all_dim") or said["factor"] <= 1:
+        return 1.0
+    return 0.1 * said["mscale_all_dim"] * math.log(said["factor"]) + 1.0
+
+
+def _groups(a: Attributes) -> dict:
+    return {"n_expert_groups": a["n_group"] or 1, "n_groups_per_token": a["topk_group"] or 1}
+
+
+def _write(cfg: ModelConfig) -> dict:
+    m, turn = cfg.latent or Latent(kv_rank=1, d_turned=2, d_value=1), cfg.layers[0].rope
+    warmth = math.sqrt((cfg.attn_scale or cfg.head_dim**-0.5) * cfg.head_dim**0.5)
+    said = rope.write(turn)
+    if turn.scaling == "yarn" and not math.isclose(warmth, 1.0):
+        said["mscale_all_dim"] = (warmth - 1.0) / (0.1 * math.log(turn.factor))
+    return {
+        "rope_parameters": said,
+        "head_dim": m.d_turned,
+        "attention_bias": cfg.attn_bias,
+        "q_lora_rank": m.q_rank,
+        "kv_lora_rank": m.kv_rank,
+        "qk_nope_head_dim": cfg.head_dim - m.d_turned,
+        "qk_rope_head_dim": m.d_turned,
+        "v_head_dim": m.d_value,
+        "n_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
+        "first_k_dense_replace": sum(not layer.moe for layer in cfg.layers),
+        "n_group": cfg.n_expert_groups,
+        "topk_group": cfg.n_groups_per_token,
+    }
+
+
+def _write_second(cfg: ModelConfig) -> dict:
+    return _write(cfg) | {"topk_method": "greedy" if cfg.n_expert_groups == 1 else "group_limited_greedy"}
+
+
+def _read_second(a: Attributes) -> dict:
+    return _read(a) | (_groups(a) if a["topk_method"] == "group_limited_greedy" else {})
+
+
+FAMILIES = (
+    Family(
+        model_type="deepseek_v2",
+        architecture="DeepseekV2ForCausalLM",
+        attributes=ATTRIBUTES
+        | {
+            "topk_method": only("greedy", "group_limited_greedy"),
+            "scoring_func": only("softmax"),
+            "norm_topk_prob": only(False),
+            "mlp_bias": only(False),
+        },
+        whole=WHOLE,
+        layer=NAMES,
+        moe=MOE,
+        fields=FIELDS,
+        switches={"norm_topk": False},
+        layers=_layers,
+        read=_read_second,
+        write=_write_second,
+    ),
+    Family(
+        model_type="deepseek_v3",
+        architecture="DeepseekV3ForCausalLM",
+        attributes=THIRD,
+        whole=WHOLE,
+        layer=NAMES,
+        moe=MOE,
+        ignored=r"model\.layers\.61\..*|.*\.rotary_emb\.inv_freq",  # of V3 and Kimi K2: it predicts a second token
+        fields=FIELDS,
+        switches={"router": "sigmoid", "choice_bias": True},
+        layers=_layers,
+        read=lambda a: _read(a) | _groups(a),
+        write=lambda cfg: _write(cfg) | {"rope_interleave": cfg.layers[0].rope.interleaved},
+    ),
+)
