@@ -167,14 +167,20 @@ CASES = {
 }
 
 
+def config_of(kind: str, fields: dict):
+    """transformers' configuration of a case; None leaves one of the common fields away."""
+    import transformers
+
+    return getattr(transformers, kind)(**{k: v for k, v in (BASE | fields).items() if k not in BASE or v is not None})
+
+
 def make(case: str):
     """The tiny transformers model of a case: float32, eager attention, every stored weight perturbed."""
     import torch
     import transformers
 
-    kind, fields = CASES[case]
     torch.manual_seed(zlib.crc32(case.encode()))
-    config = getattr(transformers, kind)(**{k: v for k, v in (BASE | fields).items() if k not in BASE or v is not None})
+    config = config_of(*CASES[case])
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for tensor in {t.data_ptr(): t for t in model.state_dict().values()}.values():

@@ -1,0 +1,105 @@
+"""Every configuration of the parity tests against logits that transformers gave once: no torch is needed to compare.
+
+Weights come from a formula of their names, so only configurations and logits are stored (`references.json`,
+`references.npz`). `python tests/hf/test_references.py`, in the environment of `make parity`, stores both anew.
+"""
+
+import functools
+import importlib.util
+import json
+import tempfile
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.hf import config, weights
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.pieces import pieces
+from vishwamai.hf.safetensors import Outgoing, write_folder
+from vishwamai.models import transformer
+
+HERE = Path(__file__).parent
+CONFIGS = HERE / "references.json"
+LOGITS = HERE / "references.npz"
+TOKENS = np.random.default_rng(7).integers(0, 61, (1, 24)).astype(np.int32)
+TOLERANCE = 1e-5
+CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
+
+
+def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of a checkpoint, from its name alone; vectors are far from 0 and 1, so that none is idle."""
+    drawn = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    return 0.2 * drawn if len(shape) > 1 else np.asarray(0.6 + 0.3 * drawn, np.float32)
+
+
+def write(folder: Path, data: dict) -> None:
+    """A folder with this configuration, and weights by the formula."""
+    (folder / "config.json").write_text(json.dumps(data))
+    found = config.read(folder)
+    named = {
+        piece.name: piece.shape
+        for leaf in pieces(FAMILIES[found.model_type], transformer.specs(found.model), found.model)
+        for piece in leaf
+    }
+    tensors = [Outgoing(n, s, np.dtype("float32"), functools.partial(value, n, s)) for n, s in named.items()]
+    write_folder(folder, tensors, max_file_bytes=2**30)
+
+
+def theirs(folder: Path) -> np.ndarray:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS, dtype=torch.int64), use_cache=False).logits.numpy()[0]
+
+
+def distance(mine: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(mine - reference).max() / np.abs(reference).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_that_transformers_gave(case, tmp_path):
+    write(tmp_path, CASES[case])
+    found = config.read(tmp_path)
+    w = weights.load(tmp_path, found)
+    forward = jax.jit(functools.partial(transformer.forward, cfg=found.model))
+    mine = np.asarray(forward(w, jnp.asarray(TOKENS))[0])[0]
+    with np.load(LOGITS) as stored:
+        assert distance(mine, stored[case]) <= TOLERANCE
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_gives_them_still(case, tmp_path):
+    write(tmp_path, CASES[case])
+    with np.load(LOGITS) as stored:
+        assert distance(theirs(tmp_path), stored[case]) <= 1e-6
+
+
+def store() -> None:
+    """Asks transformers for the logits of every case of `tests/parity/conftest.py`."""
+    import transformers
+
+    spec = importlib.util.spec_from_file_location("cases", HERE.parent / "parity" / "conftest.py")
+    cases = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cases)
+    configs, logits = {}, {}
+    for case, (kind, fields) in cases.CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            cases.config_of(kind, fields).save_pretrained(folder)
+            data = json.loads((Path(folder) / "config.json").read_text())
+            data["architectures"] = [FAMILIES[data["model_type"]].architecture]
+            write(Path(folder), data)
+            configs[case], logits[case] = data, theirs(Path(folder))
+    CONFIGS.write_text(json.dumps(configs, indent=1) + "\n")
+    np.savez_compressed(LOGITS, **logits)
+    print(f"{len(configs)} cases from transformers {transformers.__version__}: {LOGITS.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    store()
