@@ -63,6 +63,17 @@ CASES = {
         {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "decoder_sparse_step": 2}
         | {"use_sliding_window": True, "sliding_window": 5},
     ),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
+        | {"shared_expert_intermediate_size": 20, "norm_topk_prob": True, "num_hidden_layers": 4},
+    ),
+    "qwen2_moe_window": (
+        "Qwen2MoeConfig",
+        {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "decoder_sparse_step": 2}
+        | {"shared_expert_intermediate_size": 40, "qkv_bias": False, "num_hidden_layers": 5}
+        | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 3},
+    ),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
     "mixtral_window": ("MixtralConfig", {"num_local_experts": 4, "sliding_window": 5, "rope_theta": 300.0}),
     "gemma": ("GemmaConfig", {"attention_bias": True}),

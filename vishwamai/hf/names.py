@@ -69,6 +69,11 @@ EXPERTS = {
 PLAIN = ATTENTION | DENSE
 
 
+def shared_expert(module: str) -> dict[str, str]:
+    """The rows for the expert that every token meets, a module of the mixture's."""
+    return {f"ffn.shared.{weight}": f"{AT}mlp.{module}.{weight}_proj.weight" for weight in ("gate", "up", "down")}
+
+
 def inside(prefix: str, names: dict[str, str]) -> dict[str, str]:
     """The same names behind a prefix: those of a text model in one of several kinds."""
     return {path: prefix + name for path, name in names.items()}
