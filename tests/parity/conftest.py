@@ -98,6 +98,14 @@ CASES = {
             },
         },
     ),
+    "olmoe": (
+        "OlmoeConfig",
+        {"num_experts": 6, "num_experts_per_tok": 2, "clip_qkv": 0.6, "attention_bias": True, "head_dim": None},
+    ),
+    "olmoe_plain": (
+        "OlmoeConfig",
+        {"num_experts": 5, "num_experts_per_tok": 3, "norm_topk_prob": True, "head_dim": None},
+    ),
     "granite": (
         "GraniteConfig",
         {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3, "logits_scaling": 2.5}
