@@ -138,6 +138,16 @@ CASES = {
     ),
     "glm": ("GlmConfig", {"rope_parameters": PARTIAL}),
     "glm4": ("Glm4Config", {"rope_parameters": PARTIAL}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "routed_scaling_factor": 1.7}
+        | {"n_shared_experts": 2, "moe_intermediate_size": 12, "use_qk_norm": True, "attention_bias": True},
+    ),
+    "glm4_moe_plain": (
+        "Glm4MoeConfig",
+        {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": False}
+        | {"first_k_dense_replace": 0, "rope_parameters": PARTIAL | {"partial_rotary_factor": 1.0}},
+    ),
     "gpt2": ("GPT2Config", {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}),
     "apertus": ("ApertusConfig", {"attention_bias": True, "head_dim": None}),
     "nanochat": ("NanoChatConfig", {"final_logit_softcapping": 1.5, "attention_bias": True, "head_dim": None}),
