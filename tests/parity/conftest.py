@@ -148,6 +148,8 @@ CASES = {
         {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": False}
         | {"first_k_dense_replace": 0, "rope_parameters": PARTIAL | {"partial_rotary_factor": 1.0}},
     ),
+    "minimax_m2": ("MiniMaxM2Config", {"num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 8}),
+    "minimax_m2_full": ("MiniMaxM2Config", {"num_local_experts": 5, "num_experts_per_tok": 3}),
     "gpt2": ("GPT2Config", {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}),
     "apertus": ("ApertusConfig", {"attention_bias": True, "head_dim": None}),
     "nanochat": ("NanoChatConfig", {"final_logit_softcapping": 1.5, "attention_bias": True, "head_dim": None}),
