@@ -119,6 +119,16 @@ CASES = {
     "arcee": ("ArceeConfig", {"mlp_bias": True}),
     "seed_oss": ("SeedOssConfig", {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True}),
     "ernie4_5": ("Ernie4_5Config", {"use_bias": True}),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 12},
+    ),
+    "ernie4_5_moe_some": (
+        "Ernie4_5_MoeConfig",
+        {"moe_num_experts": 5, "moe_k": 3, "moe_intermediate_size": 24, "moe_num_shared_experts": 0}
+        | {"num_hidden_layers": 7, "moe_layer_start_index": 2, "moe_layer_end_index": 5, "moe_layer_interval": 2}
+        | {"tie_word_embeddings": False, "head_dim": None},
+    ),
     "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"attention_bias": True}),
     "exaone4": ("Exaone4Config", {"num_hidden_layers": 5, "sliding_window": 5, "head_dim": None}),
     "exaone4_full": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),

@@ -4,6 +4,7 @@ from vishwamai.errors import ConfigError
 from vishwamai.hf.families import (
     apertus,
     cohere,
+    ernie,
     exaone,
     gemma,
     glm,
@@ -32,6 +33,7 @@ LINEAGES = (
     granite,
     smollm,
     plain,
+    ernie,
     exaone,
     cohere,
     starcoder,
