@@ -26,6 +26,7 @@ BASE = {
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 1.0}
 PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 50.0, "factor": 1.0}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 500.0,
@@ -130,6 +131,12 @@ CASES = {
         | {"tie_word_embeddings": False, "head_dim": None},
     ),
     "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"attention_bias": True}),
+    "hunyuan_v1_dense_alpha": ("HunYuanDenseV1Config", {"rope_parameters": ALPHA}),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1Config",
+        {"num_experts": 6, "moe_topk": 2, "attention_bias": True, "rope_parameters": ALPHA},
+    ),
+    "hunyuan_v1_moe_lists": ("HunYuanMoEV1Config", {"num_experts": 5, "moe_topk": [3, 3, 3]}),
     "exaone4": ("Exaone4Config", {"num_hidden_layers": 5, "sliding_window": 5, "head_dim": None}),
     "exaone4_full": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "cohere2": (

@@ -1,14 +1,9 @@
-"""Families that differ from Llama in a switch or two: Arcee, Seed-OSS, Hunyuan."""
+"""Families that differ from Llama in a switch or two: Arcee and Seed-OSS."""
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, only, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Family
-from vishwamai.hf.names import AT, PLAIN, WHOLE
-
-HUNYUAN = PLAIN | {
-    "attn.q_norm.scale": AT + "self_attn.query_layernorm.weight",
-    "attn.k_norm.scale": AT + "self_attn.key_layernorm.weight",
-}
+from vishwamai.hf.names import PLAIN, WHOLE
 
 FAMILIES = (
     Family(
@@ -43,15 +38,5 @@ FAMILIES = (
         whole=WHOLE,
         layer=PLAIN,
         fields={"attention_bias": "attn_bias", "attention_out_bias": "o_bias"},
-    ),
-    Family(
-        model_type="hunyuan_v1_dense",
-        architecture="HunYuanDenseV1ForCausalLM",
-        attributes=COMMON | {"attention_bias": flag(False), "rms_norm_eps": number(1e-5)},
-        whole=WHOLE,
-        layer=HUNYUAN,
-        switches={"qk_norm": True, "qk_norm_late": True},
-        read=biases,
-        write=write_biases,
     ),
 )
