@@ -26,6 +26,7 @@ BASE = {
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 1.0}
 PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 50.0, "factor": 1.0}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 500.0,
@@ -79,6 +80,17 @@ CASES = {
         {"num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "decoder_sparse_step": 2}
         | {"use_sliding_window": True, "sliding_window": 5},
     ),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
+        | {"shared_expert_intermediate_size": 20, "norm_topk_prob": True, "num_hidden_layers": 4},
+    ),
+    "qwen2_moe_window": (
+        "Qwen2MoeConfig",
+        {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "decoder_sparse_step": 2}
+        | {"shared_expert_intermediate_size": 40, "qkv_bias": False, "num_hidden_layers": 5}
+        | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 3},
+    ),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
     "mixtral_window": ("MixtralConfig", {"num_local_experts": 4, "sliding_window": 5, "rope_theta": 300.0}),
     "gemma": ("GemmaConfig", {"attention_bias": True}),
@@ -102,6 +114,14 @@ CASES = {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
             },
         },
+    ),
+    "olmoe": (
+        "OlmoeConfig",
+        {"num_experts": 6, "num_experts_per_tok": 2, "clip_qkv": 0.6, "attention_bias": True, "head_dim": None},
+    ),
+    "olmoe_plain": (
+        "OlmoeConfig",
+        {"num_experts": 5, "num_experts_per_tok": 3, "norm_topk_prob": True, "head_dim": None},
     ),
     "granite": (
         "GraniteConfig",
@@ -142,7 +162,23 @@ CASES = {
     "arcee": ("ArceeConfig", {"mlp_bias": True}),
     "seed_oss": ("SeedOssConfig", {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True}),
     "ernie4_5": ("Ernie4_5Config", {"use_bias": True}),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 12},
+    ),
+    "ernie4_5_moe_some": (
+        "Ernie4_5_MoeConfig",
+        {"moe_num_experts": 5, "moe_k": 3, "moe_intermediate_size": 24, "moe_num_shared_experts": 0}
+        | {"num_hidden_layers": 7, "moe_layer_start_index": 2, "moe_layer_end_index": 5, "moe_layer_interval": 2}
+        | {"tie_word_embeddings": False, "head_dim": None},
+    ),
     "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"attention_bias": True}),
+    "hunyuan_v1_dense_alpha": ("HunYuanDenseV1Config", {"rope_parameters": ALPHA}),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1Config",
+        {"num_experts": 6, "moe_topk": 2, "attention_bias": True, "rope_parameters": ALPHA},
+    ),
+    "hunyuan_v1_moe_lists": ("HunYuanMoEV1Config", {"num_experts": 5, "moe_topk": [3, 3, 3]}),
     "exaone4": ("Exaone4Config", {"num_hidden_layers": 5, "sliding_window": 5, "head_dim": None}),
     "exaone4_full": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "cohere2": (
@@ -161,6 +197,18 @@ CASES = {
     ),
     "glm": ("GlmConfig", {"rope_parameters": PARTIAL}),
     "glm4": ("Glm4Config", {"rope_parameters": PARTIAL}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "routed_scaling_factor": 1.7}
+        | {"n_shared_experts": 2, "moe_intermediate_size": 12, "use_qk_norm": True, "attention_bias": True},
+    ),
+    "glm4_moe_plain": (
+        "Glm4MoeConfig",
+        {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": False}
+        | {"first_k_dense_replace": 0, "rope_parameters": PARTIAL | {"partial_rotary_factor": 1.0}},
+    ),
+    "minimax_m2": ("MiniMaxM2Config", {"num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 8}),
+    "minimax_m2_full": ("MiniMaxM2Config", {"num_local_experts": 5, "num_experts_per_tok": 3}),
     "gpt2": ("GPT2Config", {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}),
     "apertus": ("ApertusConfig", {"attention_bias": True, "head_dim": None}),
     "nanochat": ("NanoChatConfig", {"final_logit_softcapping": 1.5, "attention_bias": True, "head_dim": None}),

@@ -26,9 +26,9 @@ class Attribute:
     choices: tuple = ()
 
 
-def size(default: Any = REQUIRED, most: int = 2**20, *, null: bool = False) -> Attribute:
-    """A whole number, 1 or more. With `null`, or None as default, it may be null too."""
-    return Attribute((int, type(None)) if null or default is None else (int,), default, 1, most)
+def size(default: Any = REQUIRED, most: int = 2**20, *, least: int = 1, null: bool = False) -> Attribute:
+    """A whole number, `least` or more. With `null`, or None as default, it may be null too."""
+    return Attribute((int, type(None)) if null or default is None else (int,), default, least, most)
 
 
 def number(default: Any = REQUIRED, *, null: bool = False) -> Attribute:

@@ -81,6 +81,7 @@ def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
         "use_sliding_window": window is not None,
         "layer_types": [TYPES[layer.window is not None] for layer in cfg.layers],
         "rope_parameters": _ropes(cfg, by_type=family.ropes_by_type),
+        "partial_rotary_factor": next((x.rope.fraction for x in cfg.layers if x.rope is not None), 1.0),
     }
 
 

@@ -13,13 +13,15 @@ class Stored:
     """A tensor that holds several weights, or one in another layout than a torch Linear's.
 
     `of` are the weights that it holds along its outputs, one after another or (`interleaved`) in turns; `turned` says
-    that it is `[out, in]`. A name without `{expert}` is of a tensor that holds all experts.
+    that it is `[out, in]`; one of a vector may be a matrix of one `row`. A name without `{expert}` is of a tensor that
+    holds all experts.
     """
 
     name: str
     of: tuple[str, ...] = ()
     interleaved: bool = False
     turned: bool = True
+    row: bool = False
 
 
 Names = Mapping[str, "str | Stored"]
@@ -67,6 +69,11 @@ EXPERTS = {
     "ffn.down": AT + "mlp.experts.{expert}.down_proj.weight",
 }
 PLAIN = ATTENTION | DENSE
+
+
+def shared_expert(module: str) -> dict[str, str]:
+    """The rows for the expert that every token meets, a module of the mixture's."""
+    return {f"ffn.shared.{weight}": f"{AT}mlp.{module}.{weight}_proj.weight" for weight in ("gate", "up", "down")}
 
 
 def inside(prefix: str, names: dict[str, str]) -> dict[str, str]:

@@ -76,12 +76,14 @@ def _layer_numbers(path: str, cfg: ModelConfig) -> tuple[int, int]:
     return before + j, len(cfg.stacks[i].pattern)
 
 
-def _layout(stored: Stored, path: str, named: dict[str, Param]) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+def _layout(stored: Stored, path: str, named: dict[str, Param]) -> tuple[tuple[int, ...], tuple[slice | int, ...]]:
     """(shape of one layer's or expert's tensor, the part of it that is this weight)."""
     param, rest = named[path], path.split(".", 3)[-1] if path.startswith("stacks.") else path
     mine = _plain_shape(param)
     shape = mine if stored.turned or len(mine) < 2 else mine[::-1]
     part = tuple(slice(0, n) for n in shape)
+    if stored.row:
+        return (1, *shape), (0, *part)
     if not stored.of:
         return shape, part
     outputs = [_plain_shape(named[path[: -len(rest)] + sibling])[0] for sibling in stored.of]

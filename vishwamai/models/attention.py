@@ -109,11 +109,12 @@ def attend_cached(q, k, v, c: Context, place: LayerCache, index, slots, **mask):
 
 def self_attention(w: Attention, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
     """One layer's attention: `attend(q, k, v, c, window=..., ...)` does the rest. Returns (output [B, T, D], cache)."""
-    q = clipped(biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias), cfg.attn_clip)
-    k = clipped(biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias), cfg.attn_clip)
-    v = clipped(biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias), cfg.attn_clip)
+    q = biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
+    k = biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
+    v = biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
     if not cfg.qk_norm_late:
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
+    q, k, v = (clipped(y, cfg.attn_clip) for y in (q, k, v))
     q, k = turned(q, turn), turned(k, turn)
     if cfg.qk_norm_late:
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))

@@ -1,10 +1,14 @@
-"""GLM 4: half of each head turned, neighbours as pairs, and a fused gate; the newer one norms after too."""
+"""GLM 4: half of each head turned, neighbours as pairs, and a fused gate; the newer one norms after too.
+
+The mixtures (GLM 4.5 and on) turn the halves of that half as pairs, and route as DeepSeek-V3 does.
+"""
 
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, size
-from vishwamai.hf.family import Family, layers
-from vishwamai.hf.names import AT, ATTENTION, WHOLE, fused
+from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import AT, ATTENTION, EXPERTS, PLAIN, WHOLE, fused, shared_expert
+from vishwamai.models.config import ModelConfig
 
 ATTRIBUTES = COMMON | {
     "vocab_size": size(151_552, 2**24),
@@ -25,6 +29,53 @@ GLM4 = GLM | {
     "ffn_post_norm.scale": AT + "post_mlp_layernorm.weight",
 }
 
+MIXTURE = COMMON | {
+    "num_key_value_heads": size(8, HEADS),
+    "max_position_embeddings": size(131_072, LENGTH),
+    "rms_norm_eps": number(1e-5),
+    "partial_rotary_factor": number(0.5),
+    "attention_bias": flag(False),
+    "use_qk_norm": flag(False),
+    "moe_intermediate_size": size(1408),
+    "num_experts_per_tok": size(8, HEADS),
+    "n_routed_experts": size(128, HEADS),
+    "n_shared_experts": size(1, HEADS),
+    "n_group": size(1, HEADS),
+    "topk_group": size(1, HEADS),
+    "routed_scaling_factor": number(1.0),
+    "norm_topk_prob": flag(True),
+    "first_k_dense_replace": size(1, 1024, least=0),
+    "num_nextn_predict_layers": size(1, 1024, least=0),  # further layers, which are not read
+}
+MIXTURE_FIELDS = {
+    "attention_bias": "attn_bias",
+    "use_qk_norm": "qk_norm",
+    "n_routed_experts": "n_experts",
+    "n_group": "n_expert_groups",
+    "topk_group": "n_groups_per_token",
+    "routed_scaling_factor": "route_scale",
+}
+MIXTURE_NAMES = EXPERTS | shared_expert("shared_experts")
+CHOICE_BIAS = {"ffn.choice_bias": AT + "mlp.gate.e_score_correction_bias"}
+NEXT_TOKENS = r"model\.layers\.(46|92)\..*"  # the layer after the last, of the models of 46 and of 92, predicts more
+
+
+def _after_dense(a: Attributes) -> list[bool]:
+    return [i >= a["first_k_dense_replace"] for i in range(a["num_hidden_layers"])]
+
+
+def _read_mixture(a: Attributes) -> dict:
+    return {"d_shared": a["n_shared_experts"] * a["moe_intermediate_size"]}
+
+
+def _write_mixture(cfg: ModelConfig) -> dict:
+    return {
+        "n_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
+        "first_k_dense_replace": next((i for i, layer in enumerate(cfg.layers) if layer.moe), cfg.n_layers),
+        "num_nextn_predict_layers": 0,
+    }
+
+
 FAMILIES = (
     Family(
         model_type="glm",
@@ -44,5 +95,19 @@ FAMILIES = (
         fields={"attention_bias": "attn_bias"},
         switches={"post_norms": True},
         layers=partial(layers, interleaved=True),
+    ),
+    Family(
+        model_type="glm4_moe",
+        architecture="Glm4MoeForCausalLM",
+        attributes=MIXTURE,
+        whole=WHOLE,
+        layer=PLAIN,
+        moe=MIXTURE_NAMES | CHOICE_BIAS,
+        ignored=rf"{NEXT_TOKENS}|.*\.rotary_emb\.inv_freq",
+        fields=MIXTURE_FIELDS,
+        switches={"router": "sigmoid", "choice_bias": True},
+        layers=partial(layers, experts=_after_dense),
+        read=_read_mixture,
+        write=_write_mixture,
     ),
 )

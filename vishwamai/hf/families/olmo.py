@@ -1,14 +1,23 @@
-"""OLMo 1 to 3."""
+"""OLMo 1 to 3, and OLMoE."""
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, size
+from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, size
 from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import AT, ATTENTION, DENSE, PLAIN, WHOLE
+from vishwamai.hf.family import Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT, ATTENTION, DENSE, EXPERTS, PLAIN, WHOLE
+from vishwamai.models.config import ModelConfig
 
 ATTRIBUTES = COMMON | {"attention_bias": flag(False), "vocab_size": size(50304, 2**24)}
 SECOND = ATTRIBUTES | {"rms_norm_eps": number(1e-5)}
+MIXTURE = SECOND | {
+    "clip_qkv": number(None),
+    "intermediate_size": size(2048),
+    "max_position_embeddings": size(4096, LENGTH),
+    "norm_topk_prob": flag(False),
+    "num_experts": size(64, HEADS),
+    "num_experts_per_tok": size(8, HEADS),
+}
 AFTER = {  # norms after attention and feed-forward, none before
     **{path: name for path, name in ATTENTION.items() if path not in ("attn_norm.scale", "ffn_norm.scale")},
     **DENSE,
@@ -20,6 +29,14 @@ SWITCHES = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_wh
 
 def _three_of_four(a: Attributes) -> list[bool]:
     return [(i + 1) % 4 != 0 for i in range(a["num_hidden_layers"])]
+
+
+def _read_mixture(a: Attributes) -> dict:
+    return biases(a) | {"d_expert": a["intermediate_size"]}
+
+
+def _write_mixture(cfg: ModelConfig) -> dict:
+    return write_biases(cfg) | {"intermediate_size": cfg.d_expert}
 
 
 FAMILIES = (
@@ -55,5 +72,18 @@ FAMILIES = (
         read=biases,
         write=write_biases,
         ropes_by_type=True,
+    ),
+    Family(
+        model_type="olmoe",
+        architecture="OlmoeForCausalLM",
+        attributes=MIXTURE,
+        whole=WHOLE,
+        layer=PLAIN,
+        moe=EXPERTS,
+        fields={"clip_qkv": "attn_clip", "num_experts": "n_experts"},
+        switches={"qk_norm": True, "qk_norm_whole": True},
+        layers=partial(layers, experts=all_layers),
+        read=_read_mixture,
+        write=_write_mixture,
     ),
 )

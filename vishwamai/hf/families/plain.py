@@ -1,17 +1,9 @@
-"""Families that differ from Llama in a switch or two: Arcee, Seed-OSS, Ernie 4.5, Hunyuan."""
-
-from functools import partial
+"""Families that differ from Llama in a switch or two: Arcee and Seed-OSS."""
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, only, size
 from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Family, layers
-from vishwamai.hf.names import AT, PLAIN, WHOLE
-
-BIASES = ("attn_bias", "o_bias", "mlp_bias")
-HUNYUAN = PLAIN | {
-    "attn.q_norm.scale": AT + "self_attn.query_layernorm.weight",
-    "attn.k_norm.scale": AT + "self_attn.key_layernorm.weight",
-}
+from vishwamai.hf.family import Family
+from vishwamai.hf.names import PLAIN, WHOLE
 
 FAMILIES = (
     Family(
@@ -46,34 +38,5 @@ FAMILIES = (
         whole=WHOLE,
         layer=PLAIN,
         fields={"attention_bias": "attn_bias", "attention_out_bias": "o_bias"},
-    ),
-    Family(
-        model_type="ernie4_5",
-        architecture="Ernie4_5ForCausalLM",
-        attributes=COMMON
-        | {
-            "use_bias": flag(False),
-            "head_dim": size(128),
-            "num_attention_heads": size(16, HEADS),
-            "num_key_value_heads": size(2, HEADS, null=True),
-            "max_position_embeddings": size(131_072, LENGTH),
-            "rms_norm_eps": number(1e-5),
-            "tie_word_embeddings": flag(True),
-        },
-        whole=WHOLE,
-        layer=PLAIN,
-        layers=partial(layers, theta=5e5, interleaved=True),
-        read=lambda a: dict.fromkeys(BIASES, a["use_bias"]),
-        write=lambda cfg: {"use_bias": cfg.attn_bias},
-    ),
-    Family(
-        model_type="hunyuan_v1_dense",
-        architecture="HunYuanDenseV1ForCausalLM",
-        attributes=COMMON | {"attention_bias": flag(False), "rms_norm_eps": number(1e-5)},
-        whole=WHOLE,
-        layer=HUNYUAN,
-        switches={"qk_norm": True, "qk_norm_late": True},
-        read=biases,
-        write=write_biases,
     ),
 )

@@ -5,8 +5,8 @@ from functools import partial
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.names import AT, PLAIN, WHOLE, shared_expert
 from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
-from vishwamai.hf.names import PLAIN, WHOLE
 from vishwamai.models.config import ModelConfig
 
 DENSE = (
@@ -35,10 +35,27 @@ MOE = (
         "mlp_only_layers": LIST,
     }
 )
+SHARED = {
+    "intermediate_size": size(5632, 2**22),
+    "num_experts": size(60, HEADS),
+    "num_experts_per_tok": size(4, HEADS),
+    "num_key_value_heads": size(16, HEADS, null=True),
+    "moe_intermediate_size": size(1408),
+    "shared_expert_intermediate_size": size(5632),
+    "sliding_window": size(4096, LENGTH, least=0, null=True),  # 0 where there is none
+    "max_window_layers": size(28, least=0),
+    "layer_types": LIST,
+    "qkv_bias": flag(True),
+}
+SHARED_NAMES = shared_expert("shared_expert") | {"ffn.shared_gate": AT + "mlp.shared_expert_gate.weight"}
 
 
 def _late(a: Attributes) -> list[bool]:
     return [i >= a["max_window_layers"] for i in range(a["num_hidden_layers"])]
+
+
+def _every_other(a: Attributes) -> list[bool]:
+    return [i % 2 == 0 and i < a["max_window_layers"] for i in range(a["num_hidden_layers"])]
 
 
 def _sparse(a: Attributes) -> list[bool]:
@@ -55,9 +72,9 @@ def _read_moe(a: Attributes) -> dict:
     return biases(a) | {"n_experts": a["num_experts"] or a["num_local_experts"] or 128}
 
 
-def _write_moe(cfg: ModelConfig) -> dict:
+def _write_sparse(cfg: ModelConfig) -> dict:
     dense = [i for i, layer in enumerate(cfg.layers) if not layer.moe]
-    return write_biases(cfg) | {"num_experts": cfg.n_experts, "decoder_sparse_step": 1, "mlp_only_layers": dense}
+    return {"num_experts": cfg.n_experts, "decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
 FAMILIES = (
@@ -92,6 +109,22 @@ FAMILIES = (
         switches={"qk_norm": True},
         layers=partial(layers, experts=_sparse),
         read=_read_moe,
-        write=_write_moe,
+        write=lambda cfg: write_biases(cfg) | _write_sparse(cfg),
+    ),
+    Family(
+        model_type="qwen2_moe",
+        architecture="Qwen2MoeForCausalLM",
+        attributes={k: v for k, v in MOE.items() if k not in ("attention_bias", "num_local_experts")} | SHARED,
+        whole=WHOLE,
+        layer=PLAIN,
+        moe=EXPERT_NAMES | SHARED_NAMES,
+        fields={
+            "num_experts": "n_experts",
+            "shared_expert_intermediate_size": "d_shared",
+            "qkv_bias": "attn_bias",
+        },
+        switches={"shared_gate": True},
+        layers=partial(layers, slides=_every_other, experts=_sparse),
+        write=_write_sparse,
     ),
 )
