@@ -37,6 +37,13 @@ MODELS = {
         attn_scale=0.25,
         stacks=stacks_of((SLIDING, SLIDING, Layer()) * 2 + (SLIDING,)),
     ),
+    "ernie4_5_moe": ModelConfig(
+        **SIZES,
+        **MOE,
+        stacks=stacks_of((Layer(rope=Rope(interleaved=True)), *(Layer(rope=Rope(interleaved=True), moe=True),) * 2)),
+        choice_bias=True,
+        d_shared=24,
+    ),
     "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
         **SIZES,
         **MOE,
@@ -52,6 +59,7 @@ EIGHT = {
     "llama": {"fsdp": 2, "tensor": 4},
     "qwen3_moe": {"fsdp": 2, "expert": 2, "tensor": 2},
     "gemma3_text": {"fsdp": 8},
+    "ernie4_5_moe": {"fsdp": 4, "expert": 2},
 }
 
 
