@@ -19,6 +19,14 @@ HLO = """HloModule m
   %ag = bf16[32,16]{1,0} all-gather(%x), dimensions={0}
 }
 
+%begin (p: f32[8]) -> (f32[8], f32[16]) {
+  %one = f32[16]{0} all-gather(%p), channel_id=7, dimensions={0}
+}
+
+%go_on (p: f32[8]) -> (f32[8], f32[16]) {
+  %the_same = f32[16]{0} all-gather(%p), channel_id=7, dimensions={0}
+}
+
 %cond (p: (s32[], f32[8,16])) -> pred[] {
   %bound = s32[] constant(5)
   ROOT %lt = pred[] compare(%i, %bound), direction=LT
@@ -27,14 +35,24 @@ HLO = """HloModule m
 ENTRY %main (a: f32[8,16]) -> f32[8,16] {
   %w = (s32[], f32[8,16]{1,0}) while(%t), condition=%cond, body=%body
   %ar = f32[8,16]{1,0} all-reduce(%y), to_apply=%sum
-  %cp = (f32[4]{0}, f32[100]{0}) collective-permute-start(%z)
+  %cp = (f32[4]{0}, f32[100]{0}) collective-permute-start(%z), channel_id=3
+  %f = (f32[8]{0}, f32[16]{0}) fusion(%w), kind=kCustom, calls=%begin
+  %g = (f32[8]{0}, f32[16]{0}) fusion(%f), kind=kCustom, calls=%go_on
+  %splash_mqa_fwd.4 = bf16[8]{0} custom-call(%a), custom_call_target="tpu_custom_call"
+  %splash_mqa_fwd = bf16[8]{0} custom-call(%a), custom_call_target="tpu_custom_call"
+  %other.1.2 = bf16[8]{0} custom-call(%a), custom_call_target="tpu_custom_call"
+  %sharding = bf16[8]{0} custom-call(%a), custom_call_target="Sharding"
 }
 """
 
 
-def test_collectives_are_counted_with_their_loops():
+def test_kernels_are_counted_by_name():
+    assert aot.kernels(HLO) == {"splash_mqa_fwd": 2, "other": 1}
+
+
+def test_collectives_are_counted_once_each_with_their_loops():
     assert aot.collective_bytes(HLO) == {
-        "all-gather": 5 * 32 * 16 * 2,
+        "all-gather": 5 * 32 * 16 * 2 + 16 * 4,
         "all-reduce": 8 * 16 * 4,
         "collective-permute": 400,
     }
@@ -69,11 +87,13 @@ def test_programs_keep_their_budgets(model, program, capsys):
     with capsys.disabled():
         moved = sum(found.collectives.values()) / 1e9
         held = f"{found.memory.peak / 1e9:.2f} of {memory} GB/chip"
-        print(f"\n{model} {program}: {held}, {moved:.2f} of {collectives} GB moved")
+        print(f"\n{model} {program}: {held}, {moved:.2f} of {collectives} GB moved, kernels {found.kernels}")
     assert found.memory.peak < memory * 1e9
     assert sum(found.collectives.values()) < collectives * 1e9
     if program == "train":
-        assert found.kernels > 0, "the flash kernel is not in the program"
+        for part in ("fwd", "dkv", "dq"):
+            flash = [name for name in found.kernels if name.startswith("splash") and part in name]
+            assert flash, f"the flash kernel's {part} is not among {found.kernels}"
         share = 12 * cost.parameters(table.configuration(model)).total / 16  # float32 weights and two moments, split
         assert found.memory.arguments < 1.5 * share, "a weight or its moments are whole on every chip"
         assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is copied"

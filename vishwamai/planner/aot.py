@@ -5,6 +5,7 @@ so memory is exact: it is the program's own allocation. Its operation counts are
 once and knows nothing of kernels. It knows no model.
 """
 
+import collections
 import dataclasses
 import importlib.util
 import math
@@ -49,8 +50,7 @@ class Report:
 
     memory: Memory
     collectives: dict[str, int]  # bytes of each kind's results, loops multiplied out
-    kernels: int  # hand-written (Pallas) kernels in the program
-    largest_gather: int  # bytes of the largest result of one all-gather
+    kernels: dict[str, int]  # hand-written (Pallas) kernels in the program, by name
 
 
 def can_compile() -> bool:
@@ -97,33 +97,45 @@ def report(compiled) -> Report:
             temporaries=m.temp_size_in_bytes,
         ),
         collectives=collective_bytes(text),
-        kernels=text.count('custom_call_target="tpu_custom_call"'),
-        largest_gather=_largest_gather(text),
+        kernels=kernels(text),
     )
+
+
+def kernels(hlo: str) -> dict[str, int]:
+    """How often each hand-written kernel stands in a program, by the name that it was compiled under."""
+    found = re.findall(r"%([\w\-]+?)(?:\.\d+)* = .*custom-call\(.*custom_call_target=\"tpu_custom_call\"", hlo)
+    return dict(collections.Counter(found))
 
 
 def collective_bytes(hlo: str) -> dict[str, int]:
     """Bytes per chip of each collective's results, times the trip counts of the loops around it.
 
-    TPU programs carry no trip counts: a loop's bound is the largest constant that its condition compares with.
+    The compiler may write one asynchronous collective into several fusions that follow one another: its kind and its
+    channel say that it is one, within the body of a loop. TPU programs carry no trip counts: a loop's bound is the largest constant that its condition
+    compares with.
     """
-    computations, totals = _computations(hlo), {}
+    computations, counted = _computations(hlo), {}
 
     def trips(condition: str) -> int:
         lines = computations.get(condition, ())
         return max((int(c) for line in lines for c in re.findall(r"constant\((\d+)\)", line)), default=1)
 
-    def walk(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
+    def walk(name: str, times: int, body: str) -> None:
+        for i, line in enumerate(computations.get(name, ())):
             if found := _FOUND.search(line):
-                size = _result_bytes(found.group(1), last_only=bool(found.group(3)))
-                totals[found.group(2)] = totals.get(found.group(2), 0) + times * size
+                channel = re.search(r"channel_id=(\d+)", line)
+                key = found.group(2), body, channel.group(1) if channel else (name, i)
+                size = times * _result_bytes(found.group(1), last_only=bool(found.group(3)))
+                counted[key] = max(counted.get(key, 0), size)
             if loop := re.search(r" while\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)", line):
-                walk(loop.group(2), times * trips(loop.group(1)))
+                walk(loop.group(2), times * trips(loop.group(1)), loop.group(2))
             elif called := re.search(r"(?: fusion| call|async-start)\(.*(?:calls|to_apply)=%?([\w.\-]+)", line):
-                walk(called.group(1), times)
+                walk(called.group(1), times, body)
 
-    walk("ENTRY", 1)
+    walk("ENTRY", 1, "ENTRY")
+    totals: dict[str, int] = {}
+    for (kind, *_), size in counted.items():
+        totals[kind] = totals.get(kind, 0) + size
     return totals
 
 
@@ -146,11 +158,6 @@ def _result_bytes(shapes: str, *, last_only: bool) -> int:
     sizes = [_width(t) * math.prod(int(d) for d in dims.split(",") if d) for t, dims in _shapes(shapes)]
     large = [s for s in sizes if s > 16]
     return large[-1] if last_only and large else sum(large)
-
-
-def _largest_gather(hlo: str) -> int:
-    results = (m for m in map(_FOUND.search, hlo.splitlines()) if m and m.group(2) == "all-gather")
-    return max((_result_bytes(m.group(1), last_only=bool(m.group(3))) for m in results), default=0)
 
 
 def _shapes(text: str) -> list[tuple[str, str]]:
