@@ -111,8 +111,8 @@ def collective_bytes(hlo: str) -> dict[str, int]:
     """Bytes per chip of each collective's results, times the trip counts of the loops around it.
 
     The compiler may write one asynchronous collective into several fusions that follow one another: its kind and its
-    channel say that it is one, within the body of a loop. TPU programs carry no trip counts: a loop's bound is the largest constant that its condition
-    compares with.
+    channel say that it is one, within the body of a loop. TPU programs carry no trip counts: a loop's bound is the
+    largest constant that its condition compares with.
     """
     computations, counted = _computations(hlo), {}
 
