@@ -3,6 +3,7 @@
 from vishwamai.errors import ConfigError
 from vishwamai.hf.families import (
     apertus,
+    arcee,
     cohere,
     deepseek,
     ernie,
@@ -20,8 +21,8 @@ from vishwamai.hf.families import (
     olmo,
     own,
     phi,
-    plain,
     qwen,
+    seed_oss,
     smollm,
     starcoder,
 )
@@ -45,7 +46,8 @@ LINEAGES = (
     hunyuan,
     minimax,
     starcoder,
-    plain,
+    arcee,
+    seed_oss,
     apertus,
     nanochat,
     gpt2,
