@@ -53,6 +53,7 @@ MAX_FUNCTION_LINES = 60
 VAGUE_NAMES = ("utils", "util", "common", "misc", "helpers", "helper", "core", "lib", "base", "manager")
 UNFINISHED = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error", "no" + "qa")
 FOREIGN_FRAMEWORKS = ("torch", "transformers", "tensorflow", "flax", "equinox", "haiku")
+IMPORTERS = ("import_module", "__import__")
 HEAVY = ("jax", "jaxlib", "numpy", "optax", "orbax", "matplotlib", "tokenizers", "huggingface_hub", "rich", "jinja2")
 
 
@@ -106,7 +107,22 @@ def is_spelt_like_ours(value: object) -> bool:
 
 def dynamic_imports(tree: ast.AST) -> list[ast.Call]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if ast.unparse(call.func).split(".")[-1] in ("import_module", "__import__")]
+    return [call for call in calls if ast.unparse(call.func).split(".")[-1] in IMPORTERS]
+
+
+def disguises(tree: ast.AST) -> list[ast.AST]:
+    """Where an importer is taken under another name, or as a value, so that its calls cannot be told from others."""
+    called = {call.func for call in dynamic_imports(tree)}
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.alias(name=name, asname=str()) if name.split(".")[0] == "importlib" or name in IMPORTERS:
+                found.append(node)
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in IMPORTERS and node not in called:
+                found.append(node)
+            case ast.Constant(value=str(name)) if name in IMPORTERS:  # getattr(importlib, "import_module")
+                found.append(node)
+    return found
 
 
 def graph_of(tree: dict[str, str]) -> dict[str, set[str]]:
@@ -144,12 +160,14 @@ def wrong_imports(tree: dict[str, str]) -> list[str]:
 
 
 def wrong_dynamic_imports(tree: dict[str, str]) -> list[str]:
-    """Imports by a computed name: nobody can read where they lead, so only the outermost `__init__.py` may."""
+    """Imports by a computed name, for nobody can read where they lead (only the outermost `__init__.py` may), or by an
+    importer under another name, for nobody would find them."""
     wrong = []
     for path, source in tree.items():
         for call in dynamic_imports(ast.parse(source)):
             if path != FRONT_DOOR and not isinstance(call.args[0], ast.Constant):
                 wrong.append(f"{path}:{call.lineno}: imports by a computed name")
+        wrong += [f"{path}:{node.lineno}: imports under another name" for node in disguises(ast.parse(source))]
     return wrong
 
 
@@ -327,6 +345,21 @@ def test_a_computed_import_is_caught():
     assert wrong_dynamic_imports(house(ops__norms="import_module(name)")) == [
         "vishwamai/ops/norms.py:1: imports by a computed name"
     ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from importlib import import_module as load; load('vishwamai.api')",
+        "import importlib as i; i.import_module('vishwamai.api')",
+        "load = importlib.import_module; load('vishwamai.api')",
+        "load = __import__",
+        "f(import_module)",
+        "getattr(importlib, 'import_module')('vishwamai.api')",
+    ],
+)
+def test_an_importer_under_another_name_is_caught(source):
+    assert "vishwamai/ops/norms.py:1: imports under another name" in wrong_dynamic_imports(house(ops__norms=source))
 
 
 def test_an_arrow_up_in_the_table_is_caught():

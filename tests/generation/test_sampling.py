@@ -121,6 +121,11 @@ def test_tokens_as_likely_as_the_last_one_kept_stay():
     np.testing.assert_array_equal(got, [[2.0, 1.0, 1.0, -np.inf]])
 
 
+def test_top_p_that_is_reached_exactly_keeps_nothing_more():
+    halves = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.0625, 0.0625]]))
+    assert np.isfinite(warp(halves, controls([SamplingParams(top_p=0.75)]))).tolist() == [[True] * 2 + [False] * 3]
+
+
 def test_a_filter_that_is_off_drops_nothing_however_unlikely():
     logits = jnp.array([[0.0, -200.0, -300.0]] * 2)
     got = warp(logits, controls([SamplingParams(), SamplingParams(top_k=1)]))

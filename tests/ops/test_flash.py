@@ -7,7 +7,9 @@ import pytest
 
 from vishwamai.ops import flash
 from vishwamai.ops.attention import attention
+from vishwamai.ops.masks import Rule
 
+LONGEST = flash.BLOCK
 SINKS = np.array([0.5, -1.0, 2.0, 0.0])
 
 
@@ -23,6 +25,7 @@ def short_blocks(monkeypatch):
         {"causal": False, "sinks": True},
         {"window": 1},
         {"window": 8, "sinks": True},
+        {"window": 10},
         {"window": 11, "causal": False},
         {"softcap": 0.7, "sinks": True},
         {"scale": 1.3},
@@ -37,6 +40,24 @@ def test_values_and_gradients(features, check_attention, packed):
     if features.pop("segments", False):
         features["q_segments_BT"] = packed(27)
     check_attention(27, features, sinks=sinks, implementation="blockwise")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 2, 7, 8, 9, 10, 16, 17])
+def test_a_window_opens_the_blocks_that_it_reaches_and_no_others(window, causal):
+    """The bounds against every pair of positions; a block more would be masked and seen in no value."""
+    rule, t = Rule(scale=1.0, causal=causal, window=window, indexed=True), np.arange(40)
+    seen = (t[:, None] - t[None] < window) & ((t[None] <= t[:, None]) | (not causal))
+    blocks = seen.reshape(5, 8, 5, 8).any((1, 3))
+    for i in range(5):
+        for bounds, reached in ((flash._keys_for, blocks[i]), (flash._queries_for, blocks[:, i])):
+            first, end = map(int, bounds(rule, jnp.int32(i), 8, 8, 5))
+            assert list(range(first, end)) == np.flatnonzero(reached).tolist()
+
+
+def test_blocks_as_long_as_they_are_used(check_attention, monkeypatch):
+    monkeypatch.setattr(flash, "BLOCK", LONGEST)
+    check_attention(LONGEST + 70, {"window": LONGEST - 1}, B=1, N=2, K=1, sinks=SINKS[:2], implementation="blockwise")
 
 
 def test_whole_blocks(check_attention):

@@ -96,3 +96,25 @@ def test_one_expert_taking_all_costs_the_number_of_experts():
     logits = jnp.tile(jnp.array([20.0, 0, 0, 0]), (1, 8, 1))
     sums = moe.router_sums(logits, moe.route(logits, 1, normalize=True), jnp.ones((1, 8)))
     assert float(sums.balance / sums.tokens) == pytest.approx(4.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_router_sums_equal_a_loop_over_the_tokens_that_count(kind):
+    logits, lengths = np.asarray(normal(6, 3, 8, 4), np.float64) * 2 - 1, [8, 3, 0]
+    counts = jnp.asarray(np.arange(8)[None] < np.array(lengths)[:, None], jnp.int32)
+    routing = moe.route(jnp.asarray(logits, jnp.float32), 2, kind=kind, normalize=True)
+    sums = moe.router_sums(jnp.asarray(logits, jnp.float32), routing, counts)
+    probs = 1 / (1 + np.exp(-logits)) if kind == "sigmoid" else np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    balance, z, load = 0.0, 0.0, np.zeros(4)
+    for row, row_probs, n in zip(logits, probs, lengths, strict=True):
+        share, mean = np.zeros(4), np.zeros(4)
+        for t in range(n):
+            share[np.argsort(-row_probs[t])[:2]] += 1 / (2 * n)
+            mean += row_probs[t] / n
+            z += np.log(np.exp(row[t]).sum()) ** 2
+        balance += 4 * n * float(share @ mean)  # Fedus et al. (2021), eq. 4, for this row
+        load += 2 * n * share
+    np.testing.assert_allclose(sums.balance, balance, rtol=1e-5)
+    np.testing.assert_allclose(sums.z, z, rtol=1e-5)
+    np.testing.assert_allclose(sums.load, load, rtol=1e-5)
+    assert float(sums.tokens) == 11

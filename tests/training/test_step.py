@@ -20,11 +20,13 @@ from vishwamai.training.step import StepConfig, compiled_step, gradients, init_s
 from vishwamai.weights import spec
 
 SIZES = dict(vocab_size=64, d_model=32, d_ff=32, n_heads=4, n_kv_heads=2, head_dim=8, qk_norm=True)
-DENSE = ModelConfig(**SIZES, stacks=stacks_of((Layer(),) * 2))
+DENSE = ModelConfig(**SIZES, stacks=stacks_of((Layer(),) * 3))
 MOE = ModelConfig(
     **SIZES, stacks=stacks_of((Layer(window=6), Layer(moe=True))), n_experts=4, n_experts_per_token=2, d_expert=16,
     tie_embeddings=True,
 )  # fmt: skip
+# So deep that a whole stacked weight is larger than anything that may be gathered.
+DEEP_MOE = dataclasses.replace(MOE, stacks=stacks_of((Layer(window=6), *[Layer(moe=True)] * 5)))
 STEP = StepConfig(loss_chunks=2, z_loss=1e-3, balance_loss=0.02, router_z_loss=1e-3)
 ADAM = Optimizer(warmup_steps=2)
 
@@ -68,7 +70,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
 @pytest.mark.parametrize(
     "sizes", [{"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"expert": 4, "data": 2}], ids=str
 )
-@pytest.mark.parametrize("cfg", [DENSE, MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize("cfg", [DENSE, DEEP_MOE], ids=["dense", "moe"])
 def test_meshes_give_the_single_device_loss_and_gradients(cfg, sizes):
     sharding = Sharding(make_mesh(**sizes))
     placed = jax.device_put(weights(cfg), shardings(transformer.specs(cfg), sharding))
@@ -77,20 +79,43 @@ def test_meshes_give_the_single_device_loss_and_gradients(cfg, sizes):
     sums, grads = program(placed, lines)
     close(sums.loss, single(cfg)[0].loss, 1e-5)
     close(grads, single(cfg)[1], 1e-5)
-    assert largest_gather(program.as_text()) <= largest_layer(cfg)
+    may = max(largest_layer(cfg), activations(cfg, sizes))
+    assert may < max(spec.count([p]) for _, p in spec.named(transformer.specs(cfg)))  # what is gathered if all is
+    assert largest_gather(program.as_text()) <= may
 
 
 def largest_layer(cfg) -> int:
     """Numbers in the largest weight of one layer, or of the table: what may be gathered at once, and no more."""
-    sizes = [
-        spec.count([p]) // (p.shape[0] if p.axes[0] == "layers" else 1) for _, p in spec.named(transformer.specs(cfg))
-    ]
-    return max(*sizes, 32 * 16 * 32)  # or the batch's activations
+    found = spec.named(transformer.specs(cfg))
+    return max(spec.count([p]) // (p.shape[0] if p.axes[0] == "layers" else 1) for _, p in found)
+
+
+def activations(cfg, sizes) -> int:
+    """Numbers that the tokens of an expert group's batch have between layers; without experts nobody gathers them."""
+    return 32 * 16 // sizes.get("data", 1) * cfg.d_model if cfg.n_experts and "expert" in sizes else 0
 
 
 def largest_gather(hlo: str) -> int:
     shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", hlo)
     return max((int(np.prod([int(d) for d in s.split(",") if d])) for s in shapes), default=0)
+
+
+def test_even_routers_cost_their_weights_in_the_loss_however_many_they_are():
+    even = jax.tree.map(lambda w: jnp.zeros_like(w) if w.shape[-1] == 4 else w, weights(DEEP_MOE))  # [L, D, E]
+    s = dataclasses.replace(STEP, z_loss=0.0, balance_loss=0.5, router_z_loss=0.25)
+    lines = batch(8)
+    sums, _ = jax.jit(functools.partial(gradients, cfg=DEEP_MOE, s=s))(even, lines)
+    more = float(sums.loss - sums.nll / lines.weights.sum())
+    assert more == pytest.approx(0.5 + 0.25 * np.log(4) ** 2, rel=1e-4)  # of 4 experts, each with the logit 0
+
+
+def test_the_gradient_is_clipped_before_the_moments():
+    clipped = dataclasses.replace(ADAM, clip_norm=0.01)
+    state = state_of(jax.tree.map(jnp.copy, weights(DENSE)), DENSE, clipped, 10)
+    after, numbers = compiled_step(DENSE, clipped, STEP, 10)(state, batch(8))
+    assert float(numbers["grad_norm"]) > 0.1
+    moment = np.sqrt(sum(float(jnp.sum(m**2)) for m in jax.tree.leaves(after.opt_state[0].mu)))
+    assert moment == pytest.approx((1 - ADAM.beta1) * 0.01, rel=1e-4)
 
 
 def test_the_state_is_laid_out_like_the_weights():

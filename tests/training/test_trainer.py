@@ -107,6 +107,12 @@ def test_evaluation_on_rows_held_out_of_a_file(tmp_path):
     assert "eval_loss" in read(tmp_path / "run" / "metrics.jsonl")[-1]
 
 
+def test_the_last_step_is_evaluated_whatever_its_number(tmp_path):
+    run = tiny(steps=3)
+    train(dataclasses.replace(run, logging=dataclasses.replace(run.logging, eval_every=2)), tmp_path, show=False)
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "eval_loss" in line] == [2, 3]
+
+
 def test_a_budget_run_compiles_each_length_and_ends(tmp_path):
     run = tiny(token_budget=384, lengths=[48, 96], steps=3)
     assert train(run, tmp_path, show=False).step == 3
