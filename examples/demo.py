@@ -6,7 +6,6 @@ of the loss (build/demo/loss.png) close it. It needs the `train` extra.
 """
 
 import argparse
-import functools
 import random
 import shutil
 import time
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vishwamai import VishwamAI, config
-from vishwamai.data import explanations, generated
+from vishwamai.data import generated
 from vishwamai.data.rows import Problem
 from vishwamai.models import cost
 from vishwamai.training import trainer
@@ -45,13 +44,6 @@ def questions(sample: int) -> dict[str, list[Problem]]:
     """For each corpus `sample` held-out problems, drawn once and for all."""
     found = {name: generated.held_out(name) for name in generated.CORPORA}
     return {name: random.Random(0).sample(problems, sample) for name, problems in found.items()}
-
-
-def usage_example() -> Problem:
-    """The question of the README, judged by the explanation that it asks for."""
-    text = explanations.explanations()["machine learning"]
-    judge = functools.partial(explanations.is_answer, text)
-    return Problem("Explain the concept of machine learning:", judge, "explanations", text)
 
 
 def answer(model: VishwamAI, problem: Problem) -> None:
@@ -113,7 +105,7 @@ def main() -> None:
 
     console.rule("1. The built-in model answers questions that it was not trained on")
     model = VishwamAI.from_pretrained(args.model)
-    shown = [asked["game24"][0], asked["word_problems"][0], usage_example()]
+    shown = [problems[0] for problems in asked.values()]
     for problem in shown:
         answer(model, problem)
     measured = [measure("built in", model, asked)]

@@ -2,6 +2,7 @@
 in no list, so a new one is found by itself. (`.ci/run` runs every one of them in a process of its own.)"""
 
 import ast
+import importlib.util
 import runpy
 from pathlib import Path
 
@@ -36,11 +37,30 @@ def test_examples_are_short_and_say_what_they_show(path):
     assert path.stem == "demo" or len(source.splitlines()) <= 60
 
 
-def test_the_demo_asks_what_was_held_out():
-    demo = runpy.run_path(str(ROOT / "examples/demo.py"))
-    asked = demo["questions"](5)
-    for name, problems in asked.items():
-        held_out = {problem.prompt for problem in generated.held_out(name)}
-        assert len(problems) == 5 and {problem.prompt for problem in problems} <= held_out
-    example = demo["usage_example"]()
-    assert example.grade(example.answer) and not example.grade("It is a kind of cheese.")
+@pytest.fixture
+def demo():
+    """The demo as a module, of which a test can replace parts."""
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples/demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demo_asks_and_shows_only_what_was_held_out(demo, monkeypatch):
+    shown, asked = {}, {}
+
+    def measure(name, model, problems):
+        asked[model] = problems
+        return demo.Measured(name, 1, {kind: "" for kind in problems}, 1.0, 1)
+
+    monkeypatch.setattr(demo.VishwamAI, "from_pretrained", lambda name: "built in")
+    monkeypatch.setattr(demo, "train", lambda *args: "trained here")
+    monkeypatch.setattr(demo, "measure", measure)
+    monkeypatch.setattr(demo, "answer", lambda model, problem: shown.setdefault(model, []).append(problem.prompt))
+    monkeypatch.setattr("sys.argv", ["demo.py", "--sample", "5"])
+    demo.main()
+    held_out = [{problem.prompt for problem in generated.held_out(name)} for name in generated.CORPORA]
+    for model in ("built in", "trained here"):
+        sampled = [{problem.prompt for problem in problems} for problems in asked[model].values()]
+        assert all(len(prompts) == 5 and prompts <= kind for prompts, kind in zip(sampled, held_out, strict=True))
+        assert all(prompt in kind for prompt, kind in zip(shown[model], held_out, strict=True))

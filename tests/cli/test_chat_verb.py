@@ -1,5 +1,7 @@
 """`vishwamai chat`: what is asked of the model, turn by turn, and what is printed."""
 
+import io
+
 import pytest
 
 from vishwamai import VishwamAI
@@ -77,6 +79,15 @@ def test_typed_bytes_that_are_no_text(capsys, monkeypatch, folder, replies):
     type_in(monkeypatch, b"\xffone\n")
     assert main(["chat", "-m", str(folder)]) == 2
     assert "standard input is not UTF-8 (byte 0 is 0xff)" in capsys.readouterr().err
+
+
+def test_typed_bytes_that_are_no_text_in_the_c_locale(capsys, monkeypatch, folder, replies):
+    replies("yes")
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff"), encoding="utf-8", errors="surrogateescape")
+    )
+    assert main(["chat", "-m", str(folder)]) == 2
+    assert "standard input is not UTF-8 (byte 2 is 0xff)" in capsys.readouterr().err
 
 
 def test_a_chat_without_an_input(capsys, monkeypatch, folder):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from vishwamai import VishwamAI
@@ -93,6 +94,32 @@ def test_a_missing_extra_is_named(capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("vishwamai.training")]:
         monkeypatch.delitem(sys.modules, name)
     assert "vishwamai[train]" in refused(capsys, "train", CONFIG)
+
+
+def failing_with(error):
+    def fail(*args, **options):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Error allocating device buffer"),
+        jax.errors.JaxRuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 52 bytes."),
+    ],
+)
+def test_memory_that_there_is_not(capsys, monkeypatch, folder, error):
+    monkeypatch.setattr(VishwamAI, "stream", failing_with(error))
+    assert "not enough memory; ask for fewer beams" in refused(capsys, "generate", "hi", "-m", str(folder))
+
+
+def test_another_failure_of_the_device_is_not_hidden(monkeypatch, folder):
+    monkeypatch.setattr(VishwamAI, "stream", failing_with(jax.errors.JaxRuntimeError("INTERNAL: a bug")))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        main(["generate", "hi", "-m", str(folder)])
 
 
 def test_interruption(capsys, monkeypatch, folder):

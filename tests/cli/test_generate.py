@@ -54,6 +54,8 @@ def test_an_argument_that_is_not_utf8(capsys, folder):
         ("--repetition-penalty", "0"),
         ("--repetition-penalty", "nan"),
         ("--num-beams", "0"),
+        ("--num-beams", "100000"),
+        ("--num-beams", "100000000000"),
         ("--stop", ""),
     ],
 )

@@ -1,5 +1,7 @@
 """`vishwamai tokenizer`: train, encode and decode."""
 
+import pytest
+
 from vishwamai.cli import main
 
 from .conftest import refused, type_in
@@ -29,6 +31,13 @@ def test_a_file_that_is_not_utf8(capsys, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xfe\xff")
     sentence = refused(capsys, "tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t"))
     assert "a.txt is not UTF-8 (byte 0" in sentence
+
+
+@pytest.mark.parametrize("size", ["-1", "9" * 10, "9" * 20])
+def test_a_vocabulary_that_no_tokenizer_has(capsys, tmp_path, size):
+    (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
+    argv = ["tokenizer", "train", str(tmp_path / "a.txt"), "--vocab-size", size, "-o", str(tmp_path / "t")]
+    assert f"vocab_size {size} is " in refused(capsys, *argv)
 
 
 def test_ids_that_are_not_numbers(capsys, folder):

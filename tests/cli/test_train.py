@@ -23,6 +23,25 @@ def test_train_refuses_what_it_does_not_know(capsys):
     assert "training.step=7" in refused(capsys, "train", CONFIG, "training.step=7")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.seed=99999999999999999999",
+        "training.batch=1000000000000",
+        "training.batch=100000000",
+        "training.steps=99999999999999999999",
+        "training.token_budget=1",
+        "training.token_budget=1000000000000",
+        "training.lengths=[0]",
+        "training.data.tokenizer_rows=-5",
+    ],
+)
+def test_numbers_out_of_range(capsys, tmp_path, change):
+    sentence = refused(capsys, "train", CONFIG, change, "-o", str(tmp_path / "run"))
+    assert change.split("=")[0] in sentence and "must be" in sentence
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["file", "file/x"])
 def test_a_run_that_cannot_be_kept(capsys, tmp_path, name):
     (tmp_path / "file").write_text("")

@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "vishwamai").startswith("vishwamai"):
             raise
         return _refused(f"the package {error.name} is missing; pip install 'vishwamai[train]'")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _refused("there is not enough memory; ask for fewer beams or tokens, or train smaller batches or rows")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -41,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _refused(f"{error.filename}: {error.strerror}; check the path")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or XLA got no memory. XLA has no class for it, and its status differs by platform."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
 def _refused(sentence: str) -> int:

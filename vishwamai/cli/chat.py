@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load, sampling
-from vishwamai.cli.texts import not_utf8, standard_input
+from vishwamai.cli.texts import not_utf8, standard_input, whole
 from vishwamai.errors import InputError, TokenizerError
 
 
@@ -53,11 +53,11 @@ def _ask(console: Any) -> str | None:
     standard_input()
     try:
         said = console.input("[bold cyan]you[/]: ").strip()
+        return None if said in ("/exit", "/quit") else whole(said)
     except EOFError:
         return None
     except UnicodeDecodeError as error:
         raise not_utf8("standard input", error) from None
-    return None if said in ("/exit", "/quit") else said
 
 
 def _answer(console: Any, chunks: Any) -> str:

@@ -29,6 +29,11 @@ def _utf8(raw: bytes, where: str) -> str:
         raise not_utf8(where, error) from None
 
 
+def whole(text: str) -> str:
+    """The same text. Raises `UnicodeDecodeError` where Python smuggled bytes into it, as the C locale has it do."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8")
+
+
 def not_utf8(where: str, error: UnicodeDecodeError) -> InputError:
     """The sentence for bytes that are no text."""
     return InputError(f"{where} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")

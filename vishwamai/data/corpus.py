@@ -53,6 +53,10 @@ class Data:
     tokenizer_rows: int = 20000
     seed: int = 0
 
+    def __post_init__(self):
+        if self.tokenizer_rows < 1:
+            raise ConfigError(f"training.data.tokenizer_rows is {self.tokenizer_rows}; it must be 1 or more")
+
 
 def rows(data: Data, split: str = "train") -> sources.Rows:
     """Row number -> row, over all sources of a split ("train", or "held_out" of those that hold rows out)."""

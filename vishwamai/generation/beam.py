@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
 from vishwamai.generation.decode import laid_out, read, seen_tokens
-from vishwamai.generation.sampling import Controls
+from vishwamai.generation.sampling import Controls, check_whole
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -25,6 +25,7 @@ from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights.spec import pytree
 
 Array = jax.Array
+MAX_BEAMS = 4096  # W * V must fit int32, and vocabularies stay under 2^19
 OUT = -1e9  # the score of what is not (or no longer) in the race
 
 
@@ -44,10 +45,8 @@ class BeamParams:
     sample: bool = False
 
     def __post_init__(self):
-        for name in ("num_beams", "num_return"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        check_whole("num_beams", self.num_beams, 1, MAX_BEAMS)
+        check_whole("num_return", self.num_return, 1, MAX_BEAMS)
         if self.num_return > self.num_beams:
             raise InputError(f"num_return is {self.num_return}, more than the {self.num_beams} beams")
         real = isinstance(self.length_penalty, int | float) and not isinstance(self.length_penalty, bool)

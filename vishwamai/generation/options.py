@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vishwamai.errors import InputError
-from vishwamai.generation.beam import BeamParams
+from vishwamai.generation.beam import MAX_BEAMS, BeamParams
 from vishwamai.generation.requests import new_tokens
 from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
 
@@ -49,10 +49,8 @@ class Options:
     pad_token_id: int | None = None
 
     def __post_init__(self):
-        for name in ("num_beams", "num_return_sequences"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        check_whole("num_beams", self.num_beams, 1, MAX_BEAMS)
+        check_whole("num_return_sequences", self.num_return_sequences, 1, MAX_ID)
         if type(self.do_sample) is not bool:
             raise InputError(f"do_sample is {self.do_sample!r}; it must be True or False")
         check_whole("pad_token_id", self.pad_token_id, 0, MAX_ID, optional=True)

@@ -20,6 +20,7 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MAX_VOCAB_SIZE = 2**20  # the trainer reserves memory for all of it at once, and published ones stay under it
 
 
 def train_bpe(
@@ -33,11 +34,14 @@ def train_bpe(
 
     `special_tokens` get the ids from 0 up, the 256 bytes follow, then the merges. `pattern` is a regular expression
     (Oniguruma) whose matches are the pieces that no merge crosses; None stands for `SPLIT_PATTERN`. Raises `InputError`
-    for a vocabulary too small or a pattern that is no regular expression, `TokenizerError` for texts not UTF-8.
+    for a vocabulary too small or too large or a pattern that is no regular expression, `TokenizerError` for texts not
+    UTF-8.
     """
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:
         raise InputError(f"vocab_size {vocab_size} is under {smallest}: 256 bytes and {len(special_tokens)} specials")
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise InputError(f"vocab_size {vocab_size} is over {MAX_VOCAB_SIZE}, the most that a tokenizer is trained to")
     _check_special(special_tokens)
     with backend_errors("the split pattern is not a regular expression", InputError):
         split = pre_tokenizers.Split(Regex(SPLIT_PATTERN if pattern is None else pattern), behavior="isolated")

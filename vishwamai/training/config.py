@@ -10,6 +10,14 @@ from vishwamai.precision import Precision
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig
 
+MAX_INT = 2**31 - 1  # steps are counted in int32, and so are the tokens of a batch
+RANGES = (
+    ("steps", 1, MAX_INT),
+    ("batch", 1, MAX_INT),
+    ("length", 2, MAX_INT),
+    ("seed", -(2**63), 2**63 - 1),  # what `jax.random.key` takes
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
@@ -42,9 +50,16 @@ class Training:
     z_loss: float = 0.0
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("batch", 1), ("length", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be {least} or more")
+        for name, least, most in RANGES:
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be from {least} to {most}")
+        if not self.lengths or min(self.lengths) < 2:
+            raise ConfigError(f"training.lengths is {list(self.lengths)}; it must be lengths of 2 or more")
+        for field, (lines, length) in self.shapes.items():
+            if not 1 <= lines <= MAX_INT // length:
+                raise ConfigError(
+                    f"{field} is {lines}; with {length} tokens each it must be from 1 to {MAX_INT // length}"
+                )
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
