@@ -85,6 +85,6 @@ def test_the_kernel_is_in_the_program_of_a_slice(axes, K):
         return jnp.sum(out.astype(jnp.float32))
 
     found = report(compile_tpu(jax.grad(loss, (0, 1, 2)), q, k, k, segments))
-    assert found.kernels == 3
+    assert sum(found.kernels.values()) == 3 and all(name.startswith("splash") for name in found.kernels)
     if K % axes.get("tensor", 1) == 0:
         assert not found.collectives
