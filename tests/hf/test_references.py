@@ -73,6 +73,14 @@ def test_logits_are_those_that_transformers_gave(case, tmp_path):
         assert distance(mine, stored[case]) <= TOLERANCE
 
 
+def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
+    for data in CASES.values():
+        (tmp_path / "config.json").write_text(json.dumps(data))
+        cfg = config.read(tmp_path).model
+        names = [piece.name for leaf in pieces(FAMILIES["vishwamai"], transformer.specs(cfg), cfg) for piece in leaf]
+        assert len(names) == len(set(names)) > 0
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("case", CASES)
 def test_transformers_gives_them_still(case, tmp_path):

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3, whose form Kimi K2 has too: latent attention, grouped routing and shared experts."""
+"""DeepSeek V2 and V3: latent attention, grouped routing and shared experts."""
 
 import math
 
@@ -155,7 +155,7 @@ FAMILIES = (
         whole=WHOLE,
         layer=NAMES,
         moe=MOE,
-        ignored=r"model\.layers\.61\..*|.*\.rotary_emb\.inv_freq",  # of V3 and Kimi K2: it predicts a second token
+        ignored=r"model\.layers\.61\..*|.*\.rotary_emb\.inv_freq",  # of V3: it predicts a second token
         fields=FIELDS,
         switches={"router": "sigmoid", "choice_bias": True},
         layers=_layers,
