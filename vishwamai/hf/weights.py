@@ -6,7 +6,6 @@ no more than its share of the model and of one tensor. It knows no family: `name
 """
 
 import functools
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from vishwamai.hf import export, safetensors
 from vishwamai.hf.config import Generation, Pretrained
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
+from vishwamai.hf.folder import Folder
 from vishwamai.hf.pieces import Piece, is_ignored, pieces
-from vishwamai.hf.safetensors import Outgoing, Tensor
+from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
@@ -41,32 +41,31 @@ def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, d
     """
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
-    found = _prefixed(family, safetensors.read_folder(Path(folder)))
-    wanted = pieces(family, specs, cfg)
-    check(Path(folder), family, wanted, found, tied=cfg.tie_embeddings)
-    maps = {path: safetensors.open_map(path) for path in {tensor.path for tensor in found.values()}}
-    leaves = [
-        _leaf(param, parts, found, maps, sharding) for param, parts in zip(spec.leaves(specs), wanted, strict=True)
-    ]
+    source, wanted = open_folder(folder, family), pieces(family, specs, cfg)
+    check(source, family, wanted, tied=cfg.tie_embeddings)
+    leaves = [_leaf(param, parts, source, sharding) for param, parts in zip(spec.leaves(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
 
-def _prefixed(family: Family, found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that the tables have, where a file left a prefix away."""
-    if not family.prefix or any(name.startswith(family.prefix) for name in found):
-        return found
-    return {name if name == family.whole["lm_head"] else family.prefix + name: tensor for name, tensor in found.items()}
+def open_folder(folder: Path, family: Family) -> Folder:
+    """The tensors of a folder by the names that the family's tables have, where its files left a prefix away."""
+    found = safetensors.read_folder(Path(folder))
+    if family.prefix and not any(name.startswith(family.prefix) for name in found):
+        head = family.whole["lm_head"]
+        found = {name if name == head else family.prefix + name: tensor for name, tensor in found.items()}
+    return Folder(folder, found)
 
 
-def check(folder: Path, family: Family, wanted: list[list[Piece]], found: dict[str, Tensor], *, tied: bool) -> None:
+def check(source: Folder, family: Family, wanted: list[list[Piece]], *, tied: bool) -> None:
     """Raises `CheckpointError` unless the tensors found are those wanted, in shape and kind."""
+    folder, found = source.path, source.tensors
     names = {piece.name: piece for leaf in wanted for piece in leaf}
     missing = [name for name in names if name not in found]
     if missing:
         raise CheckpointError(f"{folder}: {_some(missing)} missing from the weights")
     extra = [name for name in found if name not in names and not is_ignored(family, name)]
     if tied and family.whole["lm_head"] in extra:
-        _check_tied(found[family.whole["lm_head"]], found[family.whole["embed"]])
+        _check_tied(source, family.whole["lm_head"], family.whole["embed"])
         extra.remove(family.whole["lm_head"])
     if extra:
         raise CheckpointError(f"{folder}: {_some(extra)} in the weights, and the configuration has no place for it")
@@ -84,35 +83,32 @@ def _some(names: list[str]) -> str:
     return f"{shown} is" if len(names) == 1 else f"{shown}{' and others' if len(names) > 3 else ''} ({len(names)}) are"
 
 
-def _check_tied(head: Tensor, embed: Tensor) -> None:
-    maps = safetensors.open_map(head.path), safetensors.open_map(embed.path)
-    if head.shape != embed.shape or not np.array_equal(head.view(maps[0]), embed.view(maps[1])):
-        raise CheckpointError(f"{head.path}: {head.name!r} differs from the embedding that config.json ties it to")
+def _check_tied(source: Folder, head: str, embed: str) -> None:
+    if not np.array_equal(source.view(head), source.view(embed)):
+        path = source.tensors[head].path
+        raise CheckpointError(f"{path}: {head!r} differs from the embedding that config.json ties it to")
 
 
-def _leaf(param: Param, parts: list[Piece], found: dict[str, Tensor], maps: dict[Path, mmap.mmap], sharding: Sharding):
+def _leaf(param: Param, parts: list[Piece], source: Folder, sharding: Sharding):
     """One leaf, filled piece by piece where it will live."""
     home = sharding.named(*param.axes, shape=param.shape)
     leaf = jnp.zeros(param.shape, param.dtype, device=home)
     place = _stored_sharding(param, parts[0], sharding)
     pending = 0
     for piece in parts:
-        tensor = found[piece.name]
-        stored = _put(tensor.view(maps[tensor.path])[piece.part], place)
+        stored = _put(source.view(piece.name)[piece.part], place)
         leaf = _fill(leaf, stored, np.asarray(piece.index, np.int32), piece.transposed, home)
-        pending += tensor.end - tensor.start
+        pending += stored.nbytes
         if pending > IN_FLIGHT:
-            pending = _wait(leaf, maps)
-    _wait(leaf, maps)
+            pending = _wait(leaf, source)
+    _wait(leaf, source)
     return leaf
 
 
-def _wait(leaf: jax.Array, maps: dict[Path, mmap.mmap]) -> int:
+def _wait(leaf: jax.Array, source: Folder) -> int:
     """Waits until the leaf is whole, and lets go of the files' pages. Returns how many bytes are still under way: 0."""
     leaf.block_until_ready()
-    if hasattr(mmap, "MADV_DONTNEED"):
-        for data in maps.values():
-            data.madvise(mmap.MADV_DONTNEED)
+    source.release()
     return 0
 
 
