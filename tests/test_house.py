@@ -37,7 +37,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "models": (4, "parallel weights ops config precision"),
     "data": (4, "parallel.hosts text config"),
     "checkpoint": (4, "parallel weights"),
-    "parallel": (3, "weights.spec ops.moe ops.attention config"),
+    "parallel": (3, "weights.spec weights.linear ops.moe ops.attention config"),
     "weights": (2, "ops precision"),
     "text": (2, "hub config"),
     "ops": (1, ""),
@@ -319,7 +319,7 @@ def house(**files: str) -> dict[str, str]:
         ("ops__norms", "importlib.import_module('vishwamai.weights.spec')", "weights.spec"),
         ("ops__norms", "from vishwamai import VishwamAI", "__init__"),
         ("ops__norms", "import vishwamai", "__init__"),
-        ("parallel__mesh", "from vishwamai.weights.linear import einsum", "weights.linear"),
+        ("text__plain", "from vishwamai.weights.linear import einsum", "weights.linear"),
         ("__init__", "HOMES = {'Param': 'vishwamai.weights.spec'}", "weights.spec"),
     ],
 )

@@ -11,13 +11,17 @@ B batch, T positions, D d_model, E experts, C experts per token, F d_expert.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from vishwamai.parallel.sharding import Sharding
+from vishwamai.weights.linear import layout
 
 Array = jax.Array
+Axes = tuple[str | None, ...]
 
 
 EXPERT_AXES = {
@@ -31,28 +35,29 @@ EXPERT_AXES = {
 
 
 def expert_parallel(
-    local: Callable, x_BTD: Array, experts_BTC: Array, weights_BTC: Array, w: dict[str, Array], sharding: Sharding
+    local: Callable, x_BTD: Array, experts_BTC: Array, weights_BTC: Array, w: dict[str, Any], sharding: Sharding
 ) -> Array:
     """`local(x_MD, experts_MC, weights_MC, w, n_experts=...)` over all devices: `[B, T, D]`.
 
-    `w` has some of `EXPERT_AXES`, gate `[E, D, F]` among them. An expert that is not on a device has the number
-    `n_experts` there.
+    `w` has some of `EXPERT_AXES`, gate `[E, D, F]` among them, each an array or another kind of weight. An expert that
+    is not on a device has the number `n_experts` there.
     """
     if sharding.mesh is None:
         return _flat(local, x_BTD, experts_BTC, weights_BTC, w)
 
     rows = sharding.spec("batch", None, None, shape=x_BTD.shape)
-    specs = {name: sharding.spec(*EXPERT_AXES[name], shape=x.shape) for name, x in w.items()}
-    expert_axes, _, mlp_axes = (_axes(part) for part in specs["gate"])
+    axes = {name: layout(weight, EXPERT_AXES[name]) for name, weight in w.items()}
+    specs = _specs(w, axes, sharding)
+    expert_axes, _, mlp_axes = (_axes(part) for part in jax.tree.leaves(specs["gate"], is_leaf=_is_spec)[0])
     shared = tuple(a for a in expert_axes if a in _axes(rows[0]))
     ways = math.prod(sharding.mesh.shape[a] for a in mlp_axes)
 
     def on_device(x, experts, weights, w):
-        w = {name: _whole_embed(name, a, specs[name]) for name, a in w.items()}
+        w = jax.tree.map(_whole_embed, w, axes, specs, is_leaf=lambda a: isinstance(a, jax.Array))
         if "down_bias" in w:  # every part of a width adds it, and their outputs are summed
             w["down_bias"] = w["down_bias"] / ways
         x, experts, weights = (_gather(a, shared, 0) for a in (x, experts, weights))
-        here = w["gate"].shape[0]
+        here = jax.tree.leaves(w["gate"])[0].shape[0]
         first = _index(expert_axes) * here
         mine = (experts >= first) & (experts < first + here)
         out = _flat(local, x, jnp.where(mine, experts - first, here), weights, w)
@@ -65,15 +70,32 @@ def expert_parallel(
     )(x_BTD, experts_BTC, weights_BTC, w)
 
 
+def _specs(w: dict[str, Any], axes: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
+    """How each array of the weights is split: an axis of one name the same way in all of them, and 1 not at all."""
+    pairs = jax.tree.map(lambda a, names: list(zip(names, a.shape, strict=True)), w, axes)
+    named = [pair for pair in jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple)) if pair[1] > 1]
+    sizes = {name: math.gcd(*(n for other, n in named if other == name)) for name, _ in named}
+
+    def one(a: Array, names: Axes) -> PartitionSpec:
+        shape = tuple(1 if n == 1 else sizes[name] for n, name in zip(a.shape, names, strict=True))
+        return sharding.spec(*names, shape=shape)
+
+    return jax.tree.map(one, w, axes)
+
+
 def _flat(local, x_BTD, experts_BTC, weights_BTC, w):
     x, experts, weights = (a.reshape(-1, a.shape[-1]) for a in (x_BTD, experts_BTC, weights_BTC))
-    return local(x, experts, weights, w, n_experts=w["gate"].shape[0]).reshape(x_BTD.shape)
+    n_experts = jax.tree.leaves(w["gate"])[0].shape[0]
+    return local(x, experts, weights, w, n_experts=n_experts).reshape(x_BTD.shape)
 
 
-def _whole_embed(name: str, w: Array, spec) -> Array:
-    """A device's part of a weight with its `embed` axis gathered, as GSPMD would do."""
-    axis = EXPERT_AXES[name].index("embed") if "embed" in EXPERT_AXES[name] else None
-    return w if axis is None else _gather(w, _axes(spec[axis]), axis)
+def _whole_embed(a: Array, names: Axes, spec: PartitionSpec) -> Array:
+    """A device's part of an array with its `embed` axis gathered, as GSPMD would do."""
+    return _gather(a, _axes(spec[names.index("embed")]), names.index("embed")) if "embed" in names else a
+
+
+def _is_spec(x) -> bool:
+    return isinstance(x, PartitionSpec)
 
 
 def _axes(part) -> tuple[str, ...]:
