@@ -146,18 +146,21 @@ class VishwamAI:
         *,
         revision: str | None = None,
         dtype: str = "float32",
+        quantization: str | None = None,
         mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
         rules: Any = DEFAULT_RULES,
     ) -> Self:
         """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
 
-        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache; `mesh` sizes its axes, as
-        in `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it.
+        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache. `quantization` ("int8",
+        "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in fewer bits;
+        "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
+        `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it.
         """
         precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
         folder = resolve(name, revision=revision)
         found = hf_config.read(folder)
-        weights = hf_weights.load(folder, found, sharding=sharding, dtype=dtype)
+        weights = hf_weights.load(folder, found, sharding=sharding, dtype=dtype, quantization=quantization)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
         facts = {"generation": found.generation, "model_type": found.model_type}
         facts["tokenizer"] = folder if has_tokenizer else None

@@ -10,10 +10,12 @@ from typing import Any
 
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
+from vishwamai.hf import quantized
 from vishwamai.hf.attributes import checked
 from vishwamai.hf.families import family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
+from vishwamai.hf.quantized import Storage
 from vishwamai.models.config import ModelConfig, stacks_of
 
 HIDDEN_ACT = {
@@ -45,11 +47,15 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """What a folder holds, without its weights: the family that names them, the model, and how it generates."""
+    """What a folder holds, without its weights: the family that names them, the model, and how it generates.
+
+    `storage` says how those of its weights are stored that are quantised.
+    """
 
     model_type: str
     model: ModelConfig
     generation: Generation
+    storage: Storage | None = None
 
 
 def read(folder: Path) -> Pretrained:
@@ -61,11 +67,12 @@ def read(folder: Path) -> Pretrained:
         raise ConfigError(f"{path}: 'model_type' must name the architecture, and is {model_type!r}")
     try:
         family_of(model_type)
+        storage = quantized.read(data.pop("quantization_config", None), str(path))
         model = model_config(data, str(path))
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    return Pretrained(model_type=model_type, model=model, generation=_generation(data, path))
+    return Pretrained(model_type=model_type, model=model, generation=_generation(data, path), storage=storage)
 
 
 def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:

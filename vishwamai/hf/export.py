@@ -8,6 +8,7 @@ transformers does not load. It knows no weights.
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,12 @@ def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:
     return {kind: rope.write(of(slides)) for kind, slides in zip(TYPES, (False, True), strict=True)}
 
 
-def write(folder: Path, cfg: ModelConfig, model_type: str, generation: Generation, dtype: str) -> None:
-    """Writes both files."""
+def write(
+    folder: Path, cfg: ModelConfig, model_type: str, generation: Generation, dtype: str, how: Mapping[str, Any]
+) -> None:
+    """Writes both files; `how` is what config.json says beside the model, of how its weights are stored."""
     ids = _generation_ids(generation)
-    data = describe(cfg, model_type) | {"dtype": dtype} | ids
+    data = describe(cfg, model_type) | {"dtype": dtype} | dict(how) | ids
     sampling = {k: getattr(generation, k) for k in ("do_sample", "temperature", "top_k", "top_p", "min_p")}
     sampling["repetition_penalty"] = generation.repetition_penalty
     said = {k: v for k, v in (ids | sampling).items() if v is not None}

@@ -78,17 +78,32 @@ def chosen(path: str, param: Param) -> bool:
     return path.startswith("stacks.") and param.is_matmul and path.rsplit(".", 1)[-1] not in LEFT
 
 
+def last_contracted(param: Param) -> int:
+    """The axis along which groups lie: the last one that is contracted."""
+    return max(i for i, axis in enumerate(param.axes) if axis in param.contract)
+
+
 def group_of(param: Param, scheme: Scheme) -> int | None:
     """How many inputs share a scale; None: all of them. 0 where the weight's shape allows no group."""
     if scheme.group is None:
         return None
-    group = math.gcd(scheme.group, param.shape[_last_contracted(param)])
+    group = math.gcd(scheme.group, param.shape[last_contracted(param)])
     return group if group >= LEAST_GROUP else 0
+
+
+def scheme_of(w: Quantized, param: Param) -> Scheme:
+    """How a weight is quantised."""
+    kind = next(name for name, (dtype, _) in GRIDS.items() if w.values.dtype == dtype)
+    pairs = zip(w.scale.shape, param.axes, strict=True)
+    if all(n == 1 for n, axis in pairs if axis in param.contract):
+        return Scheme(kind, None, w.scale.dtype.name)
+    last = last_contracted(param)
+    return Scheme(kind, w.values.shape[last] // w.scale.shape[last], w.scale.dtype.name)
 
 
 def specs(param: Param, scheme: Scheme) -> Quantized:
     """A weight's values and scales, declared."""
-    group, last = group_of(param, scheme), _last_contracted(param)
+    group, last = group_of(param, scheme), last_contracted(param)
     sizes = list(param.shape)
     for i, axis in enumerate(param.axes):
         if axis in param.contract and group is None:
@@ -165,7 +180,3 @@ def _(w: Quantized, axes: tuple[str | None, ...]):
 def _split(shape: tuple[int, ...], scale_shape: tuple[int, ...]) -> list[int]:
     """Each axis as two: its scales, and what shares one of them."""
     return [n for size, scales in zip(shape, scale_shape, strict=True) for n in (scales, size // scales)]
-
-
-def _last_contracted(param: Param) -> int:
-    return max(i for i, axis in enumerate(param.axes) if axis in param.contract)

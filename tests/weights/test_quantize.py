@@ -1,0 +1,138 @@
+"""Weights of few bits: how far rounding takes them, and that every contraction is that of the array they stand for."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vishwamai.errors import ConfigError
+from vishwamai.models import transformer
+from vishwamai.models.config import ModelConfig, uniform
+from vishwamai.parallel.mesh import make_mesh
+from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
+from vishwamai.weights import quantize, spec
+from vishwamai.weights.linear import einsum, grouped_einsum, plain
+from vishwamai.weights.quantize import Quantized, Scheme
+from vishwamai.weights.spec import Param
+
+NAMES = ("int8", "int4", "fp8", "int8:16", "fp8:8")
+Q = Param((32, 4, 16), ("embed", "heads", "head_dim"), contract=("embed",))
+OUT = Param((4, 16, 32), ("heads", "head_dim", "embed"), contract=("heads", "head_dim"))
+EXPERTS = Param((3, 32, 48), ("experts", "embed", "mlp"), contract=("embed",))
+EQUATIONS = [(Q, "BTD,DNH->BTNH"), (OUT, "BTNH,NHD->BTD"), (EXPERTS, None)]
+
+
+def made(param: Param, name: str) -> tuple[np.ndarray, Quantized]:
+    w, scheme = param.init(jax.random.key(0)), Scheme.named(name)
+    return np.asarray(w, np.float64), quantize.rounded(w, quantize.specs(param, scheme).scale.shape, scheme)
+
+
+def stands_for(w: Quantized) -> np.ndarray:
+    """Values times scales in float64, each scale spread over what shares it."""
+    scale = np.asarray(w.scale, np.float64)
+    for axis, n in enumerate(w.values.shape):
+        scale = np.repeat(scale, n // scale.shape[axis], axis)
+    return np.asarray(w.values.astype(jnp.float32), np.float64) * scale
+
+
+@pytest.mark.parametrize("param", [Q, OUT, EXPERTS], ids=["q", "o", "experts"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rounding_moves_a_weight_by_half_a_step_at_most(name, param):
+    w, quantized = made(param, name)
+    got = stands_for(quantized)
+    scale = stands_for(Quantized(values=jnp.ones_like(quantized.values), scale=quantized.scale))
+    step = np.maximum(np.abs(w) / 16, scale * 2**-9) if name.startswith("fp8") else scale / 2
+    assert (np.abs(got - w) <= step * (1 + 1e-2)).all()
+    assert np.abs(got).max() >= 0.99 * np.abs(w).max()  # nothing of the range is given away
+    np.testing.assert_allclose(plain(quantized), got, rtol=1e-6)
+
+
+def test_what_shares_a_scale():
+    shapes = {
+        name: quantize.specs(OUT, Scheme.named(name)).scale.shape for name in ("int8", "int4", "int8:8", "int4:64")
+    }
+    assert shapes == {"int8": (1, 1, 32), "int4": (4, 1, 32), "int8:8": (4, 2, 32), "int4:64": (4, 1, 32)}
+    assert quantize.specs(EXPERTS, Scheme.named("fp8")).scale.shape == (3, 1, 48)
+    w, quantized = made(Q, "int8")
+    np.testing.assert_allclose(quantized.scale[0], np.abs(w).max(0) / 127, rtol=1e-6)
+
+
+def test_zeros_stay_zeros():
+    scheme = Scheme.named("int4")
+    quantized = quantize.rounded(jnp.zeros(Q.shape), quantize.specs(Q, scheme).scale.shape, scheme)
+    assert not np.asarray(plain(quantized)).any() and np.isfinite(np.asarray(quantized.scale, np.float32)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_contraction_is_that_of_the_array_it_stands_for(name, dtype):
+    for param, equation in EQUATIONS[:2]:
+        _, w = made(param, name)
+        shape = (2, 3, 32) if param is Q else (2, 3, 4, 16)
+        x = jax.random.normal(jax.random.key(1), shape).astype(dtype)
+        wanted = np.einsum(equation, np.asarray(x, np.float64), stands_for(w))
+        out = einsum(equation, x, w)
+        assert out.dtype == dtype
+        tolerance = 1e-5 if dtype == "float32" else 2e-2
+        assert np.abs(np.asarray(out, np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
+        assert einsum(equation, x, w, preferred_element_type=jnp.float32).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_experts_contract_their_own_rows(name):
+    _, w = made(EXPERTS, name)
+    x, sizes = jax.random.normal(jax.random.key(1), (9, 32)), [4, 0, 5]
+    out = grouped_einsum(x, w, jnp.asarray(sizes, jnp.int32))
+    rows = np.split(np.asarray(x, np.float64), np.cumsum(sizes)[:-1])
+    wanted = np.concatenate([r @ e for r, e in zip(rows, stands_for(w), strict=True)])
+    assert np.abs(out - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["int3", "", "int8:", "int8:4", "int8:x", "mxfp4", "int4:-8", "keep"])
+def test_an_unknown_name_is_refused(name):
+    with pytest.raises(ConfigError, match="is not known; use int8, int4, fp8"):
+        Scheme.named(name)
+
+
+MODEL = ModelConfig(
+    vocab_size=24, d_model=32, d_ff=64, n_heads=4, n_kv_heads=2, head_dim=16, stacks=uniform(2, moe=True),
+    n_experts=4, n_experts_per_token=2, d_expert=32, d_shared=16, shared_gate=True, attn_bias=True,
+)  # fmt: skip
+SPECS = transformer.specs(MODEL)
+WEIGHTS = spec.init(SPECS, jax.random.key(0))
+
+
+def test_projections_of_layers_are_quantised_and_nothing_else():
+    named = jax.tree.leaves_with_path(
+        quantize.quantize(WEIGHTS, SPECS, Scheme.named("int8")), is_leaf=quantize.is_quantized
+    )
+    small = {spec.path_name(path).removeprefix("stacks.0.0.") for path, w in named if quantize.is_quantized(w)}
+    attention = {f"attn.{name}" for name in ("q", "k", "v", "o")}
+    experts = {f"ffn.{kind}{name}" for kind in ("", "shared.") for name in ("gate", "up", "down")}
+    assert small == attention | experts
+
+
+def test_a_weight_that_only_small_groups_divide_stays_as_it_is():
+    odd = Param((12, 4), ("embed", "mlp"), contract=("embed",))
+    assert quantize.tree_specs({"w": odd}, lambda path, param: Scheme.named("int4")) == {"w": odd}
+    assert quantize.is_quantized(quantize.tree_specs({"w": odd}, lambda path, param: Scheme.named("int8"))["w"])
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"tensor": 8}], ids=str)
+def test_a_quantised_model_is_the_same_on_eight_devices(name, sizes):
+    scheme, sharding = Scheme.named(name), Sharding(make_mesh(**sizes))
+    w = quantize.quantize(WEIGHTS, SPECS, scheme)
+    tokens = jax.random.randint(jax.random.key(1), (4, 8), 0, 24)
+
+    def logits(w, sharding: Sharding):
+        return jax.jit(partial(transformer.forward, cfg=MODEL, sharding=sharding))(w, tokens)[0]
+
+    targets = quantize.tree_specs(SPECS, lambda path, param: scheme if quantize.chosen(path, param) else None)
+    there = jax.tree.map(jax.device_put, w, shardings(targets, sharding))
+    alone = logits(w, SINGLE)
+    np.testing.assert_allclose(logits(there, sharding), alone, atol=1e-5 * float(jnp.abs(alone).max()))
+    dense = jax.tree.map(plain, w, is_leaf=quantize.is_quantized)
+    np.testing.assert_allclose(alone, logits(dense, SINGLE), atol=1e-5 * float(jnp.abs(alone).max()))

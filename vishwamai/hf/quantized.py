@@ -1,0 +1,187 @@
+"""How published checkpoints store quantised weights, and what of it is read: config.json's `quantization_config`.
+
+FP8 in blocks (DeepSeek-V3, 2024, section 3.3), MXFP4 (OCP Microscaling Formats 1.0, 2023), and compressed-tensors'
+symmetric integers and FP8. Activations are never quantised, whatever a checkpoint asks for. It knows no family's names.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vishwamai.errors import CheckpointError, ConfigError
+from vishwamai.hf.coded import CODES, Axes, Coded, index_of
+from vishwamai.hf.safetensors import Tensor
+
+METHODS = ("fp8", "mxfp4", "compressed-tensors")
+PACKED = ("pack-quantized",)
+UNPACKED = ("int-quantized", "float-quantized", "naive-quantized")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Storage:
+    """A checkpoint's way to store quantised weights: what shares a scale (0: a whole axis), and bits of an integer."""
+
+    method: str
+    block: tuple[int, int] = (0, 0)
+    bits: int = 8
+
+    def coded(self, tensors: Mapping[str, Tensor], view: Callable[[str], np.ndarray]) -> dict[str, Tensor | Coded]:
+        """The tensors by the names of the plain ones that they stand for."""
+        make = {"fp8": self._fp8, "mxfp4": self._mxfp4, "compressed-tensors": self._compressed}[self.method]
+        found: dict[str, Tensor | Coded] = dict(tensors)
+        for name, tensor in tensors.items():
+            coded, used = make(name, tensor, tensors, view)
+            if coded is not None:
+                for one in used:
+                    found.pop(one, None)
+                found[coded.name] = coded
+        return found
+
+    def _fp8(self, name, tensor, tensors, view):
+        if tensor.dtype != CODES["fp8"] or f"{name}_scale_inv" not in tensors:
+            return None, ()
+        module, scale = name.removesuffix("weight"), _matrix(view(f"{name}_scale_inv"))
+        used = (name, f"{name}_scale_inv", f"{module}activation_scale", f"{module}input_scale")
+        return self._matmul(name, tensor.path, "fp8", tensor.shape, _bytes(view(name)), scale), used
+
+    def _mxfp4(self, name, tensor, tensors, view):
+        plain = name.removesuffix("_blocks")
+        if plain == name or f"{plain}_scales" not in tensors or len(tensor.shape) != 4 or tensor.dtype != np.uint8:
+            return None, ()
+        experts, outputs, groups, half = tensor.shape
+        raw, exponents = view(name).reshape(experts, outputs, groups * half), view(f"{plain}_scales")
+
+        def codes(axes: Axes) -> np.ndarray:
+            expert, inputs, rows = index_of(axes)
+            return np.swapaxes(_nibbles(raw[expert, rows]), -1, -2)[..., inputs, :]
+
+        def scale(grid: tuple[np.ndarray, ...]) -> np.ndarray:
+            return np.ldexp(np.float32(1), exponents[grid[0], grid[2], grid[1]].astype(np.int32) - 127)
+
+        shape = (experts, groups * 2 * half, outputs)
+        coded = Coded(plain, tensor.path, "mxfp4", shape, codes, scale, (1, 2 * half, 1), inputs=1)
+        return coded, (name, f"{plain}_scales")
+
+    def _compressed(self, name, tensor, tensors, view):
+        plain = name.removesuffix("_packed")
+        packed = plain != name
+        if f"{plain}_scale" not in tensors or len(tensor.shape) != 2 or not (packed or tensor.dtype.itemsize == 1):
+            return None, ()
+        kind = f"int{self.bits}" if packed or tensor.dtype == np.int8 else "fp8"
+        shape = (tensor.shape[0], tensor.shape[1] * 32 // self.bits) if packed else tensor.shape
+        codes = _unpacked(view(name), self.bits) if packed else _bytes(view(name))
+        used = (name, f"{plain}_scale", f"{plain}_shape", f"{plain.removesuffix('weight')}input_scale")
+        return self._matmul(plain, tensor.path, kind, shape, codes, _matrix(view(f"{plain}_scale"))), used
+
+    def _matmul(self, name, path, kind, shape, codes, scale) -> Coded:
+        """A matrix `[out, in]` of codes, and that of its scales."""
+        block = tuple(n if one == 1 else b or n for n, b, one in zip(shape, self.block, scale.shape, strict=True))
+        if tuple(-(-n // b) for n, b in zip(shape, block, strict=True)) != scale.shape:
+            sizes = f"{list(scale.shape)} scales do not fit {list(shape)} in blocks of {list(block)}"
+            raise CheckpointError(f"{path}: tensor {name!r}: {sizes}")
+        return Coded(name, path, kind, tuple(shape), codes, lambda grid: scale[grid], block)
+
+
+def _matrix(scale: np.ndarray) -> np.ndarray:
+    """A scale's values as a matrix: one of all, or a column of the outputs'."""
+    return scale.reshape(-1, 1) if scale.ndim < 2 else scale
+
+
+def _bytes(raw: np.ndarray) -> Callable:
+    """Codes of a byte each."""
+    codes = raw if raw.dtype == np.int8 else raw.view(np.uint8)
+    return lambda axes: codes[index_of(axes)]
+
+
+def _nibbles(raw: np.ndarray) -> np.ndarray:
+    """The two codes of each byte of the last axis, the low one first."""
+    return np.stack([raw & 15, raw >> 4], -1).reshape(*raw.shape[:-1], -1)
+
+
+def _unpacked(raw: np.ndarray, bits: int) -> Callable:
+    """Codes that lie in 32-bit words, the lowest first, each with half its range added."""
+    words = raw.view(np.uint8)
+
+    def codes(axes: Axes) -> np.ndarray:
+        rows, columns = index_of(axes)
+        part = words[rows]
+        part = _nibbles(part) if bits == 4 else part
+        return (part[..., columns].astype(np.int16) - (1 << bits - 1)).astype(np.int8)
+
+    return codes
+
+
+def read(said: Any, where: str) -> Storage | None:
+    """What a `quantization_config` says. Raises `ConfigError` that names what is not read."""
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"{where}: quantization_config must be an object, not {str(said)[:60]!r}")
+    method = said.get("quant_method")
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(
+            f"{where}: quantization_config: weights quantised by {method!r} are not read, those by {known} are; "
+            "use the original weights"
+        )
+    try:
+        return {"fp8": _read_fp8, "compressed-tensors": _read_compressed}.get(method, _read_mxfp4)(said)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: quantization_config: {error}") from None
+
+
+def _read_fp8(said: Mapping[str, Any]) -> Storage:
+    block = said.get("weight_block_size")
+    _allow(said, "fmt", None, "e4m3")
+    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(_is_size(n) for n in block)):
+        raise ConfigError(f"weight_block_size is {str(block)[:60]}; it must be two sizes")
+    return Storage(method="fp8", block=tuple(block or (0, 0)))
+
+
+def _read_mxfp4(said: Mapping[str, Any]) -> Storage:
+    return Storage(method="mxfp4")
+
+
+def _read_compressed(said: Mapping[str, Any]) -> Storage:
+    _allow(said, "format", *PACKED, *UNPACKED)
+    _allow(said, "sparsity_config", None, {})
+    _allow(said, "transform_config", None, {})
+    groups = said.get("config_groups")
+    weights = [g.get("weights") if isinstance(g, Mapping) else None for g in groups.values()] if groups else []
+    if not weights or not all(isinstance(w, Mapping) for w in weights):
+        raise ConfigError("config_groups must say how weights are quantised")
+    for w in weights:
+        _allow(w, "symmetric", True)
+        _allow(w, "actorder", None, "static", "weight")
+        _allow(w, "num_bits", *((4, 8) if said["format"] in PACKED else (8,)))
+        _allow(w, "type", "int", *(() if said["format"] in PACKED else ("float",)))
+    found = {(w["num_bits"], _compressed_block(w)) for w in weights}
+    if len(found) > 1:
+        raise ConfigError("config_groups that differ in num_bits or in what shares a scale are not read")
+    bits, block = found.pop()
+    return Storage(method="compressed-tensors", bits=bits, block=block)
+
+
+def _compressed_block(w: Mapping[str, Any]) -> tuple[int, int]:
+    strategy, group, block = w.get("strategy"), w.get("group_size"), w.get("block_structure")
+    match strategy:
+        case "tensor":
+            return 0, 0
+        case "channel":
+            return 1, 0
+        case "group" if _is_size(group):
+            return 1, group
+        case "block" if isinstance(block, list) and len(block) == 2 and all(map(_is_size, block)):
+            return block[0], block[1]
+    raise ConfigError(f"weights of strategy {strategy!r}, group_size {group} and block_structure {block} are not read")
+
+
+def _allow(said: Mapping[str, Any], key: str, *values: Any) -> None:
+    if not any(said.get(key) == v and type(said.get(key)) is type(v) for v in values):
+        raise ConfigError(f"{key} is {str(said.get(key))[:60]}; only {' or '.join(map(str, values))} is read")
+
+
+def _is_size(n: Any) -> bool:
+    return type(n) is int and 0 < n <= 2**20
