@@ -175,7 +175,7 @@ REFUSED = {
         {"_attn_implementation_internal": "x/y"},
         "'_attn_implementation_internal' is not known",
     ),
-    "quantised": ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+    "quantised": ({"quantization_config": {"quant_method": "awq"}}, "weights quantised by 'awq' are not read"),
     "activation": ({"hidden_act": "relu"}, "'hidden_act' is 'relu'; only 'silu' or 'swish'"),
     "memory bomb": ({"hidden_size": 2**40}, "'hidden_size' is 1099511627776; it must lie in"),
     "layers": ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000"),

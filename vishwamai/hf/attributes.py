@@ -93,7 +93,7 @@ HARMLESS = frozenset(
 REFUSED = {
     "auto_map": "names code to be run from the checkpoint, which is never done",
     "trust_remote_code": "asks for code to be run from the checkpoint, which is never done",
-    "quantization_config": "says that the weights are quantised, in a form that is not read; use the original weights",
+    "quantization_config": "says that a part of the model is quantised, which is read of a whole model alone",
 }
 
 

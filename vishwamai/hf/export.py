@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vishwamai.config import to_dict
@@ -97,7 +98,12 @@ def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:
 
 
 def write(
-    folder: Path, cfg: ModelConfig, model_type: str, generation: Generation, dtype: str, how: Mapping[str, Any]
+    folder: Path,
+    cfg: ModelConfig,
+    model_type: str,
+    generation: Generation,
+    dtype: str,
+    how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes both files; `how` is what config.json says beside the model, of how its weights are stored."""
     ids = _generation_ids(generation)

@@ -169,7 +169,7 @@ def _put(values: np.ndarray | View, place: NamedSharding | None) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5), donate_argnums=0)
-def _fill(leaf, stored: jax.Array, index: jax.Array, transposed: bool, home, scheme: Scheme | None):
+def _fill(leaf, stored: jax.Array, index: jax.Array, transposed: bool, home, scheme: Scheme | None = None):
     """The leaf with one stored tensor turned and written at `index` of its leading axes."""
     n = index.shape[0]
     turned = stored.T if transposed else stored
