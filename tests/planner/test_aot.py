@@ -76,8 +76,7 @@ def benchmark():
 
 
 @pytest.mark.tpu_aot
-@pytest.mark.parametrize("model", ["llama-1b", "moe-1b"])
-@pytest.mark.parametrize("program", ["train", "decode"])
+@pytest.mark.parametrize(("model", "program"), benchmark().BUDGETS)
 def test_programs_keep_their_budgets(model, program, capsys):
     if not aot.can_compile():
         pytest.skip("libtpu, the TPU compiler, is not installed; `make aot` installs it")

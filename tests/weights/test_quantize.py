@@ -115,9 +115,9 @@ def test_projections_of_layers_are_quantised_and_nothing_else():
 
 
 def test_a_weight_that_only_small_groups_divide_stays_as_it_is():
-    odd = Param((12, 4), ("embed", "mlp"), contract=("embed",))
-    assert quantize.tree_specs({"w": odd}, lambda path, param: Scheme.named("int4")) == {"w": odd}
-    assert quantize.is_quantized(quantize.tree_specs({"w": odd}, lambda path, param: Scheme.named("int8"))["w"])
+    odd = {"stacks": {"w": Param((12, 4), ("embed", "mlp"), contract=("embed",))}}
+    assert quantize.chosen_specs(odd, Scheme.named("int4")) == odd
+    assert quantize.is_quantized(quantize.chosen_specs(odd, Scheme.named("int8"))["stacks"]["w"])
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
@@ -130,7 +130,7 @@ def test_a_quantised_model_is_the_same_on_eight_devices(name, sizes):
     def logits(w, sharding: Sharding):
         return jax.jit(partial(transformer.forward, cfg=MODEL, sharding=sharding))(w, tokens)[0]
 
-    targets = quantize.tree_specs(SPECS, lambda path, param: scheme if quantize.chosen(path, param) else None)
+    targets = quantize.chosen_specs(SPECS, scheme)
     there = jax.tree.map(jax.device_put, w, shardings(targets, sharding))
     alone = logits(w, SINGLE)
     np.testing.assert_allclose(logits(there, sharding), alone, atol=1e-5 * float(jnp.abs(alone).max()))

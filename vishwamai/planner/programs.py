@@ -16,6 +16,8 @@ from vishwamai.parallel.sharding import Sharding, abstract
 from vishwamai.planner.aot import compile_tpu
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, abstract_state, train_step
+from vishwamai.weights import quantize, spec
+from vishwamai.weights.quantize import Scheme
 
 Array = jax.Array
 
@@ -32,9 +34,22 @@ def training_step(cfg: ModelConfig, s: StepConfig, sharding: Sharding, batch: in
     return compile_tpu(step, state, lines, donate=(0,), out_shardings=(kept, sharding.named()))
 
 
-def decode_step(cfg: ModelConfig, sharding: Sharding, batch: int, length: int, dtype: str = "bfloat16"):
-    """The compiled step that reads a cache of `length` positions and gives the next token's logits for each row."""
-    weights = abstract(transformer.specs(cfg), sharding, dtype)
+def decode_step(
+    cfg: ModelConfig,
+    sharding: Sharding,
+    batch: int,
+    length: int,
+    dtype: str = "bfloat16",
+    quantization: str | None = None,
+):
+    """The compiled step that reads a cache of `length` positions and gives the next token's logits for each row.
+
+    `quantization` names the scheme of the layers' projections.
+    """
+    specs = spec.with_dtype(transformer.specs(cfg), dtype)
+    if quantization is not None:
+        specs = quantize.chosen_specs(specs, Scheme.named(quantization))
+    weights = abstract(specs, sharding)
     cache = abstract_cache(cfg, sharding, batch, length, dtype)
     tokens = jax.ShapeDtypeStruct((batch, 1), jnp.int32, sharding=sharding.named("batch", None, shape=(batch, 1)))
 

@@ -114,14 +114,14 @@ def specs(param: Param, scheme: Scheme) -> Quantized:
     return Quantized(values=values, scale=dataclasses.replace(param, shape=tuple(sizes), dtype=scheme.scale_dtype))
 
 
-def tree_specs(specs_tree, scheme_of):
-    """The specs with `scheme_of(path, param)`'s quantised ones in their places; None leaves a weight as it is."""
+def chosen_specs(tree, scheme: Scheme):
+    """A model's specs with the projections of its layers quantised, where their shapes allow it."""
 
     def one(path, param: Param):
-        scheme = scheme_of(spec.path_name(path), param)
-        return param if scheme is None or group_of(param, scheme) == 0 else specs(param, scheme)
+        taken = chosen(spec.path_name(path), param) and group_of(param, scheme) != 0
+        return specs(param, scheme) if taken else param
 
-    return jax.tree.map_with_path(one, specs_tree, is_leaf=spec.is_param)
+    return jax.tree.map_with_path(one, tree, is_leaf=spec.is_param)
 
 
 def rounded(w: Array, scale_shape: tuple[int, ...], scheme: Scheme) -> Quantized:
@@ -143,7 +143,7 @@ def quantize(weights, specs_tree, scheme: Scheme):
             return w
         return jax.jit(lambda w: rounded(w, target.scale.shape, scheme))(w)
 
-    targets = tree_specs(specs_tree, lambda path, param: scheme if chosen(path, param) else None)
+    targets = chosen_specs(specs_tree, scheme)
     return jax.tree.map(leaf, targets, weights, is_leaf=lambda x: is_quantized(x) or spec.is_param(x))
 
 
