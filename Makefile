@@ -52,7 +52,8 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 lock:
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra tpu -c requirements/dev.txt -o requirements/tpu.txt
-	echo "transformers>=5.3" | $(COMPILE) - -c requirements/dev.txt -o requirements/parity.txt
+	printf '%s\n' 'transformers>=5.3' loguru psutil | $(COMPILE) - -c requirements/dev.txt -o requirements/parity.txt
+	printf '%s\n' accelerate compressed-tensors peft | $(COMPILE) --no-deps - -o requirements/peers.txt
 
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .ruff_cache build dist out
@@ -67,11 +68,12 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
-# The tests' own peers, apart from $(VENV) so that `make test` shows it needs none of them: torch and transformers to
-# compare with, libtpu to compile with.
-$(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/parity.txt pyproject.toml
+# The tests' own peers, apart from $(VENV) so that `make test` shows it needs none of them: torch, transformers and what
+# it reads adapters and quantised weights with, to compare with; libtpu to compile with.
+$(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/parity.txt requirements/peers.txt pyproject.toml
 	$(MAKE) --no-print-directory setup VENV=$(VENV_PARITY)
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/tpu.txt
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/parity.txt
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) $(TORCH)
+	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r requirements/peers.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""What fewer bits cost the built-in model (or any folder that answers its corpora): bytes, likelihood and right answers.
+"""What fewer bits cost the built-in model (or any that answers its corpora): bytes, likelihood and right answers.
 
     python benchmarks/quantization.py [--model FOLDER] [--limit N] [--schemes int8 int4 ...]
 
