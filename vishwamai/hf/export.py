@@ -96,13 +96,13 @@ def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:
 
 
 def write(folder: Path, cfg: ModelConfig, model_type: str, generation: Generation, dtype: str) -> None:
-    """Writes both files."""
+    """Writes both files, config.json last: a folder without it does not look like a model's."""
     ids = _generation_ids(generation)
     data = describe(cfg, model_type) | {"dtype": dtype} | ids
     sampling = {k: getattr(generation, k) for k in ("do_sample", "temperature", "top_k", "top_p", "min_p")}
     sampling["repetition_penalty"] = generation.repetition_penalty
     said = {k: v for k, v in (ids | sampling).items() if v is not None}
-    for name, content in (("config.json", data), ("generation_config.json", said)):
+    for name, content in (("generation_config.json", said), ("config.json", data)):
         write_whole(folder / name, [json.dumps(content, indent=2).encode() + b"\n"])
 
 

@@ -21,7 +21,8 @@ from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
 from vishwamai.hf.folder import Folder
 from vishwamai.hf.pieces import Piece, is_ignored, pieces
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.problem import Problem
+from vishwamai.hf.safetensors import Outgoing, Tensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
@@ -42,7 +43,7 @@ def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, d
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
     source, wanted = open_folder(folder, family), pieces(family, specs, cfg)
-    check(source, family, wanted, tied=cfg.tie_embeddings)
+    check(source, family, wanted, cfg)
     leaves = [_leaf(param, parts, source, sharding) for param, parts in zip(spec.leaves(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
@@ -56,26 +57,39 @@ def open_folder(folder: Path, family: Family) -> Folder:
     return Folder(folder, found)
 
 
-def check(source: Folder, family: Family, wanted: list[list[Piece]], *, tied: bool) -> None:
+def check(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> None:
     """Raises `CheckpointError` unless the tensors found are those wanted, in shape and kind."""
-    folder, found = source.path, source.tensors
-    names = {piece.name: piece for leaf in wanted for piece in leaf}
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise CheckpointError(f"{folder}: {_some(missing)} missing from the weights")
-    extra = [name for name in found if name not in names and not is_ignored(family, name)]
-    if tied and family.whole["lm_head"] in extra:
-        _check_tied(source, family.whole["lm_head"], family.whole["embed"])
-        extra.remove(family.whole["lm_head"])
-    if extra:
-        raise CheckpointError(f"{folder}: {_some(extra)} in the weights, and the configuration has no place for it")
-    for name, piece in names.items():
-        tensor = found[name]
-        if tensor.shape != piece.shape:
-            shapes = f"{list(tensor.shape)} in the file, and {list(piece.shape)} by the configuration"
-            raise CheckpointError(f"{tensor.path}: tensor {name!r} has shape {shapes}")
+    found = list(problems(source, family, wanted, cfg))
+    if found:
+        alike = [problem.name for problem in found if problem.why == found[0].why]
+        raise CheckpointError(f"{found[0].where}: {_some(alike)} {found[0].why}")
+    head = family.whole["lm_head"]
+    if cfg.tie_embeddings and head in source.tensors:
+        _check_tied(source, head, family.whole["embed"])
+
+
+def problems(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> Iterator[Problem]:
+    """Every tensor that is missing, too many, of another shape or of a kind that holds no weights. Reads no value."""
+    found, names = source.tensors, {piece.name: piece for leaf in wanted for piece in leaf}
+    known = names.keys() | ({family.whole["lm_head"]} if cfg.tie_embeddings else set())
+    missing, shared = ([n for n in names if (n in found) == there] for there in (False, True))
+    for name in missing:
+        yield Problem(name, "", "missing from the weights", str(source.path))
+    for name, tensor in found.items():
+        if name not in known and not is_ignored(family, name):
+            why = "in the weights, and the configuration has no place for it"
+            yield Problem(name, _described(tensor), why, str(source.path))
+    for name in shared:
+        tensor, wanted_shape = found[name], names[name].shape
+        if tensor.shape != wanted_shape:
+            why = f"of shape {list(tensor.shape)} in the file, and {list(wanted_shape)} by the configuration"
+            yield Problem(name, _described(tensor), why, str(tensor.path))
         if tensor.dtype not in READABLE:
-            raise CheckpointError(f"{tensor.path}: tensor {name!r} is {tensor.dtype}, which is not read as weights")
+            yield Problem(name, _described(tensor), f"{tensor.dtype}, which is not read as weights", str(tensor.path))
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def _some(names: list[str]) -> str:
@@ -197,7 +211,8 @@ def _stored(parts: list[tuple[jax.Array, Piece]], dtype) -> np.ndarray:
         home = leaf.sharding
         spread = NamedSharding(home.mesh, PartitionSpec()) if isinstance(home, NamedSharding) else None
         shape = whole[piece.part].shape
-        whole[piece.part] = _take(leaf, np.asarray(piece.index, np.int32), shape, piece.transposed, dtype, spread)
+        taken = _take(leaf, np.asarray(piece.index, np.int32), shape, piece.transposed, dtype, spread)
+        whole[piece.part] = np.asarray(taken)  # NumPy takes no single bfloat16 out of an array of JAX's
     return whole
 
 
