@@ -70,7 +70,10 @@ def test_a_target_in_fewer_bits_is_further_away(source, tmp_path, monkeypatch):
     before, after = (certificate.ours(folder, [ASKED[0].tokens])[0] for folder in (source, tmp_path / "new"))
     wanted = np.abs(after - before).max() / np.abs(before).max()
     assert made["source_to_target"]["distance"] == pytest.approx(wanted) and 1e-4 < wanted < 0.1
-    assert made["target_to_transformers"] == {"distance": None, "reason": "transformers is not installed"}
+    assert made["target_to_transformers"] == {
+        "distance": None,
+        "reason": "transformers cannot be asked: transformers is not installed",
+    }
 
 
 def test_rows_of_other_lengths_change_nothing(source):

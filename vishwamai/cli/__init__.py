@@ -23,8 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
     args = _parsed(argv)
     try:
-        args.run(args)
-        return 0
+        return args.run(args) or 0
     except VishwamAIError as error:
         return _refused(str(error))
     except ModuleNotFoundError as error:

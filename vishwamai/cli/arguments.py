@@ -13,8 +13,8 @@ DEFAULT_MODEL = "vishwamai/base"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-    """A parser for one verb (or one task of a verb), which `run` carries out."""
+def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
+    """A parser for one verb (or one task of a verb), which `run` carries out; it may return an exit code."""
     verb = verbs.add_parser(name, help=about, description=about)
     verb.set_defaults(run=run)
     return verb

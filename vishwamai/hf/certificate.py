@@ -171,7 +171,7 @@ def _to_reference(target: Path, mine: list[np.ndarray], rows: list[tuple[int, ..
     try:
         return distance(mine, reference.logits(target, rows))
     except ModuleNotFoundError as error:
-        return _none(f"{error.name} is not installed")
+        return _none(f"transformers cannot be asked: {error.name} is not installed")
     except Exception as error:  # of a folder that it does not load, another package raises what it likes
         return _none(f"transformers gave no logits: {type(error).__name__}: {_sentence(error)}")
 
