@@ -1,6 +1,7 @@
 """`vishwamai convert`: what it writes loads as the same model, with a certificate of it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.cli import convert, main
 from vishwamai.hf import certificate, reference
+from vishwamai.training import trainer
 
 from .conftest import refused
 
@@ -59,3 +61,17 @@ def test_a_family_that_does_not_express_the_model(capsys, folder, tmp_path):
     assert "'llamma' is not written; use" in refused(
         capsys, "convert", str(folder), str(tmp_path / "x"), "--as", "llamma"
     )
+
+
+def test_a_training_run_is_converted_from_its_newest_checkpoint(capsys, folder, tmp_path, monkeypatch):
+    model = VishwamAI.from_pretrained(folder)
+    run = SimpleNamespace(model=model.config, training=SimpleNamespace(steps=9))
+    left = trainer.Result(model.weights, model.tokenizer, 4, 0.0, False)
+    monkeypatch.setattr(trainer, "newest", lambda where: (run, left))
+    (tmp_path / "run.json").write_text("{}")
+    command = ["convert", str(tmp_path), str(tmp_path / "new"), "--as", "vishwamai", "--certificate", "hashes"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: step 4 of 9\n{tmp_path / 'new'}: vishwamai, float32, ")
+    back = VishwamAI.from_pretrained(tmp_path / "new")
+    np.testing.assert_array_equal(back.weights.embed, model.weights.embed)
+    assert back.generation.eos_ids == (257,) and sorted(p.name for p in tmp_path.iterdir()) == ["new", "run.json"]

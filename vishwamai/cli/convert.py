@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ CERTIFICATES = ("full", "hashes", "none")
 def add(verbs: Any) -> None:
     """Makes the verb known."""
     verb = add_verb(verbs, "convert", convert, "Write a model anew: as another family, in our own format, in a dtype.")
-    verb.add_argument("source", help="built-in name, folder or hub id")
+    verb.add_argument("source", help="built-in name, folder, hub id, or the folder of a training run")
     verb.add_argument("target", help="the folder to write; it must be empty or new")
     add_revision(verb)
     verb.add_argument("--as", dest="family", metavar="MODEL_TYPE", help="llama, vishwamai, ... [the source's own]")
@@ -34,19 +35,38 @@ def convert(args: argparse.Namespace) -> None:
     """`vishwamai convert`: any folder that loads, written anew."""
     from vishwamai.hf import certificate
     from vishwamai.hf import convert as conversion
+
+    target, compare = Path(args.target), args.certificate == "full"
+    with _source(args) as source:
+        with _progress() as told:
+            done = conversion.convert(source, target, model_type=args.family, dtype=args.dtype, progress=told)
+        print(f"{target}: {done.model_type}, {done.dtype}, {done.size / MIB:,.1f} MiB")
+        if args.certificate == "none":
+            return
+        made = certificate.write(source, target, _prompts(source) if compare else [], name=args.source, compare=compare)
+    for key in certificate.DISTANCES if compare else ():
+        print(f"{key.replace('_', ' ')}: {_said(made[key])}")
+
+
+@contextmanager
+def _source(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder to convert; of a training run, the model of its newest checkpoint for as long as it is needed."""
     from vishwamai.hub import resolve
 
-    source, target = resolve(args.source, revision=args.revision), Path(args.target)
-    with _progress() as told:
-        done = conversion.convert(source, target, model_type=args.family, dtype=args.dtype, progress=told)
-    print(f"{target}: {done.model_type}, {done.dtype}, {done.size / MIB:,.1f} MiB")
-    if args.certificate == "none":
+    folder = Path(args.source)
+    if not (folder / "run.json").is_file():
+        yield resolve(args.source, revision=args.revision)
         return
-    compare = args.certificate == "full"
-    made = certificate.write(source, target, _prompts(source) if compare else [], name=args.source, compare=compare)
-    if compare:
-        for key in certificate.DISTANCES:
-            print(f"{key.replace('_', ' ')}: {_said(made[key])}")
+    from vishwamai.api import VishwamAI
+    from vishwamai.training import trainer
+
+    run, result = trainer.newest(folder)
+    left: Any = result
+    print(f"{folder}: step {left.step:,} of {run.training.steps:,}")
+    with tempfile.TemporaryDirectory(dir=folder) as made:  # on the disk that has room for its checkpoints
+        VishwamAI(run.model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
+        del left, result
+        yield Path(made)
 
 
 def _said(found: dict[str, Any]) -> str:
