@@ -115,9 +115,13 @@ SHORT = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 
 def test_float64_is_read_as_loading_reads_it(stored, tmp_path):
     source = recast(stored("llama"), tmp_path / "double", lambda n: "float64")
-    convert.convert(source, tmp_path / "a", dtype="bfloat16")
-    save_whole(source, tmp_path / "b", None, "bfloat16")
+    tensors = read(source)
+    tensors["model.norm.weight"][0] = 1 + 2**-11 + 2**-40  # in float32 it lies between two of float16's numbers
+    write(source, tensors)
+    convert.convert(source, tmp_path / "a", dtype="float16")
+    save_whole(source, tmp_path / "b", None, "float16")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert read(tmp_path / "a")["model.norm.weight"][0] == 1
     assert convert.convert(source, tmp_path / "c").dtype == "float32"
 
 
