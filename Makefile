@@ -45,7 +45,7 @@ types: $(VENV)/ready
 base: $(VENV)/ready
 	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(BIN)/vishwamai train configs/train/base.json -o runs/base
 	rm -rf vishwamai/assets/base
-	$(BIN)/vishwamai convert runs/base/model vishwamai/assets/base
+	$(BIN)/vishwamai convert runs/base/model vishwamai/assets/base --dtype bfloat16 --certificate none
 
 # Needs uv. One lock serves Python 3.11 to 3.13 and names no index.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

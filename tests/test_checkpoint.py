@@ -88,6 +88,7 @@ def test_what_is_no_checkpoint_is_not_taken_for_one(tmp_path):
     (tmp_path / "2").mkdir()
     (tmp_path / "3").write_text("not a folder")
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+    assert Checkpoints(tmp_path, clear=False).steps() and (tmp_path / "4.orbax-checkpoint-tmp").exists()
     with pytest.warns(RuntimeWarning, match="step 2"):
         assert Checkpoints(tmp_path).restore(TREE)[0] == 1
     assert not (tmp_path / "4.orbax-checkpoint-tmp").exists()

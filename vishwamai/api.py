@@ -26,6 +26,7 @@ from vishwamai.generation.requests import padded
 from vishwamai.generation.results import Generation as Made
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.hf import config as hf_config
+from vishwamai.hf import saving
 from vishwamai.hf import weights as hf_weights
 from vishwamai.hf.config import Generation
 from vishwamai.hub import resolve
@@ -187,7 +188,7 @@ class VishwamAI:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load."""
         tokenizer = None if self._tokenizer is None else self.tokenizer
-        hf_weights.save(Path(folder), self.weights, self.config, model_type=self.model_type, generation=self.generation)
+        saving.save(Path(folder), self.weights, self.config, model_type=self.model_type, generation=self.generation)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 

@@ -25,12 +25,13 @@ Array = jax.Array
 class Checkpoints:
     """The checkpoints of one run in a folder: the newest `keep`, and of those saved with a loss the one with the least.
 
-    What a killed process left half written is cleared away when the folder is opened.
+    What a killed process left half written is cleared away when the folder is opened; with `clear=False` nothing is,
+    since another process may be writing it.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 3):
+    def __init__(self, folder: str | Path, *, keep: int = 3, clear: bool = True):
         kept = AnyPreservationPolicy([LatestN(keep), _Best(self.best)])
-        options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, cleanup_tmp_directories=clear)
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handlers)
         self._losses = {step: self._loss(step) for step in self.steps()}

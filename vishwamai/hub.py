@@ -127,11 +127,16 @@ def member(folder: Path, name: str) -> Path:
         raise HubError(f"{folder}: there is no file {name}; the folder is not complete") from None
     if not stat.S_ISREG(mode):
         raise HubError(f"{path} is not a regular file")
-    whole = folder.resolve()
-    homes = [whole, whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [whole]
-    if not any(target.is_relative_to(home) for home in homes):
+    if not stays_inside(folder, path):
         raise HubError(f"{path} is a link that leads out of its folder, to {target}")
     return path
+
+
+def stays_inside(folder: Path, path: Path) -> bool:
+    """Whether a path leads to a file of the folder, or of the store of blobs that a cached folder's links lead to."""
+    whole, target = folder.resolve(), path.resolve()
+    homes = [whole, whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [whole]
+    return any(target.is_relative_to(home) for home in homes)
 
 
 def _built_in(name: str, revision: str | None) -> Path:

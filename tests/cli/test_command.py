@@ -67,12 +67,12 @@ def test_an_unknown_architecture(capsys, damaged):
 
 def test_an_unknown_config_key(capsys, damaged):
     model = damaged("config.json", config_with(number_of_wings=2))
-    assert "number_of_wings" in refused(capsys, "inspect", model)
+    assert "number_of_wings" in refused(capsys, "generate", "hi", "-m", model)
 
 
 def test_heads_that_do_not_divide(capsys, damaged):
     model = damaged("config.json", config_with(num_key_value_heads=3))
-    assert "n_heads 4 is not a multiple of n_kv_heads 3" in refused(capsys, "inspect", model)
+    assert "n_heads 4 is not a multiple of n_kv_heads 3" in refused(capsys, "generate", "hi", "-m", model)
 
 
 @pytest.mark.parametrize("verb", [["generate", "-"], ["tokenizer", "encode", "-"]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.hf import compressed, config, quantized, safetensors, weights
+from vishwamai.hf import compressed, config, convert, quantized, safetensors, saving, weights
 from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
@@ -43,7 +43,7 @@ def saved(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(MODELS[name]))
-            weights.save(folder, w, MODELS[name], model_type=name)
+            saving.save(folder, w, MODELS[name], model_type=name)
             made[name] = w, folder
         return made[name]
 
@@ -83,7 +83,7 @@ def test_quantising_while_reading_is_quantising_what_was_read(name, scheme, save
 @pytest.mark.parametrize("scheme", ["int8", "int4", "fp8", "int8:8"])
 def test_a_quantised_model_is_written_and_comes_back(name, scheme, saved, tmp_path):
     w = load(saved(name)[1], quantization=scheme)
-    weights.save(tmp_path, w, MODELS[name], model_type=name)
+    saving.save(tmp_path, w, MODELS[name], model_type=name)
     assert config.read(tmp_path).model == MODELS[name]
     assert_same(dense(load(tmp_path, quantization="keep")), dense(w))
     assert_same(load(tmp_path), dense(w))
@@ -94,14 +94,14 @@ def test_a_quantised_model_is_written_and_comes_back(name, scheme, saved, tmp_pa
 def test_a_quantised_model_of_stacked_experts_is_written_as_our_own(saved, tmp_path):
     w = load(saved("gpt_oss")[1], quantization="int8")
     with pytest.warns(UserWarning, match="only VishwamAI will load"):
-        weights.save(tmp_path, w, MODELS["gpt_oss"], model_type="gpt_oss")
+        saving.save(tmp_path, w, MODELS["gpt_oss"], model_type="gpt_oss")
     assert config.read(tmp_path).model_type == "vishwamai"
     assert_same(load(tmp_path, quantization="keep"), w)
 
 
 def test_what_cannot_be_written_in_few_bits_is_written_whole(saved, tmp_path):
     w = load(saved("llama")[1], quantization="fp8:16")
-    weights.save(tmp_path, w, MODELS["llama"])
+    saving.save(tmp_path, w, MODELS["llama"])
     assert config.read(tmp_path).storage is None
     assert_same(load(tmp_path), dense(w))
 
@@ -111,6 +111,19 @@ def test_packing_is_what_compressed_tensors_describes():
     low_first = sum((int(v) + 8) << 4 * i for i, v in enumerate(values[0, :8]))
     assert compressed.pack(values, 4).view(np.uint32).tolist() == [[low_first, 12]]
     assert compressed.pack(np.asarray([[-128, 127, 0, 1]], np.int8), 8).view(np.uint32).tolist() == [[0x8180FF00]]
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("llama", "int8"), ("phi3", "int8:8"), ("qwen3_moe", "fp8")])
+def test_converting_quantises_as_reading_does(name, scheme, saved, tmp_path):
+    weights_read = load(saved(name)[1], quantization=scheme)
+    saving.save(tmp_path / "saved", weights_read, MODELS[name], model_type=name)
+    convert.convert(saved(name)[1], tmp_path / "converted", quantization=scheme)
+    files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("saved", "converted")]
+    assert files[0] == files[1]
+    said = [json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("saved", "converted")]
+    assert said[0] == said[1]
+    convert.convert(tmp_path / "converted", tmp_path / "plain", dtype="float32")
+    assert_same(load(tmp_path / "plain"), dense(weights_read))
 
 
 # Published formats.
@@ -265,5 +278,5 @@ def test_codes_without_scales_are_no_weights(saved, tmp_path):
     def change(name: str, array: np.ndarray):
         return {name: array.astype(ml_dtypes.float8_e4m3fn)} if "q_proj" in name else None
 
-    with pytest.raises(CheckpointError, match="is float8_e4m3fn, which is not read as weights"):
+    with pytest.raises(CheckpointError, match="float8_e4m3fn, which is not read as weights"):
         load(restored(saved("llama")[1], change, {"quant_method": "fp8"}, tmp_path))

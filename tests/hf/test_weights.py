@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.hf import config, safetensors, weights
+from vishwamai.hf import config, safetensors, saving, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.models import transformer
@@ -73,7 +73,7 @@ def saved(tmp_path_factory):
             specs, folder = transformer.specs(MODELS[name]), tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), specs)
-            weights.save(folder, w, MODELS[name], model_type="vishwamai" if name == "vishwamai" else None)
+            saving.save(folder, w, MODELS[name], model_type="vishwamai" if name == "vishwamai" else None)
             made[name] = w, folder
         return made[name]
 
@@ -106,7 +106,7 @@ def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tm
         lambda x, s: pytest.fail(f"{x.sharding}") if not x.sharding.is_equivalent_to(s, x.ndim) else 0, there, wanted
     )
     assert_same(there, w)
-    weights.save(tmp_path, there, MODELS[name])
+    saving.save(tmp_path, there, MODELS[name])
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -140,7 +140,7 @@ def test_weights_are_cast_once_on_the_way(saved):
 
 def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
     w, _ = saved("llama")
-    weights.save(tmp_path, w, MODELS["llama"], dtype="bfloat16")
+    saving.save(tmp_path, w, MODELS["llama"], dtype="bfloat16")
     assert {t.dtype for t in safetensors.read_folder(tmp_path).values()} == {np.dtype(jnp.bfloat16)}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert_same(load(tmp_path), jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), w))
@@ -148,8 +148,8 @@ def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
 
 def test_large_models_are_saved_in_several_files(saved, tmp_path):
     w, _ = saved("qwen3_moe")
-    weights.save(tmp_path, w, MODELS["qwen3_moe"])
-    weights.save(tmp_path, w, MODELS["qwen3_moe"], max_file_bytes=20_000)
+    saving.save(tmp_path, w, MODELS["qwen3_moe"])
+    saving.save(tmp_path, w, MODELS["qwen3_moe"], max_file_bytes=20_000)
     files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert_same(load(tmp_path), w)
@@ -157,7 +157,7 @@ def test_large_models_are_saved_in_several_files(saved, tmp_path):
 
 def test_loading_leaves_the_arrays_independent_of_the_file(saved, tmp_path):
     w, _ = saved("mixtral")
-    weights.save(tmp_path, w, MODELS["mixtral"])
+    saving.save(tmp_path, w, MODELS["mixtral"])
     there = load(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\xff" * path.stat().st_size)
@@ -171,7 +171,7 @@ def test_loading_leaves_the_arrays_independent_of_the_file(saved, tmp_path):
 def folder(saved, tmp_path):
     """A folder of a Llama that a test may spoil."""
     w, _ = saved("llama")
-    weights.save(tmp_path, w, MODELS["llama"])
+    saving.save(tmp_path, w, MODELS["llama"])
     return tmp_path
 
 
@@ -210,7 +210,7 @@ def test_what_old_checkpoints_carry_besides_weights_is_left_unread(folder, saved
 
 def test_a_tied_output_matrix_may_be_stored_if_it_is_the_embedding(saved, tmp_path):
     w, _ = saved("gemma3_text")
-    weights.save(tmp_path, w, MODELS["gemma3_text"])
+    saving.save(tmp_path, w, MODELS["gemma3_text"])
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     assert_same(load(tmp_path), w)
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
@@ -235,14 +235,14 @@ def test_a_configuration_of_absurd_size_meets_the_file_before_memory(folder):
 def test_a_family_that_does_not_express_the_model_is_refused_before_anything_is_written(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], o_bias=False, final_softcap=3.0)
     with pytest.raises(ConfigError, match=r"llama \(final_softcap, o_bias\)"):
-        weights.save(tmp_path / "x", saved("llama")[0], cfg, model_type="llama")
+        saving.save(tmp_path / "x", saved("llama")[0], cfg, model_type="llama")
     assert not (tmp_path / "x").exists()
 
 
 def test_weights_of_another_model_are_not_saved(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], d_ff=48)
     with pytest.raises(CheckpointError, match="not of this model's shapes"):
-        weights.save(tmp_path, saved("llama")[0], cfg)
+        saving.save(tmp_path, saved("llama")[0], cfg)
 
 
 def test_the_multimodal_gemma_loads_as_its_text_model(saved, tmp_path):

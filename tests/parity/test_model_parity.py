@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vishwamai.hf import config, export, weights
+from vishwamai.hf import config, export, saving, weights
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_whole
 from vishwamai.models.cache import init_cache
@@ -74,7 +74,7 @@ def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path):
 
     model, (pretrained, w) = tiny_models(case)[0], ours(case)
     kept = {"model_type": pretrained.model_type, "generation": pretrained.generation}
-    weights.save(tmp_path, w, pretrained.model, **kept)
+    saving.save(tmp_path, w, pretrained.model, **kept)
     again, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )

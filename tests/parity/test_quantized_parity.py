@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vishwamai.hf import config, weights
+from vishwamai.hf import config, saving, weights
 from vishwamai.models import transformer
 
 TOLERANCE = 1e-5
@@ -121,5 +121,5 @@ def test_transformers_reads_what_we_write(kind, scheme, tiny, tmp_path):
     needs("compressed_tensors")
     found = config.read(tiny(kind))
     w = weights.load(tiny(kind), found, quantization=scheme)
-    weights.save(tmp_path, w, found.model, model_type=found.model_type, generation=found.generation)
+    saving.save(tmp_path, w, found.model, model_type=found.model_type, generation=found.generation)
     assert_both_are(tmp_path, theirs(tmp_path))

@@ -13,7 +13,7 @@ from vishwamai.checkpoint import Checkpoints
 from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.monitor.metrics import read
 from vishwamai.training.config import RunConfig
-from vishwamai.training.trainer import train
+from vishwamai.training.trainer import newest, train
 
 
 def tiny(**training) -> RunConfig:
@@ -62,6 +62,23 @@ def test_a_finished_run_does_nothing_more(whole):
     jax.tree.map(np.testing.assert_array_equal, again.weights, result.weights)
 
 
+def test_the_newest_checkpoint_is_had_without_training(whole):
+    folder, result = whole
+    before = sorted(path for path in (folder / "checkpoints").rglob("*"))
+    run, left = newest(folder)
+    assert run == tiny() and (left.step, left.finished) == (6, True) and len(left.tokenizer) == len(result.tokenizer)
+    jax.tree.map(np.testing.assert_array_equal, left.weights, result.weights)
+    assert sorted(path for path in (folder / "checkpoints").rglob("*")) == before
+
+
+def test_a_folder_without_a_run_or_a_checkpoint_is_refused(whole, tmp_path):
+    with pytest.raises(ConfigError, match=r"run.json: cannot be read"):
+        newest(tmp_path)
+    (tmp_path / "run.json").write_bytes((whole[0] / "run.json").read_bytes())
+    with pytest.raises(CheckpointError, match="has saved no checkpoint yet"):
+        newest(tmp_path)
+
+
 def test_the_time_limit_saves_and_stops(tmp_path):
     assert not train(tiny(steps=10000), tmp_path, show=False, max_seconds=0.0).finished
 
@@ -70,6 +87,7 @@ def test_another_model_is_refused(whole):
     run = tiny()
     with pytest.warns(RuntimeWarning, match="passed over"), pytest.raises(CheckpointError, match="this run"):
         train(dataclasses.replace(run, model=dataclasses.replace(run.model, d_model=48)), whole[0], show=False)
+    assert newest(whole[0])[0] == run
 
 
 def test_contradictions_in_a_run_are_refused():

@@ -13,18 +13,17 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from vishwamai.cli import chat, convert, generate, inspect, tokenizer, train
+from vishwamai.cli import chat, convert, generate, inspect, quantize, tokenizer, train
 from vishwamai.errors import VishwamAIError
 
-VERBS = (generate, chat, train, tokenizer, convert, inspect)
+VERBS = (generate, chat, train, tokenizer, convert, quantize, inspect)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
     args = _parsed(argv)
     try:
-        args.run(args)
-        return 0
+        return args.run(args) or 0
     except VishwamAIError as error:
         return _refused(str(error))
     except ModuleNotFoundError as error:

@@ -13,8 +13,8 @@ DEFAULT_MODEL = "vishwamai/base"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-    """A parser for one verb (or one task of a verb), which `run` carries out."""
+def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
+    """A parser for one verb (or one task of a verb), which `run` carries out; it may return an exit code."""
     verb = verbs.add_parser(name, help=about, description=about)
     verb.set_defaults(run=run)
     return verb
@@ -35,6 +35,7 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     add_revision(verb)
     add = verb.add_argument
     add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
+    add("--quantization", metavar="SCHEME", help="int8, int4, fp8 or int4:64 for the layers' weights, or keep")
     add("-n", "--max-new-tokens", type=int, help="at most this many tokens beyond the prompt")
     add("--sample", action="store_true", help="draw tokens at random; any of the next four does so too")
     add("-t", "--temperature", type=float, help="above 1 is bolder, below 1 is safer")
@@ -50,7 +51,8 @@ def load(args: argparse.Namespace) -> VishwamAI:
     """The model that was asked for."""
     from vishwamai.api import VishwamAI
 
-    return VishwamAI.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
+    how = {"dtype": args.dtype, "quantization": args.quantization}
+    return VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:

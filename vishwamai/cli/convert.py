@@ -1,33 +1,108 @@
-"""`vishwamai convert`: any model that loads, written anew."""
+"""`vishwamai convert`: a folder written anew, tensor by tensor, with a certificate of what came out."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
-from vishwamai.errors import InputError
+from vishwamai.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from vishwamai.hf.certificate import Prompt
 
 MIB = 2**20
+CERTIFICATES = ("full", "hashes", "none")
 
 
 def add(verbs: Any) -> None:
     """Makes the verb known."""
-    verb = add_verb(verbs, "convert", convert, "Write a model as a folder that transformers loads too.")
-    verb.add_argument("source", help="built-in name, folder or hub id")
+    verb = add_verb(verbs, "convert", convert, "Write a model anew: as another family, in our own format, in a dtype.")
+    add_folders(verb)
+    verb.add_argument("--as", dest="family", metavar="MODEL_TYPE", help="llama, vishwamai, ... [the source's own]")
+    verb.set_defaults(quantization=None)
+
+
+def add_folders(verb: argparse.ArgumentParser) -> None:
+    """What is read and what is written, and the certificate of it."""
+    verb.add_argument("source", help="built-in name, folder, hub id, or the folder of a training run")
     verb.add_argument("target", help="the folder to write; it must be empty or new")
     add_revision(verb)
-    verb.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights written [%(default)s]")
+    verb.add_argument("--dtype", choices=DTYPES, help="of the weights written [each as it is stored]")
+    about = "what parity.json holds: hashes and distances of logits, hashes alone, or no such file [%(default)s]"
+    verb.add_argument("--certificate", choices=CERTIFICATES, default="full", help=about)
 
 
 def convert(args: argparse.Namespace) -> None:
-    """`vishwamai convert`: any model that loads, written anew."""
-    from vishwamai.api import VishwamAI
+    """`vishwamai convert`: any folder that loads, written anew."""
+    from vishwamai.hf import certificate
+    from vishwamai.hf import convert as conversion
 
-    target = Path(args.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already; name a folder that is empty or new")
-    model = VishwamAI.from_pretrained(args.source, revision=args.revision, dtype=args.dtype)
-    model.save_pretrained(target)
-    print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / MIB:,.1f} MiB")
+    target, compare = Path(args.target), args.certificate == "full"
+    asked = {"model_type": args.family, "dtype": args.dtype, "quantization": args.quantization}
+    with _source(args) as source:
+        with _progress() as told:
+            done = conversion.convert(source, target, **asked, progress=told)
+        print(f"{target}: {done.model_type}, {done.dtype}, {done.size / MIB:,.1f} MiB")
+        if args.certificate == "none":
+            return
+        made = certificate.write(source, target, _prompts(source) if compare else [], name=args.source, compare=compare)
+    for key in certificate.DISTANCES if compare else ():
+        print(f"{key.replace('_', ' ')}: {_said(made[key])}")
+
+
+@contextmanager
+def _source(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder to convert; of a training run, the model of its newest checkpoint for as long as it is needed."""
+    from vishwamai.hub import resolve
+
+    folder = Path(args.source)
+    if not (folder / "run.json").is_file():
+        yield resolve(args.source, revision=args.revision)
+        return
+    from vishwamai.api import VishwamAI
+    from vishwamai.training import trainer
+
+    run, result = trainer.newest(folder)
+    left: Any = result
+    print(f"{folder}: step {left.step:,} of {run.training.steps:,}")
+    with tempfile.TemporaryDirectory(dir=folder) as made:  # on the disk that has room for its checkpoints
+        VishwamAI(run.model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
+        del left, result
+        yield Path(made)
+
+
+def _said(found: dict[str, Any]) -> str:
+    if found["distance"] is None:
+        return found["reason"]
+    same = f"the same greedy token at {found['same_greedy_token']:.1%} of {found['positions']} positions"
+    return f"logits differ by {found['distance']:.1e} of the largest, {same}"
+
+
+def _prompts(folder: Path) -> list[Prompt]:
+    """What the certificate asks: texts where the folder has a tokenizer that is read, ids elsewhere."""
+    from vishwamai.hf import certificate, config
+    from vishwamai.text.tokenizer import VishwamAITokenizer
+
+    try:
+        encode = VishwamAITokenizer.from_folder(folder).encode
+    except TokenizerError:
+        encode = None
+    return certificate.prompts(config.read(folder).model, encode)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar of the bytes made, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,103 +1,136 @@
-"""`vishwamai inspect`: what a model is and what it needs, by its configuration alone."""
+"""`vishwamai inspect`: what a model is, what it needs, and what of it is not supported; no weight is read."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import DEFAULT_MODEL, add_verb
+from vishwamai.cli.arguments import DEFAULT_MODEL, add_revision, add_verb
 from vishwamai.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vishwamai.models.config import ModelConfig
+    from vishwamai.hf.inspection import Inspection
 
 MIB = 2**20
+SHOWN = 30  # problems; --json has all
 
 
 def add(verbs: Any) -> None:
     """Makes the verb known."""
-    verb = add_verb(verbs, "inspect", inspect, "Tell what a model is and needs, from its configuration alone.")
+    verb = add_verb(
+        verbs, "inspect", inspect, "Tell what a model is and needs and what is not supported, and load none."
+    )
     verb.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="name, folder, hub id or .json [%(default)s]")
+    add_revision(verb)
     verb.add_argument("--batch", type=int, default=1, help="rows in the cache that is counted [%(default)s]")
     verb.add_argument("--length", type=int, help="positions in that cache [the model's longest]")
+    verb.add_argument("--json", action="store_true", help="print the same as JSON")
+    verb.add_argument("--verify", action="store_true", help="compare the files with the folder's certificate instead")
 
 
-def inspect(args: argparse.Namespace) -> None:
-    """`vishwamai inspect`: switches, parameters and memory."""
+def inspect(args: argparse.Namespace) -> int:
+    """`vishwamai inspect`: switches, parameters, memory and what is not supported; 2 where something is not."""
+    if args.batch < 1 or (args.length is not None and args.length < 1):
+        raise InputError(f"a cache of {args.batch} rows of {args.length} positions: both must be 1 or more")
+    if args.verify:
+        return _verify(args)
+    found = _inspected(args)
+    if args.json:
+        print(json.dumps({"model": args.model} | dataclasses.asdict(found), indent=2))
+    else:
+        _show(args.model, found)
+    return 2 if found.problems else 0
+
+
+def _inspected(args: argparse.Namespace) -> Inspection:
+    from vishwamai.api import read_config
+    from vishwamai.hf import inspection
+    from vishwamai.hub import resolve
+
+    asked = {"batch": args.batch, "length": args.length}
+    if args.model.endswith(".json"):
+        return inspection.of_model(read_config(args.model), **asked)
+    return inspection.of_folder(resolve(args.model, revision=args.revision, part="config"), **asked)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Whether the files are those that the certificate states: 0, or 2 and what differs."""
+    from vishwamai.hf import certificate
+    from vishwamai.hub import resolve
+
+    differences = certificate.differences(resolve(args.model, revision=args.revision, part="config"))
+    if args.json:
+        print(json.dumps({"model": args.model, "differences": differences}, indent=2))
+    else:
+        print("\n".join(differences) or f"{args.model}: every file is as {certificate.FILE} states")
+    return 2 if differences else 0
+
+
+def _show(name: str, found: Inspection) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    (family, cfg), console = _described(args.model), Console(highlight=False)
-    length = cfg.max_length if args.length is None else args.length
-    if args.batch < 1 or length < 1:
-        raise InputError(f"a cache of {args.batch} rows of {length} positions: both must be 1 or more")
-    console.print(f"[bold]{escape(args.model)}[/]  {family}")
-    console.print(_switches(cfg), _parameters(cfg), _memory(cfg, args.batch, length))
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(name)}[/]  {escape(found.model_type)}")
+    if found.partial:
+        console.print("counted without the attributes that are not supported")
+    if found.switches:
+        console.print(_switches(found), _parameters(found), _memory(found))
+    console.print("there are no weights to look at" if found.stored is None else _stored(found))
+    console.print(_problems(found) if found.problems else "nothing that it has is unsupported")
 
 
-def _described(name: str) -> tuple[str, ModelConfig]:
-    """The family and the model in a folder or a model's JSON; no weights are read."""
-    from vishwamai.api import read_config
-    from vishwamai.hf.config import read
-    from vishwamai.hub import resolve
-
-    if name.endswith(".json"):
-        return "a configuration", read_config(name)
-    found = read(resolve(name, part="config"))
-    return found.model_type, found.model
-
-
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, right: bool = True) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
+        table.add_column(column, justify="right" if i and right else "left", overflow="fold")
     return table
 
 
-def _switches(cfg: ModelConfig) -> Table:
-    """Every field that is not at its default, layers in words."""
+def _switches(found: Inspection) -> Table:
     table = _table("what it is", "field", "value")
-    for field in dataclasses.fields(cfg):
-        value = getattr(cfg, field.name)
-        if field.name != "stacks" and value != field.default:
-            table.add_row(field.name, f"{value:,}" if type(value) is int else str(value))
-    for stack in cfg.stacks:
-        kinds = [f"{layer.window or 'full'}{' experts' if layer.moe else ''}" for layer in stack.pattern]
-        table.add_row("layers", f"{stack.repeats} x ({', '.join(kinds)})")
+    for field, value in found.switches.items():
+        fields = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(field, f"{value:,}" if type(value) is int else fields)
+    for stack in found.layers:
+        table.add_row("layers", stack)
     return table
 
 
-def _parameters(cfg: ModelConfig) -> Table:
-    """Parameters by part, from the specs."""
-    import math
-
-    from vishwamai.models import cost, transformer
-    from vishwamai.weights import spec
-
-    parts: dict[str, int] = {}
-    for path, param in spec.named(transformer.specs(cfg)):
-        part = ".".join(path.split(".")[3:4]) or path
-        parts[part] = parts.get(part, 0) + math.prod(param.shape)
+def _parameters(found: Inspection) -> Table:
     table = _table("parameters", "part", "count")
-    for part, count in parts.items():
+    for part, count in found.parameters.items():
         table.add_row(part, f"{count:,}")
-    table.add_row("total", f"{cost.parameters(cfg).total:,}")
-    table.add_row("active for a token", f"{cost.parameters(cfg).active:,}")
     return table
 
 
-def _memory(cfg: ModelConfig, batch: int, length: int) -> Table:
-    from vishwamai.models import cost
+def _memory(found: Inspection) -> Table:
+    formats = list(found.memory["weights"])
+    table = _table("memory in MiB", "what", *formats)
+    for what, sizes in found.memory.items():
+        table.add_row(what, *(f"{sizes[name] / MIB:,.2f}" if name in sizes else "" for name in formats))
+    return table
 
-    total = cost.parameters(cfg).total
-    table = _table("memory in MiB", "what", "float32", "bfloat16")
-    cache = [cost.cache_bytes(cfg, batch, length, size) / MIB for size in (4, 2)]
-    table.add_row("weights", f"{4 * total / MIB:,.2f}", f"{2 * total / MIB:,.2f}")
-    table.add_row(f"cache, {batch} x {length:,}", *(f"{size:,.2f}" for size in cache))
-    table.add_row("weights, gradients and AdamW's moments", f"{16 * total / MIB:,.2f}", "")
+
+def _stored(found: Inspection) -> Table:
+    table = _table("stored", "dtype", "tensors", "numbers", "MiB")
+    for row in found.stored or ():
+        table.add_row(row.dtype, f"{row.tensors:,}", f"{row.numbers:,}", f"{row.size / MIB:,.2f}")
+    return table
+
+
+def _problems(found: Inspection) -> Table:
+    from rich.markup import escape
+
+    table = _table("not supported", "attribute or tensor", "value", "why", right=False)
+    for problem in found.problems[:SHOWN]:
+        table.add_row(*map(escape, (problem.name, problem.value, problem.why)))
+    if (more := len(found.problems) - SHOWN) > 0:
+        table.add_row(f"and {more:,} more", "", "--json lists them")
     return table

@@ -5,10 +5,11 @@ defaults are those of transformers' configuration classes. It knows no family an
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vishwamai.errors import ConfigError
+from vishwamai.hf.problem import Problem, short
 
 REQUIRED = object()
 LENGTH = 2**31 - 1  # positions are 32-bit integers
@@ -99,38 +100,38 @@ REFUSED = {
 
 def checked(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, where: str) -> dict[str, Any]:
     """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
+    for problem in problems(data, known, model_type):
+        raise ConfigError(f"{where}: {problem.name!r} {problem.why}")
+    return {key: data.get(key, attribute.default) for key, attribute in known.items()}
+
+
+def problems(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str) -> Iterator[Problem]:
+    """What is not known, not read or out of range in the object of a config.json."""
     for key, value in data.items():
         if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
             continue
-        if key in REFUSED:
-            raise ConfigError(f"{where}: {key!r} {REFUSED[key]}")
-        raise ConfigError(f"{where}: the attribute {key!r} is not known for {model_type}, so it is not loaded")
-    return {key: _value(data, key, attribute, where) for key, attribute in known.items()}
+        yield Problem(key, short(value), REFUSED.get(key, f"is not known for {model_type}, so it is not loaded"))
+    for key, attribute in known.items():
+        if key not in data:
+            if attribute.default is REQUIRED:
+                yield Problem(key, "", "is missing")
+        elif (why := _fault(data[key], attribute)) is not None:
+            yield Problem(key, short(data[key]), why)
 
 
-def _value(data: Mapping[str, Any], key: str, attribute: Attribute, where: str) -> Any:
-    if key not in data:
-        if attribute.default is REQUIRED:
-            raise ConfigError(f"{where}: {key!r} is missing")
-        return attribute.default
-    value = data[key]
+def _fault(value: Any, attribute: Attribute) -> str | None:
+    """Why an attribute cannot have this value, if it cannot."""
     if attribute.choices:
-        if not any(value == c and type(value) is type(c) for c in attribute.choices):
-            allowed = " or ".join(repr(c) for c in attribute.choices)
-            raise ConfigError(f"{where}: {key!r} is {_short(value)}; only {allowed} is known")
-        return value
+        if any(value == c and type(value) is type(c) for c in attribute.choices):
+            return None
+        return f"is {short(value)}; only {' or '.join(repr(c) for c in attribute.choices)} is known"
     if type(value) not in attribute.kinds:
-        raise ConfigError(f"{where}: {key!r} must be {_kinds(attribute)}, not {_short(value)}")
+        return f"must be {_kinds(attribute)}, not {short(value)}"
     if type(value) in (int, float) and not attribute.least <= value <= attribute.most:
-        raise ConfigError(f"{where}: {key!r} is {_short(value)}; it must lie in {attribute.least}..{attribute.most}")
-    return value
+        return f"is {short(value)}; it must lie in {attribute.least}..{attribute.most}"
+    return None
 
 
 def _kinds(attribute: Attribute) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
     return " or ".join(names.get(kind, "null") for kind in attribute.kinds)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,34 +1,73 @@
 """Writes quantised weights as compressed-tensors does, so that transformers, vLLM and ourselves read them.
 
 Integers are packed into 32-bit words (`pack-quantized`); FP8 lies as it is beside a scale for each output
-(`float-quantized`). It knows no model: a matrix `[out, in]` of values and that of its scales are had when their turn
+(`float-quantized`). It knows no weights: a matrix `[out, in]` of values and that of its scales are had when their turn
 comes.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from vishwamai.hf.config import QUANTIZATION
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.families.own import OWN
+from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing
-from vishwamai.weights.quantize import Scheme
+from vishwamai.models import transformer
+from vishwamai.models.config import ModelConfig
+from vishwamai.weights import quantize, spec
+from vishwamai.weights.quantize import Scheme, is_quantized
 
 BITS = {"int8": 8, "int4": 4, "fp8": 8}
 
 
-def written(found: Iterable[tuple[Scheme, int]]) -> Scheme | None:
-    """The one scheme in which weights are written, from (scheme, size of the last axis that is contracted) of each.
+def leaves(tree) -> list:
+    """A model's weights, or their specs, in the tree's order; a quantised one is one of them."""
+    return jax.tree.leaves(tree, is_leaf=is_quantized)
+
+
+def written(tree, cfg: ModelConfig) -> Scheme | None:
+    """The one scheme in which a model's quantised weights are written.
 
     Groups of several sizes are written as the smaller ones that divide them all. None where there are no such weights,
     or they have to be dequantised first.
     """
-    found = list(found)
-    kinds, grouped = {scheme.kind for scheme, _ in found}, any(scheme.group for scheme, _ in found)
-    if len(kinds) != 1 or kinds == {"mxfp4"} or (kinds == {"fp8"} and grouped):
+    params = spec.leaves(transformer.specs(cfg))
+    pairs = [(w, p) for w, p in zip(leaves(tree), params, strict=True) if is_quantized(w)]
+    found = [(quantize.scheme_of(w, p), p.shape[quantize.last_contracted(p)]) for w, p in pairs]
+    kinds, grouped = {(s.kind, s.scale_dtype) for s, _ in found}, any(s.group for s, _ in found)
+    if len(kinds) != 1:
         return None
-    return Scheme(kinds.pop(), math.gcd(*(scheme.group or size for scheme, size in found)) if grouped else None)
+    [(kind, dtype)] = kinds
+    if kind == "mxfp4" or (kind == "fp8" and grouped):
+        return None
+    return Scheme(kind, math.gcd(*(s.group or size for s, size in found)) if grouped else None, dtype)
+
+
+def how(model_type: str, tree, cfg: ModelConfig, scheme: Scheme | None) -> tuple[str, dict[str, Any]]:
+    """(the family to write a model as, what its config.json says of the weights); `tree` tells which are quantised.
+
+    A quantised weight must be a torch Linear of the family, or a part of one; where it is not, the family is our own.
+    """
+    if scheme is None:
+        return model_type, {}
+    parts = pieces(FAMILIES[model_type], transformer.specs(cfg), cfg)
+    quantised = [of[0] for leaf, of in zip(leaves(tree), parts, strict=True) if is_quantized(leaf)]
+    if not all(len(piece.shape) == 2 and piece.transposed for piece in quantised):
+        what = f"{model_type} keeps weights that are quantised in tensors which compressed-tensors has no form for"
+        warnings.warn(f"{what}, so only VishwamAI will load this folder", stacklevel=3)
+        return how(OWN, tree, cfg, scheme)
+    plain = [of for leaf, of in zip(leaves(tree), parts, strict=True) if not is_quantized(leaf)]
+    matmuls = {piece.name.removesuffix(".weight") for of in plain for piece in of if piece.transposed}
+    return model_type, {QUANTIZATION: configuration(scheme, matmuls | ({"lm_head"} if cfg.tie_embeddings else set()))}
 
 
 def tensors(
@@ -48,6 +87,22 @@ def tensors(
     words = (outputs, -(-inputs * bits // 32))
     packed = Outgoing(f"{name}_packed", words, np.dtype(np.int32), lambda: pack(values(), bits))
     return [packed, scales, Outgoing(f"{name}_shape", (2,), np.dtype(np.int64), lambda: np.asarray(shape, np.int64))]
+
+
+def rounded(name: str, shape: tuple[int, int], scheme: Scheme, whole: Callable[[], np.ndarray]) -> list[Outgoing]:
+    """The tensors that stand for a plain one `[out, in]`, whose values are rounded when they are first asked for."""
+    made: list[quantize.Quantized] = []
+
+    def part(which: str, last: bool) -> np.ndarray:
+        if not made:
+            scale_shape = (shape[0], shape[1] // (scheme.group or shape[1]))
+            made.append(quantize.rounded(jnp.asarray(whole()), scale_shape, scheme))
+        found = np.asarray(getattr(made[0], which))
+        if last:
+            made.clear()
+        return found
+
+    return tensors(name, shape, scheme, partial(part, "values", False), partial(part, "scale", True))
 
 
 def pack(values: np.ndarray, bits: int) -> np.ndarray:

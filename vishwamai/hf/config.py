@@ -4,20 +4,21 @@ Both dialects are read, that of transformers until 4 and that of 5. It knows no 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import quantized
-from vishwamai.hf.attributes import checked
-from vishwamai.hf.families import family_of
+from vishwamai.hf import attributes, quantized
+from vishwamai.hf.families import FAMILIES, family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
+from vishwamai.hf.problem import Problem, short
 from vishwamai.hf.quantized import Storage
 from vishwamai.models.config import ModelConfig, stacks_of
 
+QUANTIZATION = "quantization_config"  # of the folder's weights, whatever model they are of
 HIDDEN_ACT = {
     "silu": "silu",
     "swish": "silu",
@@ -62,17 +63,76 @@ def read(folder: Path) -> Pretrained:
     """Reads a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
     path = Path(folder) / "config.json"
     data = load_json(path)
+    return Pretrained(
+        model_type=data.get("model_type", ""),
+        model=_model(data, path),
+        generation=_generation(data, path),
+        storage=quantized.read(data.get(QUANTIZATION), str(path)),
+    )
+
+
+def problems(folder: Path) -> Iterator[Problem]:
+    """All that is not supported in a folder's configuration, and nothing where `read` reads it.
+
+    Raises `ConfigError` where config.json is missing or no JSON.
+    """
+    path = Path(folder) / "config.json"
+    data = load_json(path)
+    found = [*_attribute_problems(data), *_storage_problems(data)]
+    yield from found
+    rest = supported(data, found)
+    for part, given in ((_model, rest), (_generation, data)):
+        try:
+            if given is not None:
+                part(given, path)
+        except ConfigError as error:
+            yield Problem(path.name, "", str(error).removeprefix(f"{path}: "))
+
+
+def supported(data: Mapping[str, Any], found: Sequence[Problem]) -> dict[str, Any] | None:
+    """The object of a config.json as `model_config` takes it, without the attributes that were found wanting.
+
+    None where sizes are among these.
+    """
+    bad, family = {problem.name for problem in found}, FAMILIES.get(str(data.get("model_type")))
+    sizes = {key for key, attribute in family.attributes.items() if not attribute.choices} if family else set()
+    left = {key: value for key, value in data.items() if key not in bad and key != QUANTIZATION}
+    return None if bad - data.keys() or bad & sizes else left
+
+
+def _attribute_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    family = FAMILIES.get(str(data.get("model_type")))
+    if family is None or family.model_type == OWN:
+        return
+    plain = {key: value for key, value in data.items() if key != QUANTIZATION}
+    yield from attributes.problems(plain, family.attributes, family.model_type)
+    if family.text is not None and isinstance(data.get("text_config"), dict):
+        for problem in _attribute_problems({**data["text_config"], "model_type": family.text}):
+            yield dataclasses.replace(problem, name=f"text_config.{problem.name}")
+
+
+def storage(data: Mapping[str, Any]) -> Storage | None:
+    """How the object of a config.json says that weights are stored; None too where that is not supported."""
+    return None if list(_storage_problems(data)) else quantized.read(data.get(QUANTIZATION), "")
+
+
+def _storage_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    try:
+        quantized.read(data.get(QUANTIZATION), "")
+    except ConfigError as error:
+        yield Problem(QUANTIZATION, short(data[QUANTIZATION]), str(error).rpartition(f"{QUANTIZATION}: ")[2])
+
+
+def _model(data: Mapping[str, Any], path: Path) -> ModelConfig:
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError(f"{path}: 'model_type' must name the architecture, and is {model_type!r}")
     try:
         family_of(model_type)
-        storage = quantized.read(data.pop("quantization_config", None), str(path))
-        model = model_config(data, str(path))
+        return model_config({key: value for key, value in data.items() if key != QUANTIZATION}, str(path))
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    return Pretrained(model_type=model_type, model=model, generation=_generation(data, path), storage=storage)
 
 
 def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -80,7 +140,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     family = family_of(data["model_type"])
-    a = checked(data, family.attributes, family.model_type, where)
+    a = attributes.checked(data, family.attributes, family.model_type, where)
     if family.text is not None:
         tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
         return model_config({**a["text_config"], **tied, "model_type": family.text}, f"{where}: text_config")

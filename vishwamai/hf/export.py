@@ -105,13 +105,16 @@ def write(
     dtype: str,
     how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Writes both files; `how` is what config.json says beside the model, of how its weights are stored."""
+    """Writes both files, config.json last: a folder without it does not look like a model's.
+
+    `how` is what config.json says beside the model, of how its weights are stored.
+    """
     ids = _generation_ids(generation)
     data = describe(cfg, model_type) | {"dtype": dtype} | dict(how) | ids
     sampling = {k: getattr(generation, k) for k in ("do_sample", "temperature", "top_k", "top_p", "min_p")}
     sampling["repetition_penalty"] = generation.repetition_penalty
     said = {k: v for k, v in (ids | sampling).items() if v is not None}
-    for name, content in (("config.json", data), ("generation_config.json", said)):
+    for name, content in (("generation_config.json", said), ("config.json", data)):
         write_whole(folder / name, [json.dumps(content, indent=2).encode() + b"\n"])
 
 

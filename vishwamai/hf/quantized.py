@@ -118,7 +118,7 @@ def read(said: Any, where: str) -> Storage | None:
     if said is None:
         return None
     if not isinstance(said, Mapping):
-        raise ConfigError(f"{where}: quantization_config must be an object, not {str(said)[:60]!r}")
+        raise ConfigError(f"{where}: quantization_config: must be an object, not {str(said)[:60]!r}")
     method = said.get("quant_method")
     if method not in METHODS:
         known = ", ".join(METHODS)

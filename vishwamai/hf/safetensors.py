@@ -254,7 +254,11 @@ def write_whole(path: Path, chunks: Iterable) -> None:
         with partial.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
+                del chunk  # before the next is made, so that only one is held
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -5,13 +5,9 @@ places it in its stacked leaf, which is donated. So the host holds no more than 
 no more than its share of the model and of one tensor. It knows no family: `names.py` says what each tensor is called.
 """
 
-import dataclasses
 import functools
-import math
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +15,22 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vishwamai.errors import CheckpointError
-from vishwamai.hf import compressed, export, safetensors
-from vishwamai.hf.coded import View
-from vishwamai.hf.config import Generation, Pretrained
+from vishwamai.hf import safetensors
+from vishwamai.hf.coded import Coded, View
+from vishwamai.hf.config import Pretrained
 from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
 from vishwamai.hf.folder import Folder
 from vishwamai.hf.pieces import Piece, is_ignored, pieces
+from vishwamai.hf.problem import Problem
 from vishwamai.hf.quantized import Storage
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.safetensors import Tensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import quantize, spec
-from vishwamai.weights.linear import plain
-from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of, is_quantized, rounded
+from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of, rounded
 from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
@@ -61,7 +56,7 @@ def load(
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
     source, wanted = open_folder(folder, family, pretrained.storage), pieces(family, specs, cfg)
-    check(source, family, wanted, tied=cfg.tie_embeddings)
+    check(source, family, wanted, cfg)
     read = _reader(source, sharding, quantization)
     leaves = [read(path, param, parts) for (path, param), parts in zip(spec.named(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
@@ -100,26 +95,39 @@ def open_folder(folder: Path, family: Family, storage: Storage | None = None) ->
     return Folder(folder, found, storage)
 
 
-def check(source: Folder, family: Family, wanted: list[list[Piece]], *, tied: bool) -> None:
+def check(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> None:
     """Raises `CheckpointError` unless the tensors found are those wanted, in shape and kind."""
-    folder, found = source.path, source.tensors
-    names = {piece.name: piece for leaf in wanted for piece in leaf}
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise CheckpointError(f"{folder}: {_some(missing)} missing from the weights")
-    extra = [name for name in found if name not in names and not is_ignored(family, name)]
-    if tied and family.whole["lm_head"] in extra:
-        _check_tied(source, family.whole["lm_head"], family.whole["embed"])
-        extra.remove(family.whole["lm_head"])
-    if extra:
-        raise CheckpointError(f"{folder}: {_some(extra)} in the weights, and the configuration has no place for it")
-    for name, piece in names.items():
-        tensor = found[name]
-        if tensor.shape != piece.shape:
-            shapes = f"{list(tensor.shape)} in the file, and {list(piece.shape)} by the configuration"
-            raise CheckpointError(f"{tensor.path}: tensor {name!r} has shape {shapes}")
+    found = list(problems(source, family, wanted, cfg))
+    if found:
+        alike = [problem.name for problem in found if problem.why == found[0].why]
+        raise CheckpointError(f"{found[0].where}: {_some(alike)} {found[0].why}")
+    head = family.whole["lm_head"]
+    if cfg.tie_embeddings and head in source.tensors:
+        _check_tied(source, head, family.whole["embed"])
+
+
+def problems(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> Iterator[Problem]:
+    """Every tensor that is missing, too many, of another shape or of a kind that holds no weights. Reads no value."""
+    found, names = source.tensors, {piece.name: piece for leaf in wanted for piece in leaf}
+    known = names.keys() | ({family.whole["lm_head"]} if cfg.tie_embeddings else set())
+    missing, shared = ([n for n in names if (n in found) == there] for there in (False, True))
+    for name in missing:
+        yield Problem(name, "", "missing from the weights", str(source.path))
+    for name, tensor in found.items():
+        if name not in known and not is_ignored(family, name):
+            why = "in the weights, and the configuration has no place for it"
+            yield Problem(name, _described(tensor), why, str(source.path))
+    for name in shared:
+        tensor, wanted_shape = found[name], names[name].shape
+        if tensor.shape != wanted_shape:
+            why = f"of shape {list(tensor.shape)} in the file, and {list(wanted_shape)} by the configuration"
+            yield Problem(name, _described(tensor), why, str(tensor.path))
         if tensor.dtype not in READABLE:
-            raise CheckpointError(f"{tensor.path}: tensor {name!r} is {tensor.dtype}, which is not read as weights")
+            yield Problem(name, _described(tensor), f"{tensor.dtype}, which is not read as weights", str(tensor.path))
+
+
+def _described(tensor: Tensor | Coded) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def _some(names: list[str]) -> str:
@@ -200,119 +208,3 @@ def _stored_sharding(param: Param, piece: Piece, sharding: Sharding) -> NamedSha
     else:
         groups = [[part for _, part in inner]]
     return NamedSharding(sharding.mesh, PartitionSpec(*(group[0] for group in groups)))
-
-
-def save(
-    folder: Path,
-    w: Transformer,
-    cfg: ModelConfig,
-    *,
-    model_type: str | None = None,
-    generation: Generation | None = None,
-    dtype=None,
-    max_file_bytes: int = 5_000_000_000,
-) -> None:
-    """Writes a folder that transformers loads: weights, config.json, generation_config.json.
-
-    Where they are not given, `model_type` is chosen by the model's switches and `dtype` is that of the weights. In a
-    run of several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the
-    model.
-    """
-    model_type, folder = export.family_for(cfg, model_type), Path(folder)
-    dtype, writing = np.dtype(jnp.dtype(dtype or w.embed.dtype)), jax.process_index() == 0
-    specs = transformer.specs(cfg)
-    scheme = _written(w, specs)
-    if scheme is not None and not _has_matrices(FAMILIES[model_type], w, specs, cfg):
-        what = f"{model_type} has quantised weights in tensors that no published format of ours has a place for"
-        warnings.warn(f"{what}, so only VishwamAI will load this folder", stacklevel=2)
-        model_type = OWN
-    if writing:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
-    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, dtype, scheme))
-    safetensors.write_folder(folder, outgoing, max_file_bytes=max_file_bytes, writing=writing)
-    if writing:
-        how = {} if scheme is None else {"quantization_config": _described(FAMILIES[model_type], w, specs, cfg, scheme)}
-        export.write(folder, cfg, model_type, generation or Generation(), dtype.name, how)
-
-
-def _written(w: Transformer, specs: Transformer) -> Scheme | None:
-    """The scheme in which the quantised weights are written, if there are any and there is one."""
-    pairs = [(leaf, p) for leaf, p in zip(_leaves(w), spec.leaves(specs), strict=True) if is_quantized(leaf)]
-    return compressed.written((quantize.scheme_of(leaf, p), p.shape[quantize.last_contracted(p)]) for leaf, p in pairs)
-
-
-def _leaves(w: Transformer) -> list:
-    return jax.tree.leaves(w, is_leaf=is_quantized)
-
-
-def _by_leaf(family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig) -> Iterator[tuple[Any, list[Piece]]]:
-    return zip(_leaves(w), pieces(family, specs, cfg), strict=True)
-
-
-def _has_matrices(family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig) -> bool:
-    """Whether each quantised weight is a torch Linear of the family, or a part of one."""
-    quantised = [parts[0] for leaf, parts in _by_leaf(family, w, specs, cfg) if is_quantized(leaf)]
-    return all(len(piece.shape) == 2 and piece.transposed for piece in quantised)
-
-
-def _described(family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, scheme: Scheme) -> dict[str, Any]:
-    plain_ones = [parts for leaf, parts in _by_leaf(family, w, specs, cfg) if not is_quantized(leaf)]
-    matmuls = {piece.name.removesuffix(".weight") for parts in plain_ones for piece in parts if piece.transposed}
-    return compressed.configuration(scheme, matmuls | ({"lm_head"} if cfg.tie_embeddings else set()))
-
-
-def _outgoing(
-    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, dtype, scheme: Scheme | None
-) -> Iterator[Outgoing]:
-    shapes = [leaf.values.shape if is_quantized(leaf) else getattr(leaf, "shape", None) for leaf in _leaves(w)]
-    if shapes != [param.shape for param in spec.leaves(specs)]:
-        raise CheckpointError("these weights are not of this model's shapes; merge or detach adapters first")
-    tensors: dict[str, list[tuple[Any, Piece]]] = {}
-    for leaf, parts in _by_leaf(family, w, specs, cfg):
-        for piece in parts:
-            tensors.setdefault(piece.name, []).append((leaf, piece))
-    for name, parts in tensors.items():
-        shape = parts[0][1].shape
-        if scheme is None or not is_quantized(parts[0][0]):
-            yield Outgoing(name, shape, dtype, functools.partial(_stored, parts, dtype))
-            continue
-        values = [(leaf.values, piece) for leaf, piece in parts]
-        grid = np.dtype(np.int8) if scheme.kind != "fp8" else np.dtype(values[0][0].dtype)
-        as_stored = functools.partial(_stored, values, grid), functools.partial(_scales, parts, scheme)
-        yield from compressed.tensors(name, shape, scheme, *as_stored)
-
-
-def _scales(parts: list[tuple[Quantized, Piece]], scheme: Scheme) -> np.ndarray:
-    """The scales of one tensor `[out, in]`, with a column for each group of the scheme."""
-    leaf, first = parts[0]
-    outputs, inputs = first.shape
-    sizes = zip(leaf.values.shape, leaf.scale.shape, strict=True)
-    groups = inputs // math.prod(n // scales for n, scales in sizes)
-    narrow = [
-        (leaf.scale, dataclasses.replace(piece, shape=(outputs, groups), part=(piece.part[0], slice(0, groups))))
-        for leaf, piece in parts
-    ]
-    return np.repeat(_stored(narrow, np.dtype(np.float32)), inputs // (scheme.group or inputs) // groups, axis=1)
-
-
-def _stored(parts: list[tuple[Any, Piece]], dtype) -> np.ndarray:
-    """One tensor in its stored form, on the host, put together from its parts."""
-    whole = np.empty(parts[0][1].shape, dtype)
-    for leaf, piece in parts:
-        home = jax.tree.leaves(leaf)[0].sharding
-        spread = NamedSharding(home.mesh, PartitionSpec()) if isinstance(home, NamedSharding) else None
-        shape = whole[piece.part].shape
-        whole[piece.part] = _take(leaf, np.asarray(piece.index, np.int32), shape, piece.transposed, dtype, spread)
-    return whole
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _take(leaf, index: jax.Array, shape: tuple[int, ...], transposed: bool, dtype, whole):
-    for i in range(index.shape[0]):
-        leaf = jax.tree.map(lambda a, i=i: jax.lax.dynamic_index_in_dim(a, index[i], 0, keepdims=False), leaf)
-    out = plain(leaf).astype(dtype).reshape(shape[::-1] if transposed else shape)
-    out = out.T if transposed else out
-    return out if whole is None else jax.lax.with_sharding_constraint(out, whole)

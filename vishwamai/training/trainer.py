@@ -4,6 +4,7 @@ It knows no file format of weights but its own checkpoints: what is done with th
 """
 
 import dataclasses
+import json
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from vishwamai.checkpoint import Checkpoints
+from vishwamai.config import from_dict, load_json, to_dict
 from vishwamai.data import corpus
 from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
 from vishwamai.data.packing import Batch, Samples
@@ -26,9 +28,10 @@ from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.training.config import RunConfig
-from vishwamai.training.step import compiled_step, evaluate_sums, init_state
+from vishwamai.training.step import abstract_state, compiled_step, evaluate_sums, init_state
 
 HOPELESS = 10  # batches
+RUN = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +55,10 @@ def train(
 ) -> Result:
     """Trains in `folder`, from its newest checkpoint if it has one.
 
-    Writes `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM, Ctrl-C and `max_seconds` end the
-    run after the step at hand with a checkpoint, and the same call goes on. Raises `CheckpointError`, `DataError` or
-    `ConfigError`; a run of which no batch gives a finite loss ends with a `DataError`.
+    Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
+    Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on. Raises
+    `CheckpointError`, `DataError` or `ConfigError`; a run of which no batch gives a finite loss ends with a
+    `DataError`.
     """
     folder, begun = _made(Path(folder)), time.monotonic()
     if max_seconds is not None and not max_seconds >= 0:
@@ -69,6 +73,8 @@ def train(
     if (found := saved.restore(state)) is not None:
         _, state, extra = found
         batches.restore(extra["batches"])
+    if hosts.is_first():
+        (folder / RUN).write_text(json.dumps(to_dict(run), indent=2) + "\n")
     first = int(state.step)
     late = None if max_seconds is None else begun + max_seconds
     terminal = Terminal(run.training.steps, first) if show and hosts.is_first() else nullcontext()
@@ -82,6 +88,21 @@ def train(
         picture(read(folder / "metrics.jsonl"), folder / "loss.png")
     done = int(state.step)
     return Result(state.weights, tokenizer, done, time.monotonic() - begun, done >= run.training.steps)
+
+
+def newest(folder: Path) -> tuple[RunConfig, Result]:
+    """The run in a folder as its newest sound checkpoint left it, on one device. Nothing in `checkpoints/` is changed.
+
+    Raises `ConfigError` where the folder holds no run, and `CheckpointError` where it has no checkpoint to use.
+    """
+    run = from_dict(RunConfig, load_json(folder / RUN), str(folder / RUN))
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    state = abstract_state(run.model, run.training.optimizer, run.training.steps, SINGLE)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state)
+    if (found := Checkpoints(folder / "checkpoints", clear=False).restore(like)) is None:
+        raise CheckpointError(f"{folder}: this run has saved no checkpoint yet")
+    tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
+    return run, Result(found[1].weights, tokenizer, found[0], 0.0, found[0] >= run.training.steps)
 
 
 @dataclasses.dataclass

@@ -92,13 +92,13 @@ def group_of(param: Param, scheme: Scheme) -> int | None:
 
 
 def scheme_of(w: Quantized, param: Param) -> Scheme:
-    """How a weight is quantised."""
+    """How a weight, or what declares one, is quantised."""
     kind = next(name for name, (dtype, _) in GRIDS.items() if w.values.dtype == dtype)
-    pairs = zip(w.scale.shape, param.axes, strict=True)
+    pairs, dtype = zip(w.scale.shape, param.axes, strict=True), jnp.dtype(w.scale.dtype).name
     if all(n == 1 for n, axis in pairs if axis in param.contract):
-        return Scheme(kind, None, w.scale.dtype.name)
+        return Scheme(kind, None, dtype)
     last = last_contracted(param)
-    return Scheme(kind, w.values.shape[last] // w.scale.shape[last], w.scale.dtype.name)
+    return Scheme(kind, w.values.shape[last] // w.scale.shape[last], dtype)
 
 
 def specs(param: Param, scheme: Scheme) -> Quantized:

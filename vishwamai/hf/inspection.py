@@ -1,0 +1,190 @@
+"""What a model is and needs, told from its config.json and the headers of its weights; no weight is read.
+
+Where something is not supported it tells all of it, not the first, and still counts what can be counted. It knows no
+terminal: whoever asks prints.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from vishwamai import hub
+from vishwamai.config import load_json, to_dict
+from vishwamai.errors import CheckpointError, ConfigError
+from vishwamai.hf import config, safetensors, weights
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.pieces import pieces
+from vishwamai.hf.problem import Problem
+from vishwamai.hf.quantized import Storage
+from vishwamai.hf.safetensors import Tensor
+from vishwamai.models import cost, transformer
+from vishwamai.models.config import Layer, ModelConfig, Rope
+from vishwamai.weights import quantize, spec
+from vishwamai.weights.quantize import Scheme
+
+FORMATS = {"float32": 4, "bfloat16": 2}  # bytes of a weight, and of a number in the cache
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The tensors of one dtype in a folder's files."""
+
+    dtype: str
+    tensors: int
+    numbers: int
+    size: int  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found. Without a model (no family, or a configuration that makes none) its tables are empty.
+
+    `switches` are the fields that are not at their default; `parameters` count by part; `memory` has, for each use, the
+    bytes by format; `stored` is None where there are no weights to look at. `partial` says that attributes which are
+    not supported were left out to count the rest.
+    """
+
+    model_type: str
+    switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layers: Sequence[str] = ()
+    parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    stored: Sequence[Stored] | None = None
+    partial: bool = False
+    problems: Sequence[Problem] = ()
+
+
+def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Inspection:
+    """What a folder holds. The cache is counted for `batch` rows of `length` positions (None: the model's longest).
+
+    Raises `ConfigError` where there is no config.json that is JSON.
+    """
+    data = load_json(folder / "config.json")
+    problems = list(config.problems(folder))
+    model_type, cfg = str(data.get("model_type")), _model(data, problems)
+    found, unread = _headers(folder)
+    if cfg is not None and found:
+        unread = _tensor_problems(folder, cfg, model_type, config.storage(data))
+    told = Inspection(model_type=model_type) if cfg is None else of_model(cfg, batch=batch, length=length)
+    return dataclasses.replace(
+        told,
+        model_type=model_type,
+        stored=None if found is None else by_dtype(found),
+        partial=cfg is not None and bool(problems),
+        problems=(*problems, *unread),
+    )
+
+
+def of_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None) -> Inspection:
+    """What a model is by its configuration alone."""
+    length = length or cfg.max_length
+    return Inspection(
+        model_type="a configuration",
+        switches=switches(cfg),
+        layers=layers(cfg),
+        parameters=parameters(cfg),
+        memory={
+            "weights": weight_bytes(cfg),
+            f"cache, {batch} x {length:,}": {f: cost.cache_bytes(cfg, batch, length, n) for f, n in FORMATS.items()},
+            "weights, gradients and AdamW's moments": {"float32": 16 * cost.parameters(cfg).total},
+        },
+    )
+
+
+def switches(cfg: ModelConfig) -> dict[str, Any]:
+    """Every field that is not at its default, and the rotary positions of each kind of layer, as JSON values."""
+    changed = {name: value for name, value in _changed(cfg).items() if name != "stacks"}
+    return changed | {name: {"theta": rope.theta} | _changed(rope) for rope, name in _ropes(cfg).items()}
+
+
+def _ropes(cfg: ModelConfig) -> dict[Rope, str]:
+    """What each kind of rotary positions is called: `rope`, or `rope 1` and so on where there are several."""
+    kinds = list(dict.fromkeys(layer.rope for layer in cfg.layers if layer.rope is not None))
+    return {rope: "rope" if len(kinds) == 1 else f"rope {i}" for i, rope in enumerate(kinds, 1)}
+
+
+def _changed(obj: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default, as JSON values."""
+    said = {field.name: (getattr(obj, field.name), field.default) for field in dataclasses.fields(obj)}
+    return {name: to_dict(value) for name, (value, default) in said.items() if value != default}
+
+
+def layers(cfg: ModelConfig) -> list[str]:
+    """The stacks in words: how often each pattern occurs, and of what layers it is."""
+    ropes = _ropes(cfg)
+
+    def said(layer: Layer) -> str:
+        positions = "without positions" if layer.rope is None else ropes[layer.rope] if len(ropes) > 1 else ""
+        words = [f"window {layer.window}" if layer.window else "full", "experts" if layer.moe else "", positions]
+        return " ".join(filter(None, words))
+
+    return [f"{stack.repeats} x ({', '.join(map(said, stack.pattern))})" for stack in cfg.stacks]
+
+
+def parameters(cfg: ModelConfig) -> dict[str, int]:
+    """How many numbers each part holds, all of them, and those that a token meets."""
+    parts: dict[str, int] = {}
+    for path, param in spec.named(transformer.specs(cfg)):
+        part = path.split(".")[3] if path.startswith("stacks.") else path
+        parts[part] = parts.get(part, 0) + math.prod(param.shape)
+    counted = cost.parameters(cfg)
+    return parts | {"total": counted.total, "active for a token": counted.active}
+
+
+def weight_bytes(cfg: ModelConfig) -> dict[str, int]:
+    """What the weights take in each format that they can be held in: quantised ones beside others in bfloat16."""
+    plain = {name: size * cost.parameters(cfg).total for name, size in FORMATS.items()}
+    specs = spec.with_dtype(transformer.specs(cfg), "bfloat16")
+    small = {name: spec.leaves(quantize.chosen_specs(specs, Scheme.named(name))) for name in quantize.NAMED}
+    return plain | {name: sum(math.prod(p.shape) * _bits(p) for p in params) // 8 for name, params in small.items()}
+
+
+def _bits(param: spec.Param) -> int:
+    return 4 if jnp.dtype(param.dtype) == jnp.int4 else 8 * jnp.dtype(param.dtype).itemsize
+
+
+def by_dtype(tensors: Mapping[str, Tensor]) -> list[Stored]:
+    """The tensors by dtype, the most bytes first."""
+    kinds: dict[str, list[Tensor]] = {}
+    for tensor in tensors.values():
+        kinds.setdefault(tensor.dtype.name, []).append(tensor)
+    rows = [
+        Stored(name, len(of), sum(math.prod(t.shape) for t in of), sum(t.end - t.start for t in of))
+        for name, of in kinds.items()
+    ]
+    return sorted(rows, key=lambda row: -row.size)
+
+
+def _model(data: Mapping[str, Any], problems: Sequence[Problem]) -> ModelConfig | None:
+    """The model, without the attributes that are not supported; None where the rest makes none."""
+    rest = config.supported(data, problems)
+    try:
+        return None if rest is None else config.model_config(rest, "config.json")
+    except ConfigError:  # which is among the problems
+        return None
+
+
+def _headers(folder: Path) -> tuple[dict[str, Tensor] | None, list[Problem]]:
+    """The tensors of a folder's files. None where it has no weights, or is a cached one that was not fetched whole."""
+    cached = folder.resolve().parent.name == "snapshots"
+    there = any(path.suffix in WEIGHTS or path.name == hub.INDEX for path in folder.iterdir())
+    if not there or (cached and not hub.is_complete(folder)):
+        return None, []
+    try:
+        return safetensors.read_folder(folder), []
+    except CheckpointError as error:
+        return {}, [Problem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
+
+
+def _tensor_problems(folder: Path, cfg: ModelConfig, model_type: str, storage: Storage | None) -> list[Problem]:
+    family = FAMILIES[model_type]
+    try:
+        wanted = pieces(family, transformer.specs(cfg), cfg)
+    except ConfigError as error:  # without an attribute that was left out, the family has no name for a weight
+        return [Problem("weights", "", str(error), str(folder))]
+    return list(weights.problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
