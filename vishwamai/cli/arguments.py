@@ -34,6 +34,7 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     """How the model is loaded and how it draws tokens."""
     add_revision(verb)
     add = verb.add_argument
+    add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
     add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
     add("-n", "--max-new-tokens", type=int, help="at most this many tokens beyond the prompt")
     add("--sample", action="store_true", help="draw tokens at random; any of the next four does so too")
@@ -50,7 +51,10 @@ def load(args: argparse.Namespace) -> VishwamAI:
     """The model that was asked for."""
     from vishwamai.api import VishwamAI
 
-    return VishwamAI.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
+    model = VishwamAI.from_pretrained(args.model, revision=args.revision, dtype=args.dtype)
+    if args.adapter is not None:
+        model.load_adapter(args.adapter)
+    return model
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:

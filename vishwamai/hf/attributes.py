@@ -5,7 +5,7 @@ defaults are those of transformers' configuration classes. It knows no family an
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vishwamai.errors import ConfigError
@@ -97,10 +97,17 @@ REFUSED = {
 }
 
 
-def checked(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, where: str) -> dict[str, Any]:
+def checked(
+    data: Mapping[str, Any],
+    known: Mapping[str, Attribute],
+    model_type: str,
+    where: str,
+    *,
+    harmless: Collection[str] = HARMLESS,
+) -> dict[str, Any]:
     """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
     for key, value in data.items():
-        if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
+        if key in known or key in harmless or (key in REFUSED and value in (None, False, {})):
             continue
         if key in REFUSED:
             raise ConfigError(f"{where}: {key!r} {REFUSED[key]}")

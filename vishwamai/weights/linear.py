@@ -1,7 +1,7 @@
 """The one place where a weight meets an activation. It knows no model: an equation, an activation and a weight.
 
-A weight is whatever `contract` (and, for stacked experts, `contract_groups`) has an implementation for; quantised and
-low-rank weights register theirs beside their own definition.
+A weight is whatever `contract` (and, for stacked experts, `contract_groups`) has an implementation for, `plain` makes
+an array of it and `layout` names the axes of its parts; other kinds register theirs beside their own definition.
 """
 
 import functools
@@ -42,3 +42,15 @@ def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
 def contract_groups(w, x_GD: Array, sizes_E: Array, implementation: str | None) -> Array:
     """What `grouped_einsum` does with one kind of weight."""
     return moe.grouped_matmul(x_GD, jnp.asarray(w, x_GD.dtype), sizes_E, implementation=implementation)
+
+
+@functools.singledispatch
+def plain(w) -> Array:
+    """One kind of weight as the array that it stands for."""
+    return w
+
+
+@functools.singledispatch
+def layout(w, axes: tuple[str | None, ...]):
+    """A tree like one kind of weight, with the names of each of its arrays' axes; `axes` are the weight's own."""
+    return axes
