@@ -212,8 +212,8 @@ def _stored(places: list[Place], adapter: Adapter, module: str) -> Thin | None:
 
 def _thin(place: Place, pair: Pair) -> Thin:
     index, rank = place.piece.index, pair.a.shape[-1]
-    a, b = pair.a[index].reshape(-1, rank).T, pair.b[index].reshape(rank, -1).T
-    return Thin(a, b, float(pair.scale[index]))
+    a, b, scale = pair.a[index].reshape(-1, rank).T, pair.b[index].reshape(rank, -1).T, float(pair.scale[index])
+    return Thin(a, b if scale > 0 else -b, abs(scale))
 
 
 def _outgoing(module: str, stored: Thin) -> list[Outgoing]:
