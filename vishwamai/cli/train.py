@@ -1,4 +1,4 @@
-"""`vishwamai train`: a run of the trainer, and a model at its end."""
+"""`vishwamai train`: a run of the trainer, and a model or an adapter at its end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def add(verbs: Any) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """`vishwamai train`: a run of the trainer, or what it would be; the model ends in the run's folder, as `model`."""
+    """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder."""
     from vishwamai import config
     from vishwamai.api import VishwamAI
+    from vishwamai.hf import adapters
     from vishwamai.parallel import hosts
+    from vishwamai.precision import Precision
     from vishwamai.training import trainer
     from vishwamai.training.config import RunConfig
 
@@ -32,7 +34,15 @@ def train(args: argparse.Namespace) -> None:
         return print(config.explain(run, sources))
     hosts.initialize()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
-    result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
-    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    if (adapter := run.training.adapter) is None:
+        result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
+        VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    else:
+        dtype = Precision.named(run.optimization.precision).compute
+        base = VishwamAI.from_pretrained(adapter.base, dtype=dtype, mesh=run.tpu.sizes() or None)
+        run = run.beside(base.config)
+        result = trainer.train(run, folder, base=base.weights, max_seconds=args.max_seconds)
+        adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=adapter.base)
     state = "finished" if result.finished else "stopped, and the same command goes on,"
-    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the model is in {folder / 'model'}")
+    what = "model" if adapter is None else "adapter"
+    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the {what} is in {folder / what}")
