@@ -129,6 +129,16 @@ def test_a_folder_adds_what_peft_defines(name, base, tmp_path):
     assert_same(lora.merge(lora.attach(w, [found])), want)
 
 
+def test_the_text_model_in_one_of_several_kinds_has_two_names(tmp_path):
+    cfg = MODELS["llama"]
+    for i, inside in enumerate(("model.language_model.", "language_model.model.")):
+        folder = write(tmp_path / str(i), pair(f"{inside}layers.1.self_attn.q_proj", (32, 16)))
+        assert list(adapters.load(folder, cfg, "gemma3")) == ["stacks.0.0.attn.q"]
+    seen = write(tmp_path / "seen", pair("model.vision_tower.encoder.layers.0.self_attn.q_proj", (32, 16)))
+    with pytest.raises(CheckpointError, match=r"vision_tower\.encoder.*this model has no such weight"):
+        adapters.load(seen, cfg, "gemma3")
+
+
 def test_ranks_and_alphas_of_their_own(base, tmp_path):
     w, folder = base("llama")
     ranks = {"model.layers.2.mlp.up_proj": 5, "model.layers.0.self_attn.o_proj": 1}

@@ -257,3 +257,10 @@ def test_eight_devices_give_the_single_device():
     for got, base in zip(jax.tree.leaves(whole), jax.tree.leaves(placed), strict=True):
         assert got.sharding == base.sharding
     np.testing.assert_allclose(logits(DENSE, whole, sharding), want, atol=2e-5)
+
+
+def test_a_merged_weight_lies_where_its_base_lay():
+    sharding = Sharding(make_mesh(fsdp=2, tensor=4))
+    w, split = (jax.device_put(drawn(4, 8), sharding.named(*axes)) for axes in ((None, None), (None, "mlp")))
+    pair = Pair(a=drawn(4, 4), b=split, scale=jnp.ones(()))
+    assert lora.merge(lora.attach({"w": w}, [{"w": pair}]))["w"].sharding == w.sharding

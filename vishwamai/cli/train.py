@@ -22,11 +22,7 @@ def add(verbs: Any) -> None:
 def train(args: argparse.Namespace) -> None:
     """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder."""
     from vishwamai import config
-    from vishwamai.api import VishwamAI
-    from vishwamai.hf import adapters
     from vishwamai.parallel import hosts
-    from vishwamai.precision import Precision
-    from vishwamai.training import trainer
     from vishwamai.training.config import RunConfig
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
@@ -34,15 +30,29 @@ def train(args: argparse.Namespace) -> None:
         return print(config.explain(run, sources))
     hosts.initialize()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
-    if (adapter := run.training.adapter) is None:
-        result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
-        VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
-    else:
-        dtype = Precision.named(run.optimization.precision).compute
-        base = VishwamAI.from_pretrained(adapter.base, dtype=dtype, mesh=run.tpu.sizes() or None)
-        run = run.beside(base.config)
-        result = trainer.train(run, folder, base=base.weights, max_seconds=args.max_seconds)
-        adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=adapter.base)
+    what, kept = ("model", _model) if run.training.adapter is None else ("adapter", _adapter)
+    result = kept(run, folder, args.max_seconds)
     state = "finished" if result.finished else "stopped, and the same command goes on,"
-    what = "model" if adapter is None else "adapter"
     print(f"{state} at step {result.step:,} of {run.training.steps:,}; the {what} is in {folder / what}")
+
+
+def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
+    from vishwamai.api import VishwamAI
+    from vishwamai.training import trainer
+
+    result: Any = trainer.train(run, folder, max_seconds=max_seconds)
+    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    return result
+
+
+def _adapter(run: Any, folder: Path, max_seconds: float | None) -> Any:
+    from vishwamai.api import VishwamAI
+    from vishwamai.hf import adapters
+    from vishwamai.precision import Precision
+    from vishwamai.training import trainer
+
+    name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
+    base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None)
+    result = trainer.train(run.beside(base.config), folder, base=base.weights, max_seconds=max_seconds)
+    adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
+    return result
