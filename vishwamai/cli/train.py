@@ -53,6 +53,6 @@ def _adapter(run: Any, folder: Path, max_seconds: float | None) -> Any:
 
     name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
     base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None)
-    result = trainer.train(run.beside(base.config), folder, base=base.weights, max_seconds=max_seconds)
+    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, max_seconds=max_seconds)
     adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result
