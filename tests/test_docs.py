@@ -21,12 +21,14 @@ from vishwamai.data.corpus import Data, Source
 from vishwamai.generation.options import Options
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack
 from vishwamai.precision import Precision
+from vishwamai.training.adapter import Adapter
 from vishwamai.training.config import About, Logging, Optimization, RunConfig, Tpu, Training
 from vishwamai.training.optim import Optimizer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TABLED = (About, ModelConfig, Stack, Layer, Rope, Latent, Training, Data, Source, Optimizer, Tpu, Optimization, Logging)
+TABLED = (About, ModelConfig, Stack, Layer, Rope, Latent, Training, Data, Source, Adapter, Optimizer, Tpu)
+TABLED += (Optimization, Logging)
 CLASSES = {cls.__name__: cls for cls in (RunConfig, *TABLED)}
 SHELL = ("bash", "sh", "console")
 KNOWN = (*SHELL, "python", "json", "text")

@@ -88,6 +88,14 @@ def test_a_tokenizer_needs_no_weights(cached):
         hub.resolve("ours/tiny")
 
 
+def test_an_adapter_needs_both_of_its_files_and_no_model(cached):
+    snapshot = cached(files=("adapter_config.json",))
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        hub.resolve("ours/tiny", part="adapter")
+    (snapshot / "adapter_model.safetensors").write_text("")
+    assert hub.resolve("ours/tiny", part="adapter") == snapshot
+
+
 def test_a_part_that_the_cache_lacks_is_not_there(cached):
     snapshot = cached(files=("tokenizer.json",))
     assert hub.find_cached("ours/tiny", part="tokenizer") == snapshot

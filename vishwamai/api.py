@@ -25,6 +25,7 @@ from vishwamai.generation.prompts import Prompts, rows_of
 from vishwamai.generation.requests import padded
 from vishwamai.generation.results import Generation as Made
 from vishwamai.generation.sampling import SamplingParams
+from vishwamai.hf import adapters as hf_adapters
 from vishwamai.hf import config as hf_config
 from vishwamai.hf import saving
 from vishwamai.hf import weights as hf_weights
@@ -39,7 +40,7 @@ from vishwamai.precision import Precision
 from vishwamai.text.chat import ChatMessage, Message, encode_chat
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
-from vishwamai.weights import spec
+from vishwamai.weights import lora, spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,7 @@ class VishwamAI:
         self.config, self.weights, self.model_type = config, weights, model_type
         self.generation = generation or _facts(tokenizer)
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
+        self.adapters: dict[str, lora.Adapter] = {}  # loaded, by name
         self._tokenizer = tokenizer
 
     @classmethod
@@ -191,6 +193,28 @@ class VishwamAI:
         saving.save(Path(folder), self.weights, self.config, model_type=self.model_type, generation=self.generation)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+    def load_adapter(self, source: str | Path, name: str = "default", *, revision: str | None = None) -> None:
+        """Reads a PEFT adapter from a folder or a hub repository, and makes it the active one."""
+        folder = resolve(source, revision=revision, part="adapter")
+        self.adapters[name] = hf_adapters.load(folder, self.config, self.model_type, sharding=self.sharding)
+        self.set_adapter(name)
+
+    def set_adapter(self, names: str | Sequence[str] | Mapping[str, float] | None) -> None:
+        """Which adapters are active: one, the sum of several, a weighed sum `{name: weight}`, or None.
+
+        Another adapter of the same rank and targets runs the programs that are compiled already.
+        """
+        self.weights = lora.attach(self.weights, lora.select(self.adapters, names))
+
+    def save_adapter(self, folder: str | Path, name: str = "default") -> None:
+        """Writes a loaded adapter to a folder that PEFT and `load_adapter` read."""
+        [adapter] = lora.select(self.adapters, name)
+        hf_adapters.save(Path(folder), adapter, self.config, self.model_type)
+
+    def merge_adapter(self) -> None:
+        """Makes the active adapters part of the weights, for good; the model has no adapters then."""
+        self.weights, self.adapters = lora.merge(self.weights), {}
 
     @property
     def tokenizer(self) -> VishwamAITokenizer:

@@ -14,11 +14,12 @@ from typing import Literal
 from vishwamai.errors import HubError
 
 BUILT_IN = {"vishwamai/base": Path(__file__).parent / "assets" / "base"}
-Part = Literal["model", "tokenizer", "config"]
+Part = Literal["model", "tokenizer", "config", "adapter"]
 WANTED: dict[Part, tuple[str, ...]] = {  # what is fetched
     "model": ("*.json", "*.model", "*.jinja", "*.safetensors"),
     "tokenizer": ("*.json", "*.model", "*.jinja"),
     "config": ("config.json", "generation_config.json"),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
 }
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 UNWANTED = ("consolidated*", "original/*", "onnx/*", "openvino/*", "*/*.safetensors")
@@ -33,8 +34,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
     """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
 
     Of a repository a `part` will do: for "tokenizer" no weights are downloaded, for "config" nothing but the
-    configuration. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what
-    was tried.
+    configuration, for "adapter" nothing but an adapter's two files. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and
+    HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
     """
     text = os.fspath(name)
     if text in BUILT_IN:
@@ -78,6 +79,8 @@ def find_cached(repo: str, revision: str | None = None, *, part: Part = "model")
 def _has(folder: Path, part: Part) -> bool:
     if part == "model":
         return is_complete(folder)
+    if part == "adapter":
+        return all((folder / file).is_file() for file in WANTED["adapter"])
     return any((folder / file).is_file() for file in (TOKENIZERS if part == "tokenizer" else ("config.json",)))
 
 

@@ -1,9 +1,13 @@
 """`vishwamai generate`: the completion on standard output, as the face gives it."""
 
+import jax.numpy as jnp
 import pytest
 
 from vishwamai import VishwamAI
 from vishwamai.cli import main
+from vishwamai.hf import adapters, config
+from vishwamai.models import transformer
+from vishwamai.weights import lora, spec
 
 from .conftest import refused, type_in
 
@@ -27,6 +31,19 @@ def test_a_sampling_flag_samples(capsys, folder):
     want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
     assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0
     assert capsys.readouterr().out == want[0] + "\n"
+
+
+def test_an_adapter_is_put_on_the_model(capsys, monkeypatch, folder, tmp_path):
+    found, used = config.read(folder), []
+    declared = lora.specs(transformer.specs(found.model), rank=1, alpha=1.0, targets=["attn.q"])
+    adapters.save(tmp_path, spec.map_params(lambda p: jnp.ones(p.shape), declared), found.model, found.model_type)
+    monkeypatch.setattr(
+        VishwamAI, "stream", lambda model, *_, **__: used.append(model.weights.stacks[0][0].attn.q) or []
+    )
+    assert main(["generate", "hi", "-m", str(folder), "--adapter", str(tmp_path)]) == 0
+    assert [lora.is_low_rank(q) for q in used] == [True]
+    capsys.readouterr()
+    assert "this is an adapter and no model" in refused(capsys, "generate", "hi", "-m", str(tmp_path))
 
 
 def test_a_prompt_longer_than_the_context(capsys, folder):

@@ -1,7 +1,8 @@
 """Every configuration of the parity tests against logits that transformers gave once: no torch is needed to compare.
 
 Weights come from a formula of their names, so only configurations and logits are stored (`references.json`,
-`references.npz`). `python tests/hf/test_references.py`, in the environment of `make parity`, stores both anew.
+`references.npz`); and of some models a folder that PEFT wrote with the logits that it gave then (`adapters.npz`).
+`python tests/hf/test_references.py`, in the environment of `make parity` and with `peft`, stores all anew.
 """
 
 import functools
@@ -16,18 +17,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vishwamai.hf import config, weights
+from vishwamai.hf import adapters, config, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing, write_folder
 from vishwamai.models import transformer
+from vishwamai.weights import lora
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "references.json"
 LOGITS = HERE / "references.npz"
+ADAPTERS = HERE / "adapters.npz"
 TOKENS = np.random.default_rng(7).integers(0, 61, (1, 24)).astype(np.int32)
 TOLERANCE = 1e-5
 CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
+ADAPTED = {  # what PEFT's LoraConfig is given
+    "llama": {
+        "target_modules": "all-linear",
+        "rank_pattern": {"v_proj": 3},
+        "alpha_pattern": {"layers.1.mlp.up_proj": 9},
+    },
+    "phi3": {"target_modules": ["qkv_proj", "down_proj"], "use_rslora": True},
+    "gpt2": {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "layers_to_transform": [0, 2]},
+    "gpt_oss": {"target_modules": ["q_proj", "o_proj"]},
+}
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -50,10 +63,18 @@ def write(folder: Path, data: dict) -> None:
 
 
 def theirs(folder: Path) -> np.ndarray:
-    import torch
+    return logits_of(their_model(folder))
+
+
+def their_model(folder: Path):
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def logits_of(model) -> np.ndarray:
+    import torch
+
     with torch.no_grad():
         return model(torch.tensor(TOKENS, dtype=torch.int64), use_cache=False).logits.numpy()[0]
 
@@ -71,6 +92,22 @@ def test_logits_are_those_that_transformers_gave(case, tmp_path):
     mine = np.asarray(forward(w, jnp.asarray(TOKENS))[0])[0]
     with np.load(LOGITS) as stored:
         assert distance(mine, stored[case]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", ADAPTED)
+def test_logits_with_an_adapter_are_those_that_peft_gave(case, tmp_path):
+    write(tmp_path, CASES[case])
+    with np.load(ADAPTERS) as stored:
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (tmp_path / file).write_bytes(stored[f"{case}/{file}"].tobytes())
+        reference = stored[f"{case}/logits"]
+    found = config.read(tmp_path)
+    pairs = adapters.load(tmp_path, found.model, found.model_type)
+    w = lora.attach(weights.load(tmp_path, found), [pairs])
+    mine = jax.jit(functools.partial(transformer.forward, cfg=found.model))(w, jnp.asarray(TOKENS))[0]
+    with np.load(LOGITS) as stored:
+        assert distance(stored[case], reference) > 0.1
+    assert distance(np.asarray(mine)[0], reference) <= TOLERANCE
 
 
 def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
@@ -109,5 +146,26 @@ def store() -> None:
     print(f"{len(configs)} cases from transformers {transformers.__version__}: {LOGITS.stat().st_size:,} bytes")
 
 
+def store_adapters() -> None:
+    """Asks PEFT for an adapter of each case of `ADAPTED`, and for the logits with it."""
+    import peft
+
+    kept = {}
+    for case, given in ADAPTED.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), CASES[case])
+            model = peft.get_peft_model(their_model(Path(folder)), peft.LoraConfig(r=2, lora_alpha=5, **given)).eval()
+            for name, parameter in model.named_parameters():
+                if ".lora_" in name:
+                    parameter.data.numpy()[:] = value(name, tuple(parameter.shape))
+            model.save_pretrained(folder)
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                kept[f"{case}/{file}"] = np.frombuffer((Path(folder) / file).read_bytes(), np.uint8)
+            kept[f"{case}/logits"] = logits_of(model)
+    np.savez_compressed(ADAPTERS, **kept)
+    print(f"{len(ADAPTED)} adapters from peft {peft.__version__}: {ADAPTERS.stat().st_size:,} bytes")
+
+
 if __name__ == "__main__":
     store()
+    store_adapters()

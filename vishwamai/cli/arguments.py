@@ -34,6 +34,7 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     """How the model is loaded and how it draws tokens."""
     add_revision(verb)
     add = verb.add_argument
+    add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
     add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
     add("--quantization", metavar="SCHEME", help="int8, int4, fp8 or int4:64 for the layers' weights, or keep")
     add("-n", "--max-new-tokens", type=int, help="at most this many tokens beyond the prompt")
@@ -52,7 +53,10 @@ def load(args: argparse.Namespace) -> VishwamAI:
     from vishwamai.api import VishwamAI
 
     how = {"dtype": args.dtype, "quantization": args.quantization}
-    return VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
+    model = VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
+    if args.adapter is not None:
+        model.load_adapter(args.adapter)
+    return model
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:

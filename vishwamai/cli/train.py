@@ -1,4 +1,4 @@
-"""`vishwamai train`: a run of the trainer, and a model at its end."""
+"""`vishwamai train`: a run of the trainer, and a model or an adapter at its end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ def add(verbs: Any) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """`vishwamai train`: a run of the trainer, or what it would be; the model ends in the run's folder, as `model`."""
+    """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder."""
     from vishwamai import config
-    from vishwamai.api import VishwamAI
     from vishwamai.parallel import hosts
-    from vishwamai.training import trainer
     from vishwamai.training.config import RunConfig
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
@@ -32,7 +30,29 @@ def train(args: argparse.Namespace) -> None:
         return print(config.explain(run, sources))
     hosts.initialize()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
-    result: Any = trainer.train(run, folder, max_seconds=args.max_seconds)
-    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    what, kept = ("model", _model) if run.training.adapter is None else ("adapter", _adapter)
+    result = kept(run, folder, args.max_seconds)
     state = "finished" if result.finished else "stopped, and the same command goes on,"
-    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the model is in {folder / 'model'}")
+    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the {what} is in {folder / what}")
+
+
+def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
+    from vishwamai.api import VishwamAI
+    from vishwamai.training import trainer
+
+    result: Any = trainer.train(run, folder, max_seconds=max_seconds)
+    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    return result
+
+
+def _adapter(run: Any, folder: Path, max_seconds: float | None) -> Any:
+    from vishwamai.api import VishwamAI
+    from vishwamai.hf import adapters
+    from vishwamai.precision import Precision
+    from vishwamai.training import trainer
+
+    name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
+    base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None)
+    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, max_seconds=max_seconds)
+    adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
+    return result

@@ -5,7 +5,7 @@ defaults are those of transformers' configuration classes. It knows no family an
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from vishwamai.errors import ConfigError
@@ -98,17 +98,30 @@ REFUSED = {
 }
 
 
-def checked(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, where: str) -> dict[str, Any]:
+def checked(
+    data: Mapping[str, Any],
+    known: Mapping[str, Attribute],
+    model_type: str,
+    where: str,
+    *,
+    harmless: Collection[str] = HARMLESS,
+) -> dict[str, Any]:
     """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
-    for problem in problems(data, known, model_type):
+    for problem in problems(data, known, model_type, harmless=harmless):
         raise ConfigError(f"{where}: {problem.name!r} {problem.why}")
     return {key: data.get(key, attribute.default) for key, attribute in known.items()}
 
 
-def problems(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str) -> Iterator[Problem]:
+def problems(
+    data: Mapping[str, Any],
+    known: Mapping[str, Attribute],
+    model_type: str,
+    *,
+    harmless: Collection[str] = HARMLESS,
+) -> Iterator[Problem]:
     """What is not known, not read or out of range in the object of a config.json."""
     for key, value in data.items():
-        if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
+        if key in known or key in harmless or (key in REFUSED and value in (None, False, {})):
             continue
         yield Problem(key, short(value), REFUSED.get(key, f"is not known for {model_type}, so it is not loaded"))
     for key, attribute in known.items():

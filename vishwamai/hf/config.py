@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vishwamai import hub
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
 from vishwamai.hf import attributes, quantized
@@ -62,6 +63,11 @@ class Pretrained:
 def read(folder: Path) -> Pretrained:
     """Reads a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
     path = Path(folder) / "config.json"
+    if not path.exists() and (adapter := path.with_name(hub.WANTED["adapter"][0])).exists():
+        raise ConfigError(
+            f"{adapter}: this is an adapter and no model: load the model that it was trained on, and give this folder "
+            "to load_adapter (or to --adapter)"
+        )
     data = load_json(path)
     return Pretrained(
         model_type=data.get("model_type", ""),

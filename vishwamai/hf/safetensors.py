@@ -201,7 +201,7 @@ def write_folder(folder: Path, tensors: Iterable[Outgoing], *, max_file_bytes: i
     names = names if len(parts) > 1 else [SINGLE_FILE]
     for file, part in zip(names, parts, strict=True):
         if writing:
-            _write_file(folder / file, part)
+            write_file(folder / file, part)
         else:
             _drop(part)
     if writing:
@@ -229,7 +229,8 @@ def _drop(part: list[Outgoing]) -> None:
         tensor.values()
 
 
-def _write_file(path: Path, tensors: list[Outgoing]) -> None:
+def write_file(path: Path, tensors: list[Outgoing]) -> None:
+    """One file of these tensors, which appears under its name only once it is complete."""
     ends = list(itertools.accumulate((t.size for t in tensors), initial=0))
     header: dict = {"__metadata__": {"format": "pt"}}
     for tensor, begin, end in zip(tensors, ends[:-1], ends[1:], strict=True):

@@ -50,6 +50,7 @@ def save(
     model_type, folder = export.family_for(cfg, model_type), Path(folder)
     dtype, writing = np.dtype(jnp.dtype(dtype or w.embed.dtype)), jax.process_index() == 0
     specs = transformer.specs(cfg)
+    _check(w, specs)
     scheme = compressed.written(w, cfg)
     model_type, how = compressed.how(model_type, w, cfg, scheme)
     if writing:
@@ -63,13 +64,17 @@ def save(
         export.write(folder, cfg, model_type, generation or Generation(), dtype.name, how)
 
 
-def _outgoing(
-    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, dtype, scheme: Scheme | None
-) -> Iterator[Outgoing]:
+def _check(w: Transformer, specs: Transformer) -> None:
     leaves = compressed.leaves(w)
     shapes = [leaf.values.shape if is_quantized(leaf) else getattr(leaf, "shape", None) for leaf in leaves]
     if shapes != [param.shape for param in spec.leaves(specs)]:
         raise CheckpointError("these weights are not of this model's shapes; merge or detach adapters first")
+
+
+def _outgoing(
+    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, dtype, scheme: Scheme | None
+) -> Iterator[Outgoing]:
+    leaves = compressed.leaves(w)
     tensors: dict[str, list[tuple[Any, Piece]]] = {}
     for leaf, parts in zip(leaves, pieces(family, specs, cfg), strict=True):
         for piece in parts:

@@ -72,9 +72,9 @@ def expert_parallel(
 
 def _specs(w: dict[str, Any], axes: dict[str, Any], sharding: Sharding) -> dict[str, Any]:
     """How each array of the weights is split: an axis of one name the same way in all of them, and 1 not at all."""
-    pairs = jax.tree.map(lambda a, names: list(zip(names, a.shape, strict=True)), w, axes)
-    named = [pair for pair in jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple)) if pair[1] > 1]
-    sizes = {name: math.gcd(*(n for other, n in named if other == name)) for name, _ in named}
+    found: list[tuple[str | None, int]] = []
+    jax.tree.map(lambda a, names: found.extend(zip(names, a.shape, strict=True)), w, axes)
+    sizes = {name: math.gcd(*(n for other, n in found if other == name and n > 1)) for name, _ in found}
 
     def one(a: Array, names: Axes) -> PartitionSpec:
         shape = tuple(1 if n == 1 else sizes[name] for n, name in zip(a.shape, names, strict=True))

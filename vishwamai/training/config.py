@@ -7,6 +7,7 @@ from vishwamai.errors import ConfigError
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.mesh import AXES
 from vishwamai.precision import Precision
+from vishwamai.training.adapter import Adapter
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig
 
@@ -34,10 +35,11 @@ class Training:
     """What is trained on, for how long, and how the weights move.
 
     A batch is `batch` lines of `length` tokens packed full; with `token_budget` it is as many rows of like length (one
-    of `lengths`) as the budget holds.
+    of `lengths`) as the budget holds. With an `adapter`, what is trained stands beside a model that stays as it is.
     """
 
     data: Data
+    adapter: Adapter | None = None
     optimizer: Optimizer = Optimizer()
     steps: int = 1000
     batch: int = 16
@@ -117,22 +119,33 @@ class Logging:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run."""
+    """A training run. The model of one that trains an adapter is its base's, which `beside` fills in."""
 
     about: About = About()
-    model: ModelConfig
+    model: ModelConfig | None = None
     training: Training
     tpu: Tpu = Tpu()
     optimization: Optimization = Optimization()
     logging: Logging = Logging()
 
     def __post_init__(self):
-        parts, longest = self.optimization.accumulate, self.model.max_length
+        if self.model is None and self.training.adapter is None:
+            raise ConfigError("model is missing; describe it, or name in training.adapter.base one to adapt")
+        parts, longest = self.optimization.accumulate, MAX_INT if self.model is None else self.model.max_length
         for field, (lines, length) in self.training.shapes.items():
             if lines % parts:
                 raise ConfigError(f"{field} is {lines}, which is not a multiple of optimization.accumulate {parts}")
             if length > longest:
                 raise ConfigError(f"a row of {length} tokens is longer than model.max_length {longest}")
+
+    def beside(self, model: ModelConfig) -> "RunConfig":
+        """The run of an adapter, with its base's model, and its base's tokenizer where it would make one."""
+        base = self.training.adapter.base
+        if self.model not in (None, model):
+            raise ConfigError(f"model is not that of training.adapter.base {base}; leave it out")
+        data = self.training.data
+        data = dataclasses.replace(data, tokenizer=base) if data.tokenizer == "train" else data
+        return dataclasses.replace(self, model=model, training=dataclasses.replace(self.training, data=data))
 
     @property
     def step(self) -> StepConfig:
@@ -148,4 +161,5 @@ class RunConfig:
             z_loss=t.z_loss,
             balance_loss=t.balance_loss,
             router_z_loss=t.router_z_loss,
+            adapter=t.adapter,
         )

@@ -1,7 +1,8 @@
 """One training step: loss, gradients in as many pieces as memory wants, and the update.
 
 All sums are over the whole batch before they are divided by its tokens, so a batch gives the same gradient however it
-is cut into micro-batches or laid over devices. It knows no files and no loop.
+is cut into micro-batches or laid over devices. What is trained are a model's weights, or an adapter's pairs beside the
+weights of a `base`, which nothing changes. It knows no files and no loop.
 
 A micro-batches, B rows, T positions.
 """
@@ -20,7 +21,9 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.ops.losses import chunked_cross_entropy
 from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
+from vishwamai.training.adapter import Adapter, trained, whole
 from vishwamai.training.optim import Optimizer, clip, optimizer, schedule
+from vishwamai.weights import lora
 from vishwamai.weights.spec import pytree
 
 Array = jax.Array
@@ -30,7 +33,7 @@ Array = jax.Array
 class TrainState:
     """What a run carries from step to step."""
 
-    weights: transformer.Transformer
+    weights: transformer.Transformer | lora.Adapter
     opt_state: optax.OptState
     step: Array  # [] int32, batches seen
     skipped: Array  # [] int32, of those, how many were not finite and changed nothing
@@ -49,6 +52,7 @@ class StepConfig:
     z_loss: float = 0.0
     balance_loss: float = 0.01
     router_z_loss: float = 0.0
+    adapter: Adapter | None = None
 
     def __post_init__(self):
         if self.remat not in transformer.REMAT:
@@ -66,28 +70,29 @@ class Sums(NamedTuple):
     load: Array  # [E] assignments to each expert
 
 
-def init_state(cfg: ModelConfig, o: Optimizer, steps: int, key: Array, sharding: Sharding = SINGLE) -> TrainState:
+def init_state(
+    cfg: ModelConfig, o: Optimizer, steps: int, key: Array, sharding: Sharding = SINGLE, adapter: Adapter | None = None
+) -> TrainState:
     """A fresh state, its float32 weights and moments laid out by `sharding`."""
-    specs = transformer.specs(cfg)
-    return state_of(init_sharded(specs, key, sharding), cfg, o, steps)
+    return state_of(init_sharded(trained(cfg, adapter), key, sharding), cfg, o, steps, adapter)
 
 
-def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int) -> TrainState:
+def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
     """A fresh state around given weights; the moments are laid out like them."""
-    opt_state = jax.jit(optimizer(o, transformer.specs(cfg), steps).init)(weights)
+    opt_state = jax.jit(optimizer(o, trained(cfg, adapter), steps).init)(weights)
     zero = jnp.zeros((), jnp.int32)
     return _placed(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
 
 
-def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding) -> Sums:
+def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding, base=None) -> Sums:
     """The sums of a batch (or of a part of it), the loss divided by `totals` = (loss weights, tokens) of the whole."""
     tokens, targets, target_weights, segments, positions = (sharding.constrain(a, "batch", "seq") for a in batch)
-    cast = jax.tree.map(lambda w: w.astype(s.compute), weights)
+    w = whole(weights, base, s.compute)
     x, routers = transformer.hidden(
-        cast, tokens, cfg, positions_BT=positions, segments_BT=segments, sharding=sharding, dtype=s.compute,
+        w, tokens, cfg, positions_BT=positions, segments_BT=segments, sharding=sharding, dtype=s.compute,
         remat=s.remat, attention=s.attention, experts=s.experts,
     )  # fmt: skip
-    head = transformer.lm_head(cast, sharding)
+    head = transformer.lm_head(w, sharding)
     project = partial(transformer.logits, head, cfg=cfg)
     sums = chunked_cross_entropy(x, project, targets, target_weights, chunks=s.loss_chunks)
     n_weights, n_tokens = totals
@@ -97,12 +102,14 @@ def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding:
     return Sums(loss=loss, nll=sums.nll, correct=sums.correct, load=routers.load)
 
 
-def gradients(weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE) -> tuple[Sums, object]:
+def gradients(
+    weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE, base=None
+) -> tuple[Sums, object]:
     """(sums, gradients) of a batch, computed `s.accumulate` rows' parts at a time."""
     totals = jnp.maximum(jnp.sum(batch[2]), 1e-6), jnp.maximum(jnp.sum((batch[3] > 0).astype(jnp.float32)), 1.0)
 
     def part(weights, batch):
-        sums = loss_sums(weights, batch, totals, cfg, s, sharding)
+        sums = loss_sums(weights, batch, totals, cfg, s, sharding, base)
         return sums.loss, sums
 
     grad = jax.grad(part, has_aux=True)
@@ -122,12 +129,14 @@ def gradients(weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Shardin
     return sums, grads
 
 
-def train_step(state: TrainState, batch, cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding=SINGLE):
+def train_step(
+    state: TrainState, batch, cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding=SINGLE, base=None
+):
     """(state after the batch, metrics). A batch whose loss or gradient is not finite changes nothing but the counts."""
-    sums, grads = gradients(state.weights, batch, cfg, s, sharding)
+    sums, grads = gradients(state.weights, batch, cfg, s, sharding, base)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
-    rule = optimizer(o, transformer.specs(cfg), steps)
+    rule = optimizer(o, trained(cfg, s.adapter), steps)
     updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights)
     after = optax.apply_updates(state.weights, updates), opt_state
     keep = partial(jnp.where, finite)
@@ -154,17 +163,17 @@ def metrics(sums: Sums, batch, norm, learning_rate, skipped) -> dict[str, Array]
 
 
 def compiled_step(cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding: Sharding = SINGLE):
-    """`train_step(state, batch)` compiled, the state's memory used again."""
+    """`train_step(state, batch, base=base)` compiled, the state's memory used again."""
     fixed = dict(cfg=cfg, o=o, s=s, steps=steps, sharding=sharding)
     return jax.jit(partial(train_step, **fixed), donate_argnums=0)
 
 
 def evaluate_sums(
-    weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE
+    weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE, base=None
 ) -> tuple[Array, Array, Array]:
     """(negative log-likelihood, right predictions, weight) of a batch, as sums."""
     totals = jnp.ones(()), jnp.ones(())
-    sums = loss_sums(weights, batch, totals, cfg, s, sharding)
+    sums = loss_sums(weights, batch, totals, cfg, s, sharding, base)
     return sums.nll, sums.correct, jnp.sum(batch[2])
 
 

@@ -36,7 +36,7 @@ RUN = "run.json"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run leaves: weights and tokenizer, steps done, seconds of this call, and why it ended."""
+    """What a run leaves: weights (or an adapter's pairs), tokenizer, steps done, its seconds, and why it ended."""
 
     weights: object
     tokenizer: object
@@ -49,11 +49,12 @@ def train(
     run: RunConfig,
     folder: str | Path,
     *,
+    base=None,
     max_seconds: float | None = None,
     sinks: tuple[Sink, ...] = (),
     show: bool = True,
 ) -> Result:
-    """Trains in `folder`, from its newest checkpoint if it has one.
+    """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights.
 
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on. Raises
@@ -63,12 +64,13 @@ def train(
     folder, begun = _made(Path(folder)), time.monotonic()
     if max_seconds is not None and not max_seconds >= 0:
         raise ConfigError(f"max_seconds is {max_seconds}; it must be 0 or more")
+    if (base is None) != (run.training.adapter is None) or run.model is None:
+        raise ConfigError("training.adapter needs its base: train(run.beside(model.config), ..., base=model.weights)")
     sharding = _sharding(run)
     tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
     batches = _batches(run, corpus.samples(run.training.data, tokenizer))
-    state = init_state(
-        run.model, run.training.optimizer, run.training.steps, jax.random.key(run.training.seed), sharding
-    )
+    t = run.training
+    state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     saved = Checkpoints(folder / "checkpoints", keep=run.logging.keep)
     if (found := saved.restore(state)) is not None:
         _, state, extra = found
@@ -81,7 +83,7 @@ def train(
     with terminal as bar, _stop_signals() as stop:
         file = [jsonl(folder / "metrics.jsonl", after=first)] if hosts.is_first() else []
         log = Metrics(*file, *([bar] if bar else []), *sinks)
-        loop = _Loop(run, sharding, log, saved, _evaluation(run, tokenizer, sharding))
+        loop = _Loop(run, base, sharding, log, saved, _evaluation(run, base, tokenizer, sharding))
         state = loop.go(state, batches, first, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
     saved.close()
     if hosts.is_first() and (folder / "metrics.jsonl").exists():
@@ -108,6 +110,7 @@ def newest(folder: Path) -> tuple[RunConfig, Result]:
 @dataclasses.dataclass
 class _Loop:
     run: RunConfig
+    base: object
     sharding: Sharding
     log: Metrics
     saved: Checkpoints
@@ -121,7 +124,7 @@ class _Loop:
         for batch, after in prefetch(batches):
             if number >= steps or stopping():
                 break
-            state, numbers = step(state, place(batch, self.sharding))
+            state, numbers = step(state, place(batch, self.sharding), base=self.base)
             number, position = number + 1, after
             pace.add(batch)
             if number % run.logging.log_every == 0 or number == steps or number == first + 1:
@@ -163,7 +166,7 @@ class _Pace:
         if self._seen <= 1:
             return {"compile_seconds": round(seconds, 3)}
         found = {"tokens_per_second": round(tokens / seconds, 1)}
-        if self._run.logging.peak_flops is not None:
+        if self._run.logging.peak_flops is not None and self._run.training.adapter is None:
             peak = self._run.logging.peak_flops * self._n_devices
             found["mfu_6nd"] = utilisation(cost.six_n_flops(self._run.model, tokens), seconds, peak)
             found["mfu_matmul"] = utilisation(flops, seconds, peak)
@@ -208,7 +211,7 @@ def _batches(run: RunConfig, samples: Samples):
     return PackedBatches(samples, batch=t.batch, length=t.length)
 
 
-def _evaluation(run: RunConfig, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
+def _evaluation(run: RunConfig, base, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
     """weights -> loss and accuracy on the first batches of the held-out split, always the same ones."""
     if not any(s.has_held_out for s in run.training.data.sources) or not run.logging.eval_batches:
         return lambda weights: {}
@@ -218,7 +221,7 @@ def _evaluation(run: RunConfig, tokenizer, sharding: Sharding) -> Callable[[obje
     sums = jax.jit(partial(evaluate_sums, cfg=run.model, s=run.step, sharding=sharding))
 
     def evaluate(weights) -> dict[str, float]:
-        nll, correct, weight = np.sum([[float(x) for x in sums(weights, b)] for b in batches], axis=0)
+        nll, correct, weight = np.sum([[float(x) for x in sums(weights, b, base=base)] for b in batches], axis=0)
         return {"eval_loss": nll / weight, "eval_accuracy": correct / weight}
 
     return evaluate

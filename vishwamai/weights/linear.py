@@ -1,8 +1,7 @@
 """The one place where a weight meets an activation. It knows no model: an equation, an activation and a weight.
 
 A weight is whatever `contract` (and, for stacked experts, `contract_groups`) has an implementation for, `plain` makes
-an array of it and `layout` names the axes of its parts; quantised and low-rank weights register theirs beside their own
-definition.
+an array of it and `layout` names the axes of its parts; other kinds register theirs beside their own definition.
 """
 
 import functools

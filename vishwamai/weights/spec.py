@@ -27,7 +27,7 @@ class Param:
     """One weight: its shape, the name of each axis, and how it starts.
 
     `contract` names the axes that are summed over when the weight is used. Such a weight starts normal with standard
-    deviation `1/sqrt(product of the contracted sizes)`; one that contracts nothing (a norm's scale, a bias) starts
+    deviation `gain/sqrt(product of the contracted sizes)`; one that contracts nothing (a norm's scale, a bias) starts
     at `value`.
     """
 
@@ -35,6 +35,7 @@ class Param:
     axes: tuple[str | None, ...]
     contract: tuple[str, ...] = ()
     value: float = 1.0
+    gain: float = 1.0
     dtype: Any = "float32"
 
     @property
@@ -51,7 +52,7 @@ class Param:
         """The weight's starting value."""
         if not self.contract:
             return jnp.full(self.shape, self.value, self.dtype)
-        return jax.random.normal(key, self.shape, self.dtype) / math.sqrt(self.fan_in)
+        return jax.random.normal(key, self.shape, self.dtype) / math.sqrt(self.fan_in) * self.gain
 
 
 def is_param(x) -> bool:

@@ -1,0 +1,161 @@
+"""Reads and writes adapter_config.json, in which PEFT says what an adapter is. It knows no tensors and no model.
+
+What would change the result and is not computed here is refused by name, and so is what is not known. Which modules
+and layers an adapter has is told by its tensors.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vishwamai import hub
+from vishwamai.config import load_json
+from vishwamai.errors import ConfigError, HubError
+from vishwamai.hf.attributes import OBJECT, REQUIRED, Attribute, checked, flag, number, only, size
+from vishwamai.hf.safetensors import write_whole
+
+FILE, TENSORS = hub.WANTED["adapter"]
+MAX_RANK = 4096
+NONE = only(None, False, [], {})
+ATTRIBUTES = {
+    "peft_type": Attribute((), REQUIRED, choices=("LORA",)),
+    "r": size(8, MAX_RANK),
+    "lora_alpha": number(8),
+    "rank_pattern": OBJECT,
+    "alpha_pattern": OBJECT,
+    "use_rslora": flag(False),
+    "bias": only("none"),
+    "use_dora": only(False),
+    "use_qalora": only(False),
+    "init_lora_weights": only(True, False, None, "gaussian", "eva", "orthogonal"),  # others change the base's weights
+    **dict.fromkeys(
+        """
+        alora_invocation_tokens arrow_config corda_config kasa_config layer_replication loftq_config lora_bias
+        lora_ga_config megatron_config modules_to_save monteclora_config target_parameters trainable_token_indices
+        use_bdlora velora_config
+        """.split(),
+        NONE,
+    ),
+}
+HARMLESS = frozenset(
+    """
+    auto_mapping base_model_name_or_path ensure_weight_tying eva_config exclude_modules fan_in_fan_out inference_mode
+    layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size revision
+    runtime_config target_modules task_type
+    """.split()
+)
+_NAME = re.compile(r"\^?\w+(\.\w+)*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """Ranks and scales, module by module; a pattern of a module's last names stands before the common value."""
+
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    by_root: bool  # the scale is alpha / sqrt(rank) (rsLoRA), else alpha / rank
+
+    def rank_of(self, module: str) -> int:
+        """A module's rank."""
+        return _first(self.ranks, module, self.rank)
+
+    def scale_of(self, module: str) -> float:
+        """What a module's `B @ A` is multiplied by."""
+        rank = self.rank_of(module)
+        return _first(self.alphas, module, self.alpha) / (math.sqrt(rank) if self.by_root else rank)
+
+
+def _first(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """The value of the first name that ends a module's path; one after `^` is a whole path."""
+    for name, value in patterns.items():
+        if module == name.removeprefix("^") or module.endswith(f".{name}"):
+            return value
+    return default
+
+
+def read(folder: Path) -> Said:
+    """What a folder says of its adapter. Raises `ConfigError` that names the file and the attribute."""
+    try:
+        path = hub.member(folder, FILE)
+    except HubError as error:
+        raise ConfigError(f"{error}: an adapter is a folder with {FILE} and {TENSORS}") from None
+    a = checked(load_json(path), ATTRIBUTES, "LoRA", str(path), harmless=HARMLESS)
+    return Said(
+        rank=a["r"],
+        alpha=a["lora_alpha"],
+        ranks=_patterns(a["rank_pattern"], (int,), MAX_RANK, f"{path}: rank_pattern"),
+        alphas=_patterns(a["alpha_pattern"], (int, float), 1e12, f"{path}: alpha_pattern"),
+        by_root=a["use_rslora"],
+    )
+
+
+def _patterns(table: Mapping[str, Any] | None, kinds: tuple, most: float, where: str) -> Mapping[str, Any]:
+    for name, value in (table or {}).items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{where}: {name[:60]!r} is a pattern; only names of modules are read, such as q_proj")
+        if type(value) not in kinds or not 0 < value <= most:
+            raise ConfigError(f"{where}: {name[:60]!r} is {str(value)[:60]}; it must be a number over 0")
+    return table or {}
+
+
+def write(
+    folder: Path,
+    pairs: Mapping[str, tuple[int, float]],
+    every: Collection[str],
+    *,
+    fan_in_fan_out: bool,
+    base: str | None,
+) -> None:
+    """Writes the file: `pairs` are {module: (rank, scale)}, `every` all modules of the model, `base` its name."""
+    said = {module: (rank, _alpha(rank, scale)) for module, (rank, scale) in pairs.items()}
+    rank, alpha = collections.Counter(said.values()).most_common(1)[0][0]
+    data = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": _by_name({m: r for m, (r, _) in said.items() if r != rank}, every),
+        "alpha_pattern": _by_name({m: a for m, (_, a) in said.items() if a != alpha}, every),
+        "target_modules": names_of(pairs, every),
+        "fan_in_fan_out": fan_in_fan_out,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+    write_whole(folder / FILE, [json.dumps(data, indent=2).encode() + b"\n"])
+
+
+def _alpha(rank: int, scale: float) -> float:
+    """The alpha of a scale that is a float32, as the whole number that it was."""
+    alpha = rank * float(scale)
+    return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-6) else alpha
+
+
+def _by_name(values: Mapping[str, Any], every: Collection[str]) -> dict[str, Any]:
+    return {
+        name: value
+        for value in sorted(set(values.values()))
+        for name in names_of([module for module, v in values.items() if v == value], every)
+    }
+
+
+def names_of(modules: Iterable[str], every: Collection[str]) -> list[str]:
+    """Names that match these modules and no other: a last name where all that bear it are meant, else whole paths."""
+    mine, bearers = set(modules), collections.defaultdict(list)
+    for module in every:
+        bearers[module.rsplit(".", 1)[-1]].append(module)
+    found = []
+    for name, alike in bearers.items():
+        meant = [module for module in alike if module in mine]
+        found += [name] if len(meant) == len(alike) else meant
+    return found
