@@ -1,12 +1,14 @@
 """Reads the weights of a Hugging Face folder straight into sharded arrays, and writes them back.
 
-Tensor by tensor: each is put on its devices in its stored form, from a memory map, and a compiled update turns it and
-places it in its stacked leaf, which is donated. So the host holds no more than a few tensors at a time, and a device
-no more than its share of the model and of one tensor. It knows no family: `names.py` says what each tensor is called.
+Block by block: rows of a tensor are put on their devices in their stored form, from a memory map, and a compiled update
+turns them and places them in their stacked leaf, which is donated. So the host holds no more than a few blocks at a
+time, and a device no more than its share of the model and of those. It knows no family: `names.py` says what each
+tensor is called.
 """
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -30,7 +32,8 @@ from vishwamai.weights import spec
 from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
-IN_FLIGHT = 32 * 2**20  # bytes put on devices before the host waits for them
+BLOCK = 8 * 2**20  # bytes of a tensor that are put on devices at once
+IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
 
 
 def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, dtype="float32") -> Transformer:
@@ -90,19 +93,49 @@ def _check_tied(source: Folder, head: str, embed: str) -> None:
 
 
 def _leaf(param: Param, parts: list[Piece], source: Folder, sharding: Sharding):
-    """One leaf, filled piece by piece where it will live."""
+    """One leaf, filled block by block where it will live."""
     home = sharding.named(*param.axes, shape=param.shape)
     leaf = jnp.zeros(param.shape, param.dtype, device=home)
-    place = _stored_sharding(param, parts[0], sharding)
+    axes = _stored_axes(param, parts[0])
+    place = _stored_sharding(param, axes, sharding)
+    rows = slice(axes[0], axes[0] + 1)
+    size, own = (math.prod(shape[rows]) for shape in (leaf.shape, leaf.sharding.shard_shape(leaf.shape)))
     pending = 0
     for piece in parts:
-        stored = _put(source.view(piece.name)[piece.part], place)
-        leaf = _fill(leaf, stored, np.asarray(piece.index, np.int32), piece.transposed, home)
-        pending += stored.nbytes
-        if pending > IN_FLIGHT:
-            pending = _wait(leaf, source)
+        index = np.asarray(piece.index, np.int32)
+        for block, start in _blocks(source.view(piece.name)[piece.part], size // own, own):
+            stored = _put(block, place)
+            leaf = _fill(leaf, stored, index, np.int32(start), axes, piece.transposed, home, place)
+            pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
+            if pending > IN_FLIGHT:
+                pending = _wait(leaf, source)
     _wait(leaf, source)
     return leaf
+
+
+def _stored_axes(param: Param, piece: Piece) -> tuple[int, ...]:
+    """The axes of a leaf with which the rows and the columns of its stored tensors begin.
+
+    For a tensor without axes it is the one past the leaf's last.
+    """
+    inner = [i for i, axis in enumerate(param.axes) if axis not in spec.STACKED]
+    groups = [[i for i in inner if (param.axes[i] in param.contract) == contracted] for contracted in (True, False)]
+    if piece.transposed or not param.is_matmul:
+        groups.reverse()
+    return tuple(group[0] for group in groups if group) or (len(param.axes),)
+
+
+def _blocks(values: np.ndarray, ways: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """A tensor as blocks [ways, rows, ...] of about `BLOCK` bytes: of each of its `ways` parts so many rows.
+
+    Each comes with its start on the leaf's axis, of which a part takes `size`. Where they do not come out even the last
+    one begins early, so that all have one shape and need one program.
+    """
+    rows = values.reshape(ways, -1, *values.shape[1:])
+    step, unit = max(1, size * BLOCK // max(BLOCK, values.nbytes)), rows.shape[1] // size
+    for start in range(0, size, step):
+        start = min(start, size - step)
+        yield rows[:, start * unit : (start + step) * unit], start
 
 
 def _wait(leaf: jax.Array, source: Folder) -> int:
@@ -113,36 +146,49 @@ def _wait(leaf: jax.Array, source: Folder) -> int:
 
 
 def _put(values: np.ndarray, place: NamedSharding | None) -> jax.Array:
-    """A tensor on its devices, each of which is given its own part of the file."""
+    """A block on its devices, each of which is given its own part of the file."""
     values = values.astype(np.float32) if values.dtype == np.float64 else values
     if place is None:
         return jnp.asarray(values)
     return jax.make_array_from_callback(values.shape, place, lambda index: values[index])
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4), donate_argnums=0)
-def _fill(leaf: jax.Array, stored: jax.Array, index: jax.Array, transposed: bool, home: NamedSharding | None):
-    """The leaf with one stored tensor turned and written at `index` of its leading axes."""
-    n = index.shape[0]
-    part = (stored.T if transposed else stored).reshape(leaf.shape[n:]).astype(leaf.dtype)
-    starts = [index[i] for i in range(n)] + [jnp.zeros((), jnp.int32)] * (leaf.ndim - n)
-    leaf = jax.lax.dynamic_update_slice(leaf, part[(None,) * n], starts)
-    return leaf if home is None else jax.lax.with_sharding_constraint(leaf, home)
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
+def _fill(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, home: NamedSharding | None, place):
+    """The leaf with a block [ways, rows, ...] written at `index` of its leading axes and, on each device, `start` of
+    its rows."""
+    if home is None:
+        return _write(leaf, stored, index, start, axes, transposed, (None,) * leaf.ndim)
+    write = functools.partial(_write, axes=axes, transposed=transposed, split=home.spec)
+    across = (home.spec, place.spec, PartitionSpec(), PartitionSpec())
+    return jax.shard_map(write, mesh=home.mesh, in_specs=across, out_specs=home.spec)(leaf, stored, index, start)
 
 
-def _stored_sharding(param: Param, piece: Piece, sharding: Sharding) -> NamedSharding | None:
-    """The layout of a stored tensor that turns into the leaf's without moving data between devices."""
+def _write(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, split: Sequence):
+    """A device's part of `_fill`; `split` has the mesh axes over which each axis of the leaf is laid."""
+    n, here = index.shape[0], jnp.bool_(True)
+    starts = [index[i] for i in range(n)] + [jnp.zeros_like(start)] * (leaf.ndim - n)
+    starts[axes[0] : axes[0] + 1] = [start] * (axes[0] < leaf.ndim)
+    whole = [size * jax.lax.axis_size(part) if part else size for size, part in zip(leaf.shape, split, strict=True)]
+    sizes = [-1 if i == axes[0] else leaf.shape[i] if i in axes else whole[i] for i in range(n, leaf.ndim)]
+    block = (stored[0].T if transposed else stored[0]).astype(leaf.dtype).reshape(sizes)[(None,) * n]
+    for i in (i for i in range(leaf.ndim) if split[i] and i not in axes):
+        first = jax.lax.axis_index(split[i]) * leaf.shape[i]
+        if i < n:
+            starts[i] -= first
+            here &= (starts[i] >= 0) & (starts[i] < leaf.shape[i])
+        else:
+            block = jax.lax.dynamic_slice_in_dim(block, first, leaf.shape[i], i)
+    return jax.lax.cond(here, lambda: jax.lax.dynamic_update_slice(leaf, block, starts), lambda: leaf)
+
+
+def _stored_sharding(param: Param, axes: tuple[int, ...], sharding: Sharding) -> NamedSharding | None:
+    """The layout of a block [ways, rows, ...] that turns into the leaf's without moving data between devices."""
     if sharding.mesh is None:
         return None
-    parts = list(sharding.spec(*param.axes, shape=param.shape))
-    inner = [(axis, part) for axis, part in zip(param.axes, parts, strict=True) if axis not in spec.STACKED]
-    if piece.transposed:
-        groups = [[p for a, p in inner if a not in param.contract], [p for a, p in inner if a in param.contract]]
-    elif param.contract:
-        groups = [[part] for _, part in inner]
-    else:
-        groups = [[part for _, part in inner]]
-    return NamedSharding(sharding.mesh, PartitionSpec(*(group[0] for group in groups)))
+    parts = [*sharding.spec(*param.axes, shape=param.shape), None]
+    rows, *columns = (parts[i] for i in axes)
+    return NamedSharding(sharding.mesh, PartitionSpec(rows, None, *columns))
 
 
 def save(
