@@ -1,6 +1,6 @@
 """Host memory while a sharded checkpoint of 2 GB is imported: alone, and onto eight fake devices.
 
-    python benchmarks/import_memory.py [--gb 2]        # a minute; Linux only
+    python benchmarks/import_memory.py [--gb 2]        # some minutes; Linux only
 
 Makes two checkpoints of random bfloat16, dense and a mixture of experts, in files of a quarter of that size, and loads
 each in a process of its own. A figure is the kernel's high-water mark of resident memory (VmHWM, the files' pages
