@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.hf import config, safetensors, saving, weights
+from vishwamai.hf import config, filling, safetensors, saving, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of, uniform
 from vishwamai.parallel.mesh import make_mesh
-from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
+from vishwamai.parallel.sharding import DEFAULT_RULES, SINGLE, Sharding, shardings
 from vishwamai.weights import spec
 
 SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 64}
@@ -44,6 +44,12 @@ MODELS = {
         choice_bias=True,
         d_shared=24,
     ),
+    "gpt2": ModelConfig(  # matrices stored the other way round, and its heads' queries, keys and values in one
+        **SIZES | {"n_kv_heads": 4, "head_dim": 4},
+        **FAMILIES["gpt2"].switches,
+        tie_embeddings=True,
+        stacks=uniform(2, rope=None),
+    ),
     "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
         **SIZES,
         **MOE,
@@ -60,6 +66,7 @@ EIGHT = {
     "qwen3_moe": {"fsdp": 2, "expert": 2, "tensor": 2},
     "gemma3_text": {"fsdp": 8},
     "ernie4_5_moe": {"fsdp": 4, "expert": 2},
+    "gpt2": {"fsdp": 2, "tensor": 4},
 }
 
 
@@ -73,7 +80,7 @@ def saved(tmp_path_factory):
             specs, folder = transformer.specs(MODELS[name]), tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), specs)
-            saving.save(folder, w, MODELS[name], model_type="vishwamai" if name == "vishwamai" else None)
+            saving.save(folder, w, MODELS[name], model_type=name if name in ("vishwamai", "gpt2") else None)
             made[name] = w, folder
         return made[name]
 
@@ -106,29 +113,56 @@ def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tm
         lambda x, s: pytest.fail(f"{x.sharding}") if not x.sharding.is_equivalent_to(s, x.ndim) else 0, there, wanted
     )
     assert_same(there, w)
-    saving.save(tmp_path, there, MODELS[name])
+    saving.save(tmp_path, there, MODELS[name], model_type=name)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
-def test_no_device_is_given_more_of_a_tensor_than_its_share_and_none_moves(name):
+HEADS_SPLIT = (*DEFAULT_RULES, ("heads", None), ("kv_heads", None), ("head_dim", "tensor"))
+
+
+@pytest.mark.parametrize("sizes, rules", [({}, ()), (EIGHT["llama"], DEFAULT_RULES), (EIGHT["llama"], HEADS_SPLIT)])
+def test_a_tensor_may_be_read_in_blocks_that_do_not_come_out_even(sizes, rules, saved, monkeypatch):
+    monkeypatch.setattr(filling, "BLOCK", 1000)
+    w, folder = saved("llama")
+    assert_same(load(folder, sharding=Sharding(make_mesh(**sizes), rules) if sizes else SINGLE), w)
+
+
+def test_blocks_have_one_shape_and_cover_every_part(monkeypatch):
+    tensor = np.arange(2 * 10 * 3 * 5, dtype=np.float32).reshape(60, 5)  # two parts of ten times three rows
+    monkeypatch.setattr(filling, "BLOCK", tensor.nbytes * 4 // 10)
+    found, blocks = np.zeros((2, 30, 5), np.float32), list(filling._blocks(tensor, 2, 10))
+    for block, start in blocks:
+        assert block.shape == (2, 12, 5)
+        found[:, 3 * start : 3 * start + 12] = block
+    assert [start for _, start in blocks] == [0, 4, 6]
+    np.testing.assert_array_equal(found.reshape(60, 5), tensor)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gpt2"])
+def test_no_device_is_given_more_of_a_tensor_than_its_share_and_none_moves(name, monkeypatch):
+    monkeypatch.setattr(filling, "BLOCK", 1)
     sharding = Sharding(make_mesh(fsdp=2, expert=2, tensor=2))
     cfg = MODELS[name]
     specs = transformer.specs(cfg)
     for param, parts in zip(spec.leaves(specs), pieces(FAMILIES[name], specs, cfg), strict=True):
         home = sharding.named(*param.axes, shape=param.shape)
-        place = weights._stored_sharding(param, parts[0], sharding)
+        axes = filling._stored_axes(param, parts[0])
+        place = filling._stored_sharding(param, axes, sharding)
         inner = [(i, a) for i, a in enumerate(param.axes) if a not in spec.STACKED]
         ways = np.prod([param.shape[i] // home.shard_shape(param.shape)[i] for i, _ in inner])
-        assert np.prod(place.shard_shape(parts[0].shape)) * ways == np.prod(parts[0].shape)
+        own = home.shard_shape(param.shape)[axes[0]]
+        tensor = np.zeros(parts[0].shape, np.float32)[parts[0].part]
+        block, _ = next(filling._blocks(tensor, param.shape[axes[0]] // own, own))
+        assert np.prod(place.shard_shape(block.shape)) * ways == np.prod(block.shape)
+        assert (block.size < tensor.size) == (own > 1)
         arguments = (
             jax.ShapeDtypeStruct(param.shape, jnp.float32, sharding=home),
-            jax.ShapeDtypeStruct(parts[0].shape, jnp.float32, sharding=place),
+            jax.ShapeDtypeStruct(block.shape, jnp.float32, sharding=place),
             jax.ShapeDtypeStruct((len(parts[0].index),), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.int32),
         )
-        if "experts" not in param.axes:  # an expert's tensor does go to the other devices of the expert axis
-            text = weights._fill.lower(*arguments, parts[0].transposed, home).compile().as_text()
-            assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute")), param
+        text = filling._fill.lower(*arguments, axes, parts[0].transposed, home, place).compile().as_text()
+        assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute")), param
 
 
 def test_weights_are_cast_once_on_the_way(saved):
@@ -275,7 +309,7 @@ def test_a_single_device_needs_no_mesh(saved):
 
 
 def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
-    alive, most, put = set(), 0, weights._put
+    alive, most, put = set(), 0, filling._put
 
     def watched(values, place):
         nonlocal most
@@ -285,7 +319,7 @@ def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
         most = max(most, len(alive))
         return stored
 
-    monkeypatch.setattr(weights, "_put", watched)
-    monkeypatch.setattr(weights, "IN_FLIGHT", 0)
+    monkeypatch.setattr(filling, "_put", watched)
+    monkeypatch.setattr(filling, "IN_FLIGHT", 0)
     load(saved("qwen3_moe")[1])
     assert 0 < most <= 2

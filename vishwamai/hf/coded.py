@@ -4,6 +4,7 @@ It knows no format: how codes and scales are had is passed in.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,11 @@ class View:
     def shape(self) -> tuple[int, ...]:
         """Its sizes."""
         return tuple(len(axis) for axis in self._axes if isinstance(axis, range))
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes as float32."""
+        return 4 * math.prod(self.shape)
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> "View":
         parts = iter(index if isinstance(index, tuple) else (index,))

@@ -1,22 +1,19 @@
-"""Reads the weights of a Hugging Face folder straight into sharded arrays, and writes them back.
+"""Reads the weights of a Hugging Face folder straight into sharded arrays.
 
-Tensor by tensor: each is put on its devices in its stored form, from a memory map, and a compiled update turns it and
-places it in its stacked leaf, which is donated. So the host holds no more than a few tensors at a time, and a device
-no more than its share of the model and of one tensor. It knows no family: `names.py` says what each tensor is called.
+Every name and shape is checked first; then `filling.py` makes one leaf after another. It knows no family: `pieces.py`
+says what each tensor is called.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vishwamai.errors import CheckpointError
-from vishwamai.hf import safetensors
-from vishwamai.hf.coded import Coded, View
+from vishwamai.hf import filling, safetensors
+from vishwamai.hf.coded import Coded
 from vishwamai.hf.config import Pretrained
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
@@ -30,12 +27,11 @@ from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import quantize, spec
-from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of, rounded
+from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of
 from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
 KEEP = "keep"
-IN_FLIGHT = 32 * 2**20  # bytes put on devices before the host waits for them
 
 
 def load(
@@ -66,24 +62,23 @@ def _reader(source: Folder, sharding: Sharding, quantization: str | None) -> Cal
     """`read(path, param, parts)` -> a leaf, plain or quantised."""
     asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
 
+    def fill(param: Param, parts: list[Piece], view: filling.Viewer) -> jax.Array:
+        return filling.fill(param, parts, view, sharding, source.release)
+
     def read(path: str, param: Param, parts: list[Piece]):
         if asked is not None and chosen(path, param) and group_of(param, asked) != 0:
-            return _leaf(param, parts, source.view, sharding, source, asked)
+            return filling.fill_quantized(param, parts, source.view, sharding, source.release, asked)
         schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
-        if quantization == KEEP and len(schemes) == 1 and (scheme := schemes.pop()) and group_of(param, scheme) != 0:
-            return _kept(param, parts, source, sharding, scheme)
-        return _leaf(param, parts, source.view, sharding, source)
+        scheme = schemes.pop() if quantization == KEEP and len(schemes) == 1 else None
+        if scheme is None or group_of(param, scheme) == 0:
+            return fill(param, parts, source.view)
+        target, group = quantize.specs(param, scheme), group_of(param, scheme)
+        return Quantized(
+            values=fill(target.values, parts, lambda name: source.tensors[name].values()),
+            scale=fill(target.scale, parts, lambda name: source.tensors[name].scales(group)),
+        )
 
     return read
-
-
-def _kept(param: Param, parts: list[Piece], source: Folder, sharding: Sharding, scheme: Scheme) -> Quantized:
-    """A leaf of the codes and scales that are stored."""
-    target, group = quantize.specs(param, scheme), group_of(param, scheme)
-    return Quantized(
-        values=_leaf(target.values, parts, lambda name: source.tensors[name].values(), sharding, source),
-        scale=_leaf(target.scale, parts, lambda name: source.tensors[name].scales(group), sharding, source),
-    )
 
 
 def open_folder(folder: Path, family: Family, storage: Storage | None = None) -> Folder:
@@ -139,72 +134,3 @@ def _check_tied(source: Folder, head: str, embed: str) -> None:
     if not np.array_equal(np.asarray(source.view(head)), np.asarray(source.view(embed))):
         path = source.tensors[head].path
         raise CheckpointError(f"{path}: {head!r} differs from the embedding that config.json ties it to")
-
-
-def _leaf(
-    param: Param, parts: list[Piece], view: Callable, sharding: Sharding, source: Folder, scheme: Scheme | None = None
-):
-    """One leaf, filled piece by piece where it will live: quantised on the way, where there is a scheme."""
-    target = param if scheme is None else quantize.specs(param, scheme)
-    home = spec.map_params(lambda p: sharding.named(*p.axes, shape=p.shape), target)
-    leaf = spec.map_params(lambda p, h: jnp.zeros(p.shape, p.dtype, device=h), target, home)
-    place = _stored_sharding(param, parts[0], sharding)
-    pending = 0
-    for piece in parts:
-        stored = _put(view(piece.name)[piece.part], place)
-        leaf = _fill(leaf, stored, np.asarray(piece.index, np.int32), piece.transposed, home, scheme)
-        pending += stored.nbytes
-        if pending > IN_FLIGHT:
-            pending = _wait(leaf, source)
-    _wait(leaf, source)
-    return leaf
-
-
-def _wait(leaf, source: Folder) -> int:
-    """Waits until the leaf is whole, and lets go of the files' pages. Returns how many bytes are still under way: 0."""
-    jax.block_until_ready(leaf)
-    source.release()
-    return 0
-
-
-def _put(values: np.ndarray | View, place: NamedSharding | None) -> jax.Array:
-    """A tensor on its devices, each of which is given its own part of the file."""
-    if isinstance(values, np.ndarray) and values.dtype == np.float64:
-        values = values.astype(np.float32)
-    if place is None:
-        return jnp.asarray(np.asarray(values))
-    return jax.make_array_from_callback(values.shape, place, lambda index: np.asarray(values[index]))
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5), donate_argnums=0)
-def _fill(leaf, stored: jax.Array, index: jax.Array, transposed: bool, home, scheme: Scheme | None = None):
-    """The leaf with one stored tensor turned and written at `index` of its leading axes."""
-    n = index.shape[0]
-    turned = stored.T if transposed else stored
-    if scheme is None:
-        return _placed(leaf, turned, index, home)
-    part = rounded(turned.reshape(leaf.values.shape[n:]), leaf.scale.shape[n:], scheme)
-    return jax.tree.map(lambda whole, new, at: _placed(whole, new, index, at), leaf, part, home)
-
-
-def _placed(leaf: jax.Array, part: jax.Array, index: jax.Array, home: NamedSharding | None) -> jax.Array:
-    n = index.shape[0]
-    part = part.reshape(leaf.shape[n:]).astype(leaf.dtype)
-    starts = [index[i] for i in range(n)] + [jnp.zeros((), jnp.int32)] * (leaf.ndim - n)
-    leaf = jax.lax.dynamic_update_slice(leaf, part[(None,) * n], starts)
-    return leaf if home is None else jax.lax.with_sharding_constraint(leaf, home)
-
-
-def _stored_sharding(param: Param, piece: Piece, sharding: Sharding) -> NamedSharding | None:
-    """The layout of a stored tensor that turns into the leaf's without moving data between devices."""
-    if sharding.mesh is None:
-        return None
-    parts = list(sharding.spec(*param.axes, shape=param.shape))
-    inner = [(axis, part) for axis, part in zip(param.axes, parts, strict=True) if axis not in spec.STACKED]
-    if piece.transposed:
-        groups = [[p for a, p in inner if a not in param.contract], [p for a, p in inner if a in param.contract]]
-    elif param.contract:
-        groups = [[part] for _, part in inner]
-    else:
-        groups = [[part for _, part in inner]]
-    return NamedSharding(sharding.mesh, PartitionSpec(*(group[0] for group in groups)))

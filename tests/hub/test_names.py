@@ -1,16 +1,12 @@
-"""Names that lead to folders: local, cached as the hub's client lays files out, downloaded; and those that do not."""
+"""Names that lead to folders, local or cached as the hub's client lays files out; and those that do not."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from vishwamai import hub
 from vishwamai.errors import HubError
+from vishwamai.hub import cache
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -98,11 +94,11 @@ def test_an_adapter_needs_both_of_its_files_and_no_model(cached):
 
 def test_a_part_that_the_cache_lacks_is_not_there(cached):
     snapshot = cached(files=("tokenizer.json",))
-    assert hub.find_cached("ours/tiny", part="tokenizer") == snapshot
-    assert hub.find_cached("ours/tiny", part="config") is None
+    assert cache.find_cached("ours/tiny", part="tokenizer") == snapshot
+    assert cache.find_cached("ours/tiny", part="config") is None
     (snapshot / "tokenizer.json").rename(snapshot / "config.json")
-    assert hub.find_cached("ours/tiny", part="tokenizer") is None
-    assert hub.find_cached("ours/tiny", part="config") == snapshot
+    assert cache.find_cached("ours/tiny", part="tokenizer") is None
+    assert cache.find_cached("ours/tiny", part="config") == snapshot
 
 
 @pytest.mark.parametrize(
@@ -155,98 +151,25 @@ def test_members_of_a_folder(cached, tmp_path):
             hub.member(snapshot, name)
 
 
-# A hub over loopback, for the client that is really used.
-
-FILES = {
-    "config.json": b'{"model_type": "llama"}',
-    "model.safetensors": b"0123456789",
-    "tokenizer.json": b"{}",
-    "chat_template.jinja": b"{{ 1 }}",
-    "modeling_tiny.py": b"raise SystemExit",
-    "pytorch_model.bin": b"pickle",
-    "original/consolidated.safetensors": b"again",
-}
+def test_a_blob_that_repositories_share_is_inside_the_cache(cached, tmp_path):
+    snapshot, shared = cached(files=()), tmp_path / "home" / "hub" / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    shared.write_text("")
+    (snapshot.parents[1] / "blobs" / "x").symlink_to(f"../../blobs/ab/{shared.name}")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/x")
+    assert hub.member(snapshot, "model.safetensors").resolve() == shared
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """As much of the hub as a download of one small repository asks for."""
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        self.server.seen.append(self.path)
-        _, _, rest = self.path.partition("/ours/tiny/")
-        file = rest.removeprefix(f"resolve/{COMMIT}/")
-        if self.path.startswith("/api/models/ours/tiny"):
-            siblings = [{"rfilename": name} for name in FILES]
-            tree = [{"type": "file", "path": n, "size": len(b), "oid": n.encode().hex()} for n, b in FILES.items()]
-            info = {"id": "ours/tiny", "modelId": "ours/tiny", "sha": COMMIT, "siblings": siblings}
-            self.answer(json.dumps(tree if "/tree/" in self.path else info).encode(), "application/json")
-        elif file in FILES:
-            self.answer(FILES[file], "application/octet-stream")
-        else:
-            self.send_error(404)
-
-    def answer(self, body, kind):
-        self.send_response(200)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": len(body),
-            "X-Repo-Commit": COMMIT,
-            "ETag": f'"{hash(body)}"',
-        }
-        for key, value in headers.items():
-            self.send_header(key, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-
-@pytest.fixture
-def fake_hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.seen = []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def resolve_elsewhere(name, server, home, **options):
-    """`resolve` in a process of its own, where the client has not yet been told to stay offline."""
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    left_out = ("HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-    environment = {k: v for k, v in os.environ.items() if k not in left_out}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    program = (
-        "import sys\nfrom vishwamai import hub, errors\n"
-        f"try: print(hub.resolve(sys.argv[1], **{options}))\nexcept errors.HubError as error: print('refused:', error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, name], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_a_repository_is_downloaded_into_the_cache_without_its_code(fake_hub, tmp_path):
-    home = tmp_path / "other"
-    assert os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, part="config")) == ["config.json"]
-    wanted = {"config.json", "tokenizer.json", "chat_template.jinja"}
-    assert set(os.listdir(resolve_elsewhere("ours/tiny", fake_hub, home, part="tokenizer"))) == wanted
-    folder = resolve_elsewhere("ours/tiny", fake_hub, home)
-    wanted.add("model.safetensors")
-    assert set(os.listdir(folder)) == wanted
-    assert all((hub.Path(folder) / name).read_bytes() == FILES[name] for name in wanted)
-    asked = len(fake_hub.seen)
-    assert resolve_elsewhere("ours/tiny", fake_hub, home) == folder
-    assert len(fake_hub.seen) == asked
-
-
-def test_a_repository_that_the_hub_does_not_have_is_named(fake_hub, tmp_path):
-    said = resolve_elsewhere("ours/gone", fake_hub, tmp_path / "other")
-    assert said.startswith("refused: ours/gone could not be downloaded:") and "tried: a local folder" in said
+def test_online_a_snapshot_has_all_that_its_listing_names(cached):
+    snapshot = cached(files=("config.json", "model.safetensors", "x.py"))
+    listing = snapshot.parents[1] / "trees" / f"{COMMIT}.json"
+    listing.parent.mkdir()
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "original/consolidated.safetensors"]
+    listing.write_text(json.dumps({"files": dict.fromkeys(names)}))
+    assert cache.find_cached("ours/tiny", whole=True) == snapshot
+    listing.write_text(json.dumps({"files": dict.fromkeys([*names, "tokenizer.json"])}))
+    assert cache.find_cached("ours/tiny", whole=True) is None
+    assert cache.find_cached("ours/tiny", part="config", whole=True) == snapshot
+    assert hub.resolve("ours/tiny") == snapshot
+    listing.write_text("no listing")
+    assert cache.find_cached("ours/tiny", whole=True) == snapshot

@@ -1,0 +1,205 @@
+"""Fills a leaf of weights from stored tensors, block by block, where it will live.
+
+Rows of a tensor are put on their devices in their stored form, and a compiled update turns them and writes them into
+the leaf, which is donated; on the way they may be quantised. So the host holds no more than a few blocks at a time, and
+a device no more than its share of the leaf and of those. It knows no family and no file.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vishwamai.hf.coded import View
+from vishwamai.hf.pieces import Piece
+from vishwamai.parallel.sharding import Sharding
+from vishwamai.weights import quantize, spec
+from vishwamai.weights.quantize import Quantized, Scheme, group_of, rounded
+from vishwamai.weights.spec import Param
+
+BLOCK = 8 * 2**20  # bytes of a tensor that are put on devices at once
+IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
+Viewer = Callable[[str], np.ndarray | View]
+
+
+class Leaf:
+    """An array that is written block by block.
+
+    `ways` says into how many parts its devices split the rows of its stored tensors, and `own` how much of the rows'
+    first axis a part has; a block `[ways, rows, ...]` goes on the devices as `place` says.
+    """
+
+    def __init__(self, param: Param, piece: Piece, sharding: Sharding):
+        self.home = sharding.named(*param.axes, shape=param.shape)
+        self.array = jnp.zeros(param.shape, param.dtype, device=self.home)
+        self.axes = _stored_axes(param, piece)
+        self.place = _stored_sharding(param, self.axes, sharding)
+        rows, shard = slice(self.axes[0], self.axes[0] + 1), self.array.sharding.shard_shape(param.shape)
+        whole, self.own = (math.prod(shape[rows]) for shape in (param.shape, shard))
+        self.ways = whole // self.own
+
+    def write(self, stored: jax.Array, piece: Piece, start: int) -> None:
+        """Writes a block that begins at `start` of each part's rows."""
+        index = np.asarray(piece.index, np.int32)
+        self.array = _fill(
+            self.array, stored, index, np.int32(start), self.axes, piece.transposed, self.home, self.place
+        )
+
+
+def fill(param: Param, parts: list[Piece], view: Viewer, sharding: Sharding, release: Callable[[], None]) -> jax.Array:
+    """A leaf, of the tensors that `view` gives. Each `release` may let go of what was read of them."""
+    leaf = Leaf(param, parts[0], sharding)
+    for stored, piece, start in _stored(leaf, parts, view, release):
+        leaf.write(stored, piece, start)
+    release_after(leaf.array, release)
+    return leaf.array
+
+
+def fill_quantized(
+    param: Param, parts: list[Piece], view: Viewer, sharding: Sharding, release: Callable[[], None], scheme: Scheme
+) -> Quantized:
+    """A quantised leaf, of tensors that are not."""
+    target, group = quantize.specs(param, scheme), group_of(param, scheme)
+    values, scale = (Leaf(p, parts[0], sharding) for p in (target.values, target.scale))
+    # Rows are outputs of a tensor that is turned, and have scales of their own; else they are inputs, which share them.
+    for stored, piece, start in _stored(values, parts, view, release, at_once=not parts[0].transposed):
+        codes = _rounded(stored, scheme, group, piece.transposed, scale.ways, (values.place, scale.place))
+        values.write(codes.values, piece, start)
+        scale.write(codes.scale, piece, start)
+    release_after((values.array, scale.array), release)
+    return Quantized(values=values.array, scale=scale.array)
+
+
+def release_after(arrays, release: Callable[[], None]) -> None:
+    """Waits until these arrays are there, and then lets go of what was read for them."""
+    jax.block_until_ready(arrays)
+    release()
+
+
+def _stored(
+    leaf: Leaf, parts: list[Piece], view: Viewer, release: Callable[[], None], *, at_once: bool = False
+) -> Iterator[tuple[jax.Array, Piece, int]]:
+    """The blocks of a leaf's tensors on their devices, not too many of them under way."""
+    pending = 0
+    for piece in parts:
+        for block, start in _blocks(view(piece.name)[piece.part], leaf.ways, leaf.own, at_once=at_once):
+            stored = _put(block, leaf.place)
+            yield stored, piece, start
+            pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
+            if pending > IN_FLIGHT:
+                release_after(leaf.array, release)
+                pending = 0
+
+
+def _stored_axes(param: Param, piece: Piece) -> tuple[int, ...]:
+    """The axes of a leaf with which the rows and the columns of its stored tensors begin.
+
+    For a tensor without axes it is the one past the leaf's last.
+    """
+    inner = [i for i, axis in enumerate(param.axes) if axis not in spec.STACKED]
+    groups = [[i for i in inner if (param.axes[i] in param.contract) == contracted] for contracted in (True, False)]
+    if piece.transposed or not param.is_matmul:
+        groups.reverse()
+    return tuple(group[0] for group in groups if group) or (len(param.axes),)
+
+
+class _Rows:
+    """Rows of each of the parts of a tensor, `[ways, rows, ...]`, which are made where they are asked for."""
+
+    def __init__(self, view: View, ways: int, start: int, stop: int):
+        self._view, self._part, self._rows = view, view.shape[0] // ways, range(start, stop)
+        self.shape = (ways, len(self._rows), *view.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        ways, rows, *rest = index
+        mine = self._rows[rows]
+        parts = [way * self._part for way in range(self.shape[0])[ways]]
+        return np.stack([np.asarray(self._view[(slice(p + mine.start, p + mine.stop), *rest)]) for p in parts])
+
+
+def _blocks(
+    values: np.ndarray | View, ways: int, size: int, *, at_once: bool = False
+) -> Iterator[tuple[np.ndarray | _Rows, int]]:
+    """A tensor as blocks [ways, rows, ...] of about `BLOCK` bytes: of each of its `ways` parts so many rows.
+
+    Each comes with its start on the leaf's axis, of which a part takes `size`. Where they do not come out even the last
+    one begins early, so that all have one shape and need one program. `at_once` makes one block of all.
+    """
+    step = size if at_once else max(1, size * BLOCK // max(BLOCK, values.nbytes))
+    rows = values.reshape(ways, -1, *values.shape[1:]) if isinstance(values, np.ndarray) else None
+    unit = (values.shape[0] // ways if rows is None else rows.shape[1]) // size
+    for start in range(0, size, step):
+        start = min(start, size - step)
+        first, last = start * unit, (start + step) * unit
+        yield _Rows(values, ways, first, last) if rows is None else rows[:, first:last], start
+
+
+def _put(values: np.ndarray | _Rows, place: NamedSharding | None) -> jax.Array:
+    """A block on its devices, each of which is given its own part of the file."""
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        found = values[index]
+        return found.astype(np.float32) if found.dtype == np.float64 else found
+
+    if place is None:
+        return jnp.asarray(part((slice(None),) * len(values.shape)))
+    return jax.make_array_from_callback(values.shape, place, part)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _rounded(stored, scheme: Scheme, group: int | None, transposed: bool, scale_ways: int, places) -> Quantized:
+    """A block's values and scales, each as a block of its own leaf."""
+    if transposed:
+        inputs = stored.shape[-1]
+        found = rounded(stored, (*stored.shape[:-1], inputs // (group or inputs)), scheme)
+    else:
+        flat = stored.reshape(-1, *stored.shape[2:])
+        found = rounded(flat, (flat.shape[0] // (group or flat.shape[0]), *flat.shape[1:]), scheme)
+        scale = found.scale.reshape(scale_ways, -1, *flat.shape[1:])
+        found = Quantized(values=found.values.reshape(stored.shape), scale=scale)
+    if places[0] is None:
+        return found
+    laid = (jax.lax.with_sharding_constraint(x, p) for x, p in zip((found.values, found.scale), places, strict=True))
+    return Quantized(**dict(zip(("values", "scale"), laid, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
+def _fill(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, home: NamedSharding | None, place):
+    """The leaf with a block [ways, rows, ...] written at `index` of its leading axes and, on each device, `start` of
+    its rows."""
+    if home is None:
+        return _write(leaf, stored, index, start, axes, transposed, (None,) * leaf.ndim)
+    write = functools.partial(_write, axes=axes, transposed=transposed, split=home.spec)
+    across = (home.spec, place.spec, PartitionSpec(), PartitionSpec())
+    return jax.shard_map(write, mesh=home.mesh, in_specs=across, out_specs=home.spec)(leaf, stored, index, start)
+
+
+def _write(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, split: Sequence):
+    """A device's part of `_fill`; `split` has the mesh axes over which each axis of the leaf is laid."""
+    n, here = index.shape[0], jnp.bool_(True)
+    starts = [index[i] for i in range(n)] + [jnp.zeros_like(start)] * (leaf.ndim - n)
+    starts[axes[0] : axes[0] + 1] = [start] * (axes[0] < leaf.ndim)
+    whole = [size * jax.lax.axis_size(part) if part else size for size, part in zip(leaf.shape, split, strict=True)]
+    sizes = [-1 if i == axes[0] else leaf.shape[i] if i in axes else whole[i] for i in range(n, leaf.ndim)]
+    block = (stored[0].T if transposed else stored[0]).astype(leaf.dtype).reshape(sizes)[(None,) * n]
+    for i in (i for i in range(leaf.ndim) if split[i] and i not in axes):
+        first = jax.lax.axis_index(split[i]) * leaf.shape[i]
+        if i < n:
+            starts[i] -= first
+            here &= (starts[i] >= 0) & (starts[i] < leaf.shape[i])
+        else:
+            block = jax.lax.dynamic_slice_in_dim(block, first, leaf.shape[i], i)
+    return jax.lax.cond(here, lambda: jax.lax.dynamic_update_slice(leaf, block, starts), lambda: leaf)
+
+
+def _stored_sharding(param: Param, axes: tuple[int, ...], sharding: Sharding) -> NamedSharding | None:
+    """The layout of a block [ways, rows, ...] that turns into the leaf's without moving data between devices."""
+    if sharding.mesh is None:
+        return None
+    parts = [*sharding.spec(*param.axes, shape=param.shape), None]
+    rows, *columns = (parts[i] for i in axes)
+    return NamedSharding(sharding.mesh, PartitionSpec(rows, None, *columns))

@@ -1,0 +1,135 @@
+"""The hub's cache on this disk, as its own client lays it out: which snapshots lie there, whether whole, whether sound.
+
+`models--owner--name/` holds `refs/` (a branch or tag's commit), `snapshots/COMMIT/` (links by file name), `blobs/` (the
+files, each named by its hash) and `trees/` (a commit's listing). `checked/` is ours: its presence says that files were
+downloaded by us, and it has an empty file for each whose hash was found right. It knows no network.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from vishwamai.errors import HubError
+
+Part = Literal["model", "tokenizer", "config", "adapter"]
+WANTED: dict[Part, tuple[str, ...]] = {  # what is fetched
+    "model": ("*.json", "*.model", "*.jinja", "*.safetensors"),
+    "tokenizer": ("*.json", "*.model", "*.jinja"),
+    "config": ("config.json", "generation_config.json"),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
+}
+UNWANTED = ("consolidated*", "original/*", "onnx/*", "openvino/*", "*/*.safetensors")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+INDEX = "model.safetensors.index.json"
+CHECKED = "checked"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept on this machine, by the hub's own environment variables."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def repo_folder(repo: str) -> Path:
+    """Where a repository's files are kept."""
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def find_cached(repo: str, revision: str | None = None, *, part: Part = "model", whole: bool = False) -> Path | None:
+    """The snapshot of a repository in the cache; None where there is none, or one that lacks this part.
+
+    `whole` also asks for every file that the commit's listing has, where there is a listing; without it weights and
+    config.json will do.
+    """
+    root, commit = repo_folder(repo), revision or "main"
+    if not _COMMIT.fullmatch(commit):
+        try:
+            commit = (root / "refs" / commit).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
+    folder = root / "snapshots" / commit
+    if not _COMMIT.fullmatch(commit) or not has(folder, part) or (whole and _lacks_listed(folder, part)):
+        return None
+    return folder
+
+
+def has(folder: Path, part: Part) -> bool:
+    """Whether a folder holds enough of a part to be used."""
+    if part == "model":
+        return is_complete(folder)
+    if part == "adapter":
+        return all((folder / file).is_file() for file in WANTED["adapter"])
+    return any((folder / file).is_file() for file in (TOKENIZERS if part == "tokenizer" else ("config.json",)))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds config.json and every file of weights that its index names."""
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / "model.safetensors").is_file():
+        return True
+    try:
+        files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    return all(isinstance(file, str) and (folder / file).is_file() for file in files)
+
+
+def _lacks_listed(folder: Path, part: Part) -> bool:
+    listing = folder.parents[1] / "trees" / f"{folder.name}.json"
+    try:
+        names = list(json.loads(listing.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    wanted = [n for n in names if _matches(n, WANTED[part]) and not _matches(n, UNWANTED)]
+    return not all((folder / name).is_file() for name in wanted)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def check(folder: Path) -> None:
+    """Hashes the files of a snapshot that we downloaded and that were not hashed before.
+
+    A blob is named by its SHA-256, or by the SHA-1 that git gives it; one whose name is neither is let through. What
+    does not match is removed, so that the next download fetches it again, and named in a `HubError`.
+    """
+    if folder.parent.name != "snapshots" or not ((root := folder.parents[1]) / CHECKED).is_dir():
+        return
+    links = {path: Path(os.readlink(path)).name for path in sorted(folder.rglob("*")) if path.is_symlink()}
+    fresh = {p: name for p, name in links.items() if _HASH.fullmatch(name) and not (root / CHECKED / name).exists()}
+    try:
+        with ThreadPoolExecutor() as pool:
+            sums = list(pool.map(_digest, fresh, fresh.values()))
+    except OSError as error:
+        raise HubError(f"{folder}: cannot be read ({error.strerror})") from None
+    wrong = [path for (path, name), found in zip(fresh.items(), sums, strict=True) if found != name]
+    for path in wrong:
+        for damaged in (path.resolve(), root / "blobs" / fresh[path], path):  # a blob may be a link too
+            damaged.unlink(missing_ok=True)
+    for name in {name for path, name in fresh.items() if path not in wrong}:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is hashed again
+            (root / CHECKED / name).touch()
+    if wrong:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in wrong)
+        repo = root.name.removeprefix("models--").replace("--", "/")
+        raise HubError(f"{repo}: {names} arrived damaged (the hub gives another hash) and was removed; try again")
+
+
+def _digest(path: Path, name: str) -> str:
+    """The hash of a file, of the kind that `name` is."""
+    with path.open("rb") as file:
+        if len(name) == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        head = f"blob {os.fstat(file.fileno()).st_size}\0".encode()
+        return hashlib.file_digest(file, lambda: hashlib.sha1(head, usedforsecurity=False)).hexdigest()
