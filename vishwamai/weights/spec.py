@@ -28,7 +28,7 @@ class Param:
 
     `contract` names the axes that are summed over when the weight is used. Such a weight starts normal with standard
     deviation `1/sqrt(product of the contracted sizes)`; one that contracts nothing (a norm's scale, a bias) starts
-    at `value`.
+    at `value`. One that is `exact` keeps its dtype whatever the others are cast to.
     """
 
     shape: tuple[int, ...]
@@ -36,6 +36,7 @@ class Param:
     contract: tuple[str, ...] = ()
     value: float = 1.0
     dtype: Any = "float32"
+    exact: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -96,8 +97,8 @@ def count(specs) -> int:
 
 
 def with_dtype(specs, dtype):
-    """The same weights in another dtype."""
-    return map_params(lambda p: dataclasses.replace(p, dtype=dtype), specs)
+    """The same weights in another dtype, those that are exact excepted."""
+    return map_params(lambda p: p if p.exact else dataclasses.replace(p, dtype=dtype), specs)
 
 
 def decay_mask(specs):
