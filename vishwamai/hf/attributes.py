@@ -97,15 +97,25 @@ REFUSED = {
 }
 
 
-def checked(data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, where: str) -> dict[str, Any]:
+def checked(
+    data: Mapping[str, Any], known: Mapping[str, Attribute], model_type: str, architecture: str, where: str
+) -> dict[str, Any]:
     """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
     for key, value in data.items():
         if key in known or key in HARMLESS or (key in REFUSED and value in (None, False, {})):
+            continue
+        if key == "auto_map" and _names(value, architecture):
             continue
         if key in REFUSED:
             raise ConfigError(f"{where}: {key!r} {REFUSED[key]}")
         raise ConfigError(f"{where}: the attribute {key!r} is not known for {model_type}, so it is not loaded")
     return {key: _value(data, key, attribute, where) for key, attribute in known.items()}
+
+
+def _names(auto_map: Any, architecture: str) -> bool:
+    """Whether the code that a checkpoint brings for a language model is of the class that is read without it."""
+    named = auto_map.get("AutoModelForCausalLM") if isinstance(auto_map, dict) else None
+    return isinstance(named, str) and named.rpartition(".")[2] == architecture
 
 
 def _value(data: Mapping[str, Any], key: str, attribute: Attribute, where: str) -> Any:

@@ -73,7 +73,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     family = family_of(data["model_type"])
-    a = checked(data, family.attributes, family.model_type, where)
+    a = checked(data, family.attributes, family.model_type, family.architecture, where)
     if family.text is not None:
         tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
         return model_config({**a["text_config"], **tied, "model_type": family.text}, f"{where}: text_config")

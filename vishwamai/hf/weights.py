@@ -42,7 +42,7 @@ def load(folder: Path, pretrained: Pretrained, *, sharding: Sharding = SINGLE, d
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
     source, wanted = open_folder(folder, family), pieces(family, specs, cfg)
-    check(source, family, wanted, tied=cfg.tie_embeddings)
+    check(source, family, wanted, cfg)
     leaves = [_leaf(param, parts, source, sharding) for param, parts in zip(spec.leaves(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
@@ -56,15 +56,15 @@ def open_folder(folder: Path, family: Family) -> Folder:
     return Folder(folder, found)
 
 
-def check(source: Folder, family: Family, wanted: list[list[Piece]], *, tied: bool) -> None:
+def check(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> None:
     """Raises `CheckpointError` unless the tensors found are those wanted, in shape and kind."""
     folder, found = source.path, source.tensors
     names = {piece.name: piece for leaf in wanted for piece in leaf}
     missing = [name for name in names if name not in found]
     if missing:
         raise CheckpointError(f"{folder}: {_some(missing)} missing from the weights")
-    extra = [name for name in found if name not in names and not is_ignored(family, name)]
-    if tied and family.whole["lm_head"] in extra:
+    extra = [name for name in found if name not in names and not is_ignored(family, name, cfg)]
+    if cfg.tie_embeddings and family.whole["lm_head"] in extra:
         _check_tied(source, family.whole["lm_head"], family.whole["embed"])
         extra.remove(family.whole["lm_head"])
     if extra:
@@ -164,30 +164,32 @@ def save(
     model_type = export.family_for(cfg, model_type)
     folder, writing = Path(folder), jax.process_index() == 0
     dtype = np.dtype(jnp.dtype(dtype or w.embed.dtype))
-    specs = transformer.specs(cfg)
+    specs = spec.with_dtype(transformer.specs(cfg), dtype)
     if writing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
-    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, dtype))
+    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg))
     safetensors.write_folder(folder, outgoing, max_file_bytes=max_file_bytes, writing=writing)
     if writing:
         export.write(folder, cfg, model_type, generation or Generation(), dtype.name)
 
 
-def _outgoing(family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, dtype) -> Iterator[Outgoing]:
+def _outgoing(family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig) -> Iterator[Outgoing]:
     params, leaves = spec.leaves(specs), jax.tree.leaves(w)
     if [p.shape for p in params] != [x.shape for x in leaves]:
         raise CheckpointError(
             "these weights are not plain arrays of this model's shapes; merge or dequantise them first"
         )
     tensors: dict[str, list[tuple[jax.Array, Piece]]] = {}
-    for leaf, parts in zip(leaves, pieces(family, specs, cfg), strict=True):
+    dtypes: dict[str, np.dtype] = {}
+    for param, leaf, parts in zip(params, leaves, pieces(family, specs, cfg), strict=True):
         for piece in parts:
             tensors.setdefault(piece.name, []).append((leaf, piece))
+            dtypes[piece.name] = np.dtype(param.dtype)
     for name, parts in tensors.items():
-        yield Outgoing(name, parts[0][1].shape, dtype, functools.partial(_stored, parts, dtype))
+        yield Outgoing(name, parts[0][1].shape, dtypes[name], functools.partial(_stored, parts, dtypes[name]))
 
 
 def _stored(parts: list[tuple[jax.Array, Piece]], dtype) -> np.ndarray:
