@@ -87,6 +87,9 @@ HARMLESS = frozenset(
     experts_per_token initial_context_length
     attn_pdrop embd_pdrop n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj task_specific_params embedding_dropout eod_token_id resid_pdrop residual_dropout
+    cla_share_factor class_num dense_list im_end_id im_newline_id im_start_id mask_init_id org_vocab_size pad_id
+    pool_type skip_cls_token text_end_id text_start_id
+    hidden_dropout full_attn_mod interpolate_factor
     boi_token_id boi_token_index eoi_token_id eoi_token_index image_token_id image_token_index vision_config
     """.split()
 )
