@@ -6,6 +6,7 @@ Weights come from a formula of their names, so only configurations and logits ar
 
 import functools
 import importlib.util
+import itertools
 import json
 import tempfile
 import zlib
@@ -21,12 +22,24 @@ from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing, write_folder
 from vishwamai.models import transformer
+from vishwamai.models.attention import attend_cached, attend_whole
+from vishwamai.models.cache import init_cache
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "references.json"
 LOGITS = HERE / "references.npz"
 TOKENS = np.random.default_rng(7).integers(0, 61, (1, 24)).astype(np.int32)
 TOLERANCE = 1e-5
+PROMPT = 9  # tokens that fill a cache at once, more than the windows of the cases; the others come one at a time
+CACHED = (
+    "mistral",
+    "gemma3_text",
+    "gpt_oss",
+    "deepseek_v3",
+    "gpt2",
+    "cohere2",
+    "ministral3",
+)  # each way to hold and turn
 CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
 
 
@@ -79,6 +92,18 @@ def distance(mine: np.ndarray, reference: np.ndarray) -> float:
 def test_logits_are_those_that_transformers_gave(case, tmp_path):
     write(tmp_path, CASES[case])
     assert distance(logits_of(tmp_path), stored(case)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_decoding_with_a_cache_gives_them_too(case, tmp_path):
+    write(tmp_path, CASES[case])
+    found, tokens = config.read(tmp_path), jnp.asarray(TOKENS)
+    step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
+    w, cache, parts = weights.load(tmp_path, found), init_cache(found.model, 1, tokens.shape[1]), []
+    for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
+        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_whole)
+        parts.append(out[0])
+    assert distance(np.concatenate(parts), stored(case)) <= TOLERANCE
 
 
 def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
