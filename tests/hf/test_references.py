@@ -44,9 +44,13 @@ CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of a checkpoint, from its name alone; vectors are far from 0 and 1, so that none is idle."""
+    """A tensor of a checkpoint, from its name alone. Scales are far from 0 and 1, so that none is idle.
+
+    Biases have no common sign: they would outweigh the tokens, and every token would go to the same experts.
+    """
     drawn = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-    return 0.2 * drawn if len(shape) > 1 else np.asarray(0.6 + 0.3 * drawn, np.float32)
+    centred = len(shape) > 1 or name.endswith("bias")
+    return np.asarray(0.2 * drawn if centred else 0.6 + 0.3 * drawn, np.float32)
 
 
 def write(folder: Path, data: dict) -> None:

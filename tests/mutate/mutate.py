@@ -93,7 +93,7 @@ def run(folder: str, *tests: str) -> tuple[str, str] | None:
     if failed is None:
         raise SystemExit(f"{' '.join(command)} did not run:\n{done.stdout}{done.stderr}")
     test, case, why = failed.groups()
-    seen = f"{'cached:' if test == CACHED else ''}{case or test}"
+    seen = f"{'cached:' if test == CACHED else ''}{case or test or 'collection'}"
     distance = re.match(r"assert ([\d.e+-]+|nan) <= ", why or "")
     return seen, f"{float(distance[1]):.0e}" if distance else (why or "not collected").split(":")[0]
 
