@@ -18,6 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
 ROOT = Path(__file__).parent.parent.parent
 LIST = Path(__file__).with_name("mutations.txt")
 TESTS = "tests/hf/test_references.py"
@@ -94,14 +98,12 @@ def run(folder: str, *tests: str) -> tuple[str, str] | None:
         raise SystemExit(f"{' '.join(command)} did not run:\n{done.stdout}{done.stderr}")
     test, case, why = failed.groups()
     seen = f"{'cached:' if test == CACHED else ''}{case or test or 'collection'}"
-    distance = re.match(r"assert ([\d.e+-]+|nan) <= ", why or "")
+    distance = re.match(r"(?:AssertionError: )?assert ([\d.e+-]+|nan) <= ", why or "")
     return seen, f"{float(distance[1]):.0e}" if distance else (why or "not collected").split(":")[0]
 
 
-def table(found: list[tuple[Mutation, Outcome]]):
+def table(found: list[tuple[Mutation, Outcome]]) -> Table:
     """Every mistake and what saw it."""
-    from rich.table import Table
-
     shown = Table("switch", "mistake", "caught by", "error", "s")
     for mutation, (caught_by, how, seconds) in found:
         beside = "" if caught_by in (*mutation.cases, "") else " (not named)"
@@ -111,9 +113,6 @@ def table(found: list[tuple[Mutation, Outcome]]):
 
 def main(words: list[str]) -> int:
     """Tries all mistakes, or those with one of these words in their switch, text or file. Returns the exit status."""
-    from rich.console import Console
-    from rich.progress import track
-
     begin, console = time.monotonic(), Console(width=None if sys.stdout.isatty() else 160)
     chosen = [m for m in mutations() if not words or any(word in f"{m.switch} {m.what} {m.file}" for word in words)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
