@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 
 export PYTHONUTF8 = 1
 
-.PHONY: setup demo test parity aot docs-test lint format types base lock clean
+.PHONY: setup demo test parity families mutate aot docs-test lint format types base lock clean
 
 setup: $(VENV)/ready
 
@@ -23,6 +23,15 @@ test: $(VENV)/ready
 
 parity: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests -m parity
+
+# Writes docs/families.md from what the tests of the model families measure.
+families: $(VENV_PARITY)/ready
+	PYTHONPATH=tests/parity $(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests/parity -m parity \
+	-p families_page --families-page docs/families.md
+
+# Mistakes made on purpose in the model's code, each of which the logits of transformers must show.
+mutate: $(VENV)/ready
+	$(BIN)/python tests/mutate/mutate.py
 
 aot: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) -s tests -m tpu_aot

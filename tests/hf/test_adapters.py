@@ -231,7 +231,7 @@ Q = "model.layers.0.self_attn.q_proj"
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "'target_parameters' is"),
         ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'"),
         ({"layer_replication": [[0, 4]]}, "'layer_replication' is"),
-        ({"shiny_new_trick": 1}, "attribute 'shiny_new_trick' is not known for LoRA"),
+        ({"shiny_new_trick": 1}, "'shiny_new_trick' is not known for LoRA"),
         ({"r": 0}, "'r' is 0"),
         ({"lora_alpha": -1}, "'lora_alpha' is -1"),
         ({"rank_pattern": {"(a+)+": 2}}, r"rank_pattern: '\(a\+\)\+' is a pattern"),

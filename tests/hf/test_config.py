@@ -164,12 +164,31 @@ def test_what_is_left_out_has_the_default_of_the_family(read):
     assert model.layers[0].rope == Rope(theta=10000.0)
 
 
+NATIVE = {"AutoConfig": "configuration_llama.LlamaConfig", "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
+
+
+@pytest.mark.parametrize(
+    "code", [NATIVE, {"AutoModelForCausalLM": "someone/llama--modeling.LlamaForCausalLM"}, {}, None]
+)
+def test_code_for_the_class_that_is_read_natively_changes_nothing(code, read):
+    assert read(LLAMA | {"auto_map": code}) == read(LLAMA)
+    with pytest.raises(ConfigError, match="asks for code"):
+        read(LLAMA | {"auto_map": code, "trust_remote_code": True})
+
+
 REFUSED = {
     "unknown attribute": ({"logit_scale": 2.0}, "'logit_scale' is not known for llama"),
     "attribute of another family": ({"sliding_window": 4096}, "'sliding_window' is not known"),
     "unknown architecture": ({"model_type": "mamba"}, "'mamba' is not known; known are LlamaForCausalLM"),
     "no architecture": ({"model_type": None}, "'model_type' must name"),
     "code": ({"auto_map": {"AutoConfig": "x.Y"}}, "'auto_map' names code"),
+    "code for another class": ({"auto_map": NATIVE | {"AutoModelForCausalLM": "x.Y"}}, "'auto_map' names code"),
+    "code for a class that ends alike": (
+        {"auto_map": NATIVE | {"AutoModelForCausalLM": "x.MyLlamaForCausalLM"}},
+        "code",
+    ),
+    "code for no language model": ({"auto_map": {"AutoModel": "x.LlamaForCausalLM"}}, "'auto_map' names code"),
+    "code in a list": ({"auto_map": {"AutoModelForCausalLM": ["x.LlamaForCausalLM"]}}, "'auto_map' names code"),
     "trust": ({"trust_remote_code": True}, "asks for code"),
     "hidden attention switch": (
         {"_attn_implementation_internal": "x/y"},

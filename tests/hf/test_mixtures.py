@@ -100,11 +100,17 @@ def test_glm4_moe(read):
     assert read({k: v for k, v in GLM.items() if k != "partial_rotary_factor"}).model == model
 
 
-def test_layers_that_predict_further_tokens_are_left_unread():
-    ignored = ("model.layers.46.eh_proj.weight", "model.layers.92.mlp.experts.3.up_proj.weight")
-    assert all(is_ignored(FAMILIES["glm4_moe"], name) for name in ignored)
-    assert not is_ignored(FAMILIES["glm4_moe"], "model.layers.45.eh_proj.weight")
-    assert is_ignored(FAMILIES["ernie4_5_moe"], "model.mtp_block.0.mlp.up_proj.weight")
+@pytest.mark.parametrize(("data", "ignored"), [("glm4_moe", True), ("deepseek_v3", True), ("kimi_k2", False)])
+def test_the_layer_after_the_last_predicts_a_further_token_and_is_left_unread(data, ignored, read):
+    cfg = read(GLM).model
+    assert is_ignored(FAMILIES[data], "model.layers.4.mlp.experts.3.up_proj.weight", cfg) is ignored
+    for layer in (3, 5, 14, 44):
+        assert not is_ignored(FAMILIES[data], f"model.layers.{layer}.eh_proj.weight", cfg)
+    assert is_ignored(FAMILIES[data], "model.layers.3.self_attn.rotary_emb.inv_freq", cfg)
+
+
+def test_ernies_further_layers_are_left_unread(read):
+    assert is_ignored(FAMILIES["ernie4_5_moe"], "model.mtp_block.0.mlp.up_proj.weight", read(ERNIE).model)
 
 
 def test_minimax_says_in_numbers_how_much_of_a_head_turns(read):
@@ -151,6 +157,11 @@ REFUSED = {
     "biases": (ERNIE, {"use_bias": True}, "'use_bias' is True"),
     "least sum": (ERNIE, {"moe_norm_min": 0.5}, "'moe_norm_min' is 0.5"),
     "experts by layer": (HUNYUAN, {"moe_topk": [1, 2, 2, 2]}, "'moe_topk' must be one"),
+    "another name": (HUNYUAN, {"attention_head_dim": 32}, "'attention_head_dim' is 32"),
+    "two widths": (HUNYUAN, {"moe_intermediate_size": [24, 24, 24, 12]}, "'moe_intermediate_size' must be one"),
+    "another width": (HUNYUAN, {"moe_intermediate_size": 12}, "'moe_intermediate_size' is known as 24 alone"),
+    "shared experts": (HUNYUAN, {"num_shared_expert": [2, 2, 2, 2]}, "'num_shared_expert' is known as 1 alone"),
+    "latent": (HUNYUAN, {"use_mla": True}, "'use_mla' is True"),
     "dynamic": (HUNYUAN, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is not known"),
     "alpha": (HUNYUAN, {"rope_scaling": ALPHA | {"alpha": "1"}}, "alpha must be numbers over 0"),
     "narrow heads": (HUNYUAN, {"rope_scaling": ALPHA, "head_dim": 2}, "heads of 4 or more"),

@@ -7,6 +7,7 @@ Weights come from a formula of their names, so only configurations and logits ar
 
 import functools
 import importlib.util
+import itertools
 import json
 import tempfile
 import zlib
@@ -17,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vishwamai.hf import adapters, config, weights
+from vishwamai.hf import adapters, config, saving, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing, write_folder
 from vishwamai.models import transformer
+from vishwamai.models.attention import attend_cached, attend_whole
+from vishwamai.models.cache import init_cache
 from vishwamai.weights import lora
 
 HERE = Path(__file__).parent
@@ -30,6 +33,16 @@ LOGITS = HERE / "references.npz"
 ADAPTERS = HERE / "adapters.npz"
 TOKENS = np.random.default_rng(7).integers(0, 61, (1, 24)).astype(np.int32)
 TOLERANCE = 1e-5
+PROMPT = 9  # tokens that fill a cache at once, more than the windows of the cases; the others come one at a time
+CACHED = (
+    "mistral",
+    "gemma3_text",
+    "gpt_oss",
+    "deepseek_v3",
+    "gpt2",
+    "cohere2",
+    "ministral3",
+)  # each way to hold and turn
 CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
 ADAPTED = {  # what PEFT's LoraConfig is given
     "llama": {
@@ -44,9 +57,13 @@ ADAPTED = {  # what PEFT's LoraConfig is given
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of a checkpoint, from its name alone; vectors are far from 0 and 1, so that none is idle."""
+    """A tensor of a checkpoint, from its name alone. Scales are far from 0 and 1, so that none is idle.
+
+    Biases have no common sign: they would outweigh the tokens, and every token would go to the same experts.
+    """
     drawn = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-    return 0.2 * drawn if len(shape) > 1 else np.asarray(0.6 + 0.3 * drawn, np.float32)
+    centred = len(shape) > 1 or name.endswith("bias")
+    return np.asarray(0.2 * drawn if centred else 0.6 + 0.3 * drawn, np.float32)
 
 
 def write(folder: Path, data: dict) -> None:
@@ -63,7 +80,7 @@ def write(folder: Path, data: dict) -> None:
 
 
 def theirs(folder: Path) -> np.ndarray:
-    return logits_of(their_model(folder))
+    return their_logits(their_model(folder))
 
 
 def their_model(folder: Path):
@@ -72,11 +89,24 @@ def their_model(folder: Path):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
 
 
-def logits_of(model) -> np.ndarray:
+def their_logits(model) -> np.ndarray:
     import torch
 
     with torch.no_grad():
         return model(torch.tensor(TOKENS, dtype=torch.int64), use_cache=False).logits.numpy()[0]
+
+
+def logits_of(folder: Path) -> np.ndarray:
+    """What we make of a folder."""
+    found = config.read(folder)
+    forward = jax.jit(functools.partial(transformer.forward, cfg=found.model))
+    return np.asarray(forward(weights.load(folder, found), jnp.asarray(TOKENS))[0])[0]
+
+
+def stored(case: str) -> np.ndarray:
+    """What transformers made of a case."""
+    with np.load(LOGITS) as logits:
+        return logits[case]
 
 
 def distance(mine: np.ndarray, reference: np.ndarray) -> float:
@@ -86,12 +116,30 @@ def distance(mine: np.ndarray, reference: np.ndarray) -> float:
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_that_transformers_gave(case, tmp_path):
     write(tmp_path, CASES[case])
+    assert distance(logits_of(tmp_path), stored(case)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_decoding_with_a_cache_gives_them_too(case, tmp_path):
+    write(tmp_path, CASES[case])
+    found, tokens = config.read(tmp_path), jnp.asarray(TOKENS)
+    step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
+    w, cache, parts = weights.load(tmp_path, found), init_cache(found.model, 1, tokens.shape[1]), []
+    for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
+        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_whole)
+        parts.append(out[0])
+    assert distance(np.concatenate(parts), stored(case)) <= TOLERANCE
+
+
+def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
+    write(tmp_path, CASES["deepseek_v3"])
     found = config.read(tmp_path)
-    w = weights.load(tmp_path, found)
-    forward = jax.jit(functools.partial(transformer.forward, cfg=found.model))
-    mine = np.asarray(forward(w, jnp.asarray(TOKENS))[0])[0]
-    with np.load(LOGITS) as stored:
-        assert distance(mine, stored[case]) <= TOLERANCE
+    (tmp_path / "config.json").write_text(json.dumps(CASES["deepseek_v3"] | {"model_type": "kimi_k2"}))
+    kimi = config.read(tmp_path)
+    assert (kimi.model_type, kimi.model, kimi.generation) == ("kimi_k2", found.model, found.generation)
+    assert distance(logits_of(tmp_path), stored("deepseek_v3")) <= TOLERANCE
+    saving.save(tmp_path / "again", weights.load(tmp_path, kimi), kimi.model, model_type=kimi.model_type)
+    assert config.read(tmp_path / "again").model_type == "deepseek_v3"
 
 
 @pytest.mark.parametrize("case", ADAPTED)
@@ -122,8 +170,7 @@ def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_transformers_gives_them_still(case, tmp_path):
     write(tmp_path, CASES[case])
-    with np.load(LOGITS) as stored:
-        assert distance(theirs(tmp_path), stored[case]) <= 1e-6
+    assert distance(theirs(tmp_path), stored(case)) <= 1e-6
 
 
 def store() -> None:
@@ -161,7 +208,7 @@ def store_adapters() -> None:
             model.save_pretrained(folder)
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 kept[f"{case}/{file}"] = np.frombuffer((Path(folder) / file).read_bytes(), np.uint8)
-            kept[f"{case}/logits"] = logits_of(model)
+            kept[f"{case}/logits"] = their_logits(model)
     np.savez_compressed(ADAPTERS, **kept)
     print(f"{len(ADAPTED)} adapters from peft {peft.__version__}: {ADAPTERS.stat().st_size:,} bytes")
 

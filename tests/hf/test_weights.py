@@ -50,6 +50,9 @@ MODELS = {
         tie_embeddings=True,
         stacks=uniform(2, rope=None),
     ),
+    "glm4_moe": ModelConfig(
+        **SIZES, **MOE, stacks=uniform(2, moe=True), router="sigmoid", choice_bias=True, d_shared=12
+    ),
     "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
         **SIZES,
         **MOE,
@@ -178,6 +181,21 @@ def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
     assert {t.dtype for t in safetensors.read_folder(tmp_path).values()} == {np.dtype(jnp.bfloat16)}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert_same(load(tmp_path), jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), w))
+
+
+@pytest.mark.parametrize("name", ["ernie4_5_moe", "glm4_moe"])
+def test_a_choice_bias_is_float32_in_a_model_and_a_folder_of_any_dtype(name, saved, tmp_path):
+    w, folder = saved(name)
+    half = load(folder, dtype="bfloat16")
+    dtypes = {spec.path_name(path): x.dtype for path, x in jax.tree.leaves_with_path(half)}
+    assert dtypes == {path: "float32" if path.endswith("choice_bias") else "bfloat16" for path in dtypes}
+    assert_same(half, jax.tree.map(lambda x, y: x.astype(y.dtype), w, half))
+    saving.save(tmp_path, half, MODELS[name])
+    found = {n: t.dtype.name for n, t in safetensors.read_folder(tmp_path).items()}
+    assert found == {n: "float32" if n.endswith("e_score_correction_bias") else "bfloat16" for n in found}
+    assert "float32" in found.values()
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert_same(load(tmp_path, dtype="bfloat16"), half)
 
 
 def test_large_models_are_saved_in_several_files(saved, tmp_path):

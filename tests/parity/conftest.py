@@ -54,7 +54,7 @@ MOE = {"num_experts_per_tok": 2, "attention_bias": True, "mlp_only_layers": [1],
 
 # name of a case: (transformers' configuration class, what it sets)
 CASES = {
-    "llama": ("LlamaConfig", {"rope_theta": 500.0}),
+    "llama": ("LlamaConfig", {"rope_theta": 500.0, "rms_norm_eps": 1e-3}),
     "llama3": (
         "LlamaConfig",
         {
@@ -195,6 +195,11 @@ CASES = {
         {"head_dim": None, "tie_word_embeddings": True, "original_max_position_embeddings": 16}
         | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
     ),
+    "phi3_longrope": (
+        "Phi3Config",
+        {"head_dim": None, "original_max_position_embeddings": 256}
+        | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
+    ),
     "glm": ("GlmConfig", {"rope_parameters": PARTIAL}),
     "glm4": ("Glm4Config", {"rope_parameters": PARTIAL}),
     "glm4_moe": (
@@ -209,7 +214,11 @@ CASES = {
     ),
     "minimax_m2": ("MiniMaxM2Config", {"num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 8}),
     "minimax_m2_full": ("MiniMaxM2Config", {"num_local_experts": 5, "num_experts_per_tok": 3}),
-    "gpt2": ("GPT2Config", {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}),
+    "gpt2": (
+        "GPT2Config",
+        {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None, "n_inner": 40}
+        | {"layer_norm_epsilon": 1e-3},
+    ),
     "apertus": ("ApertusConfig", {"attention_bias": True, "head_dim": None}),
     "nanochat": ("NanoChatConfig", {"final_logit_softcapping": 1.5, "attention_bias": True, "head_dim": None}),
 }
@@ -251,9 +260,22 @@ def tiny_models(tmp_path_factory):
     return tiny
 
 
+@pytest.fixture
+def measured(request):
+    """`measured(case, name, value)` tells `families_page.py`, where it listens."""
+    return lambda *row: request.node.user_properties.append(row)
+
+
+@pytest.fixture(scope="session")
+def cases():
+    """All of `CASES`."""
+    return CASES
+
+
 def pytest_generate_tests(metafunc):
-    """Every test of `test_model_parity.py` that takes a case runs for all of them."""
-    if "case" in metafunc.fixturenames and metafunc.module.__name__.endswith("test_model_parity"):
+    """Every test that takes a case, and does not say which, runs for all of them."""
+    said = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "case" in metafunc.fixturenames and not any("case" in names for names in said):
         metafunc.parametrize("case", CASES)
 
 

@@ -19,9 +19,11 @@ from vishwamai.hf import config, weights
 pytestmark = pytest.mark.parity
 
 FAMILIES = ("llama3", "qwen3_moe", "gemma3_text")
+MARGIN = 1e-4  # by which the best logit leads the next, of itself, where rounding cannot change their order
 PAD, NEW = 0, 14
 RNG = np.random.default_rng(3)
 PROMPTS = [RNG.integers(3, 61, n).tolist() for n in (7, 3, 9)]
+LEAD = {"phi4_mini": RNG.integers(3, 61, 17).tolist()}  # longer than where transformers changes to other rotations
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def likely_ends(pair, case: str) -> tuple[int, ...]:
     return made[0][4], made[1][2], made[2][6]
 
 
-def theirs(model, prompts, eos, **options):
-    """What transformers makes after each prompt, up to and with the end token, and the scores of beams."""
+def generated(model, prompts, eos, **options):
+    """What transformers gives for prompts, padded at the left to one width, and the width."""
     import torch
 
     width = max(map(len, prompts))
@@ -57,6 +59,12 @@ def theirs(model, prompts, eos, **options):
     out = model.generate(
         ids, attention_mask=mask, return_dict_in_generate=True, output_scores=True, **(settings | options)
     )
+    return out, width
+
+
+def theirs(model, prompts, eos, **options):
+    """What transformers makes after each prompt, up to and with the end token, and the scores of beams."""
+    out, width = generated(model, prompts, eos, **options)
     rows = [until(row[width:].tolist(), eos) for row in out.sequences]
     scores = out.sequences_scores.numpy() if options.get("num_beams", 1) > 1 else None
     return rows, scores
@@ -66,8 +74,28 @@ def until(row: list[int], eos: tuple[int, ...]) -> list[int]:
     return next((row[: i + 1] for i, t in enumerate(row) if t in eos), row)
 
 
+def sure(model, prompts) -> list[list[int]]:
+    """What transformers makes greedily, each row as far as no second token is as good but for rounding."""
+    out, width = generated(model, prompts, ())
+    best_SB2 = np.stack([np.sort(scores.numpy(), -1)[:, -2:] for scores in out.scores])
+    leads_BS = ((best_SB2[..., 1] - best_SB2[..., 0]) > MARGIN * np.abs(best_SB2[..., 1])).T
+    lengths = [row.argmin() if not row.all() else len(row) for row in leads_BS]
+    return [row[width : width + n].tolist() for row, n in zip(out.sequences, lengths, strict=True)]
+
+
+def test_greedy_token_for_token(case, pair, measured):
+    model, w, generator = pair(case)
+    prompts = [LEAD.get(case, []) + prompt for prompt in PROMPTS]
+    expected = sure(model, prompts)
+    found = generator.generate(w, prompts, SamplingParams(temperature=0, max_tokens=NEW)).tokens
+    assert [row[: len(e)] for row, e in zip(found, expected, strict=True)] == expected
+    n = sum(map(len, expected))
+    assert n > 2 * NEW
+    measured(case, "greedy", f"{n} of {n}")
+
+
 @pytest.mark.parametrize("case", FAMILIES)
-def test_greedy(case, pair):
+def test_greedy_until_an_end_token(case, pair):
     model, w, generator = pair(case)
     eos = likely_ends(pair, case)
     rows, _ = theirs(model, PROMPTS, eos)

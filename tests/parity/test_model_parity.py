@@ -46,17 +46,26 @@ def forward(w, cfg) -> np.ndarray:
     return np.asarray(jax.jit(functools.partial(transformer.forward, cfg=cfg))(w, jnp.asarray(TOKENS, jnp.int32))[0])
 
 
-def assert_close(mine: np.ndarray, theirs: np.ndarray) -> None:
-    assert mine.shape == theirs.shape
-    assert np.abs(mine - theirs).max() / np.abs(theirs).max() <= TOLERANCE
+@pytest.fixture
+def compare(case, measured):
+    """`compare(name, mine, theirs)` holds the relative difference to the tolerance, and notes it under that name."""
+
+    def compare(name: str, mine: np.ndarray, theirs: np.ndarray) -> None:
+        assert mine.shape == theirs.shape
+        error = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+        assert error <= TOLERANCE
+        measured(case, name, error)
+
+    return compare
 
 
-def test_logits_equal_those_of_transformers(case, tiny_models, ours):
+def test_logits_equal_those_of_transformers(case, tiny_models, ours, compare, measured):
     pretrained, w = ours(case)
-    assert_close(forward(w, pretrained.model), logits_of(tiny_models(case)[0]))
+    compare("logits", forward(w, pretrained.model), logits_of(tiny_models(case)[0]))
+    measured(case, "model_type", pretrained.model_type)
 
 
-def test_cached_decoding_equals_transformers_uncached(case, tiny_models, ours):
+def test_cached_decoding_equals_transformers_uncached(case, tiny_models, ours, compare):
     pretrained, w = ours(case)
     cfg = pretrained.model
     tokens = jnp.asarray(TOKENS, jnp.int32)
@@ -66,10 +75,10 @@ def test_cached_decoding_equals_transformers_uncached(case, tiny_models, ours):
     for i in range(PROMPT, LENGTH):
         out, cache = step(w, tokens[:, i : i + 1], cache=cache)
         parts.append(out)
-    assert_close(np.concatenate(parts, 1), logits_of(tiny_models(case)[0]))
+    compare("cached", np.concatenate(parts, 1), logits_of(tiny_models(case)[0]))
 
 
-def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path):
+def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path, compare):
     import transformers
 
     model, (pretrained, w) = tiny_models(case)[0], ours(case)
@@ -80,7 +89,7 @@ def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path):
     )
     assert not any(info.values()), info
     assert type(again) is type(model)
-    assert_close(logits_of(again), logits_of(model))
+    compare("back", logits_of(again), logits_of(model))
     assert again.config.eos_token_id == 2 and again.generation_config.eos_token_id == 2
     assert config.read(tmp_path) == pretrained
 

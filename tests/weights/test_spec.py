@@ -55,6 +55,11 @@ def test_names_masks_and_dtypes():
     assert {p.dtype for p in spec.leaves(spec.with_dtype(SPECS, "bfloat16"))} == {"bfloat16"}
 
 
+def test_an_exact_weight_keeps_its_dtype():
+    specs = spec.with_dtype(spec.stack({"w": SPECS.w, "exact": Param((4,), (None,), exact=True)}, 2), "bfloat16")
+    assert (specs["w"].dtype, specs["exact"].dtype) == ("bfloat16", "float32")
+
+
 def test_einsum_casts_the_weight_to_the_activation():
     x = jnp.ones((2, 3), jnp.bfloat16)
     out = einsum("BD,DF->BF", x, jnp.full((3, 4), 2.0))

@@ -88,6 +88,9 @@ HARMLESS = frozenset(
     experts_per_token initial_context_length
     attn_pdrop embd_pdrop n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj task_specific_params embedding_dropout eod_token_id resid_pdrop residual_dropout
+    cla_share_factor class_num dense_list im_end_id im_newline_id im_start_id mask_init_id org_vocab_size pad_id
+    pool_type skip_cls_token text_end_id text_start_id
+    hidden_dropout full_attn_mod interpolate_factor
     boi_token_id boi_token_index eoi_token_id eoi_token_index image_token_id image_token_index vision_config
     """.split()
 )
@@ -104,10 +107,11 @@ def checked(
     model_type: str,
     where: str,
     *,
+    architecture: str | None = None,
     harmless: Collection[str] = HARMLESS,
 ) -> dict[str, Any]:
     """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
-    for problem in problems(data, known, model_type, harmless=harmless):
+    for problem in problems(data, known, model_type, architecture=architecture, harmless=harmless):
         raise ConfigError(f"{where}: {problem.name!r} {problem.why}")
     return {key: data.get(key, attribute.default) for key, attribute in known.items()}
 
@@ -117,11 +121,14 @@ def problems(
     known: Mapping[str, Attribute],
     model_type: str,
     *,
+    architecture: str | None = None,
     harmless: Collection[str] = HARMLESS,
 ) -> Iterator[Problem]:
     """What is not known, not read or out of range in the object of a config.json."""
     for key, value in data.items():
         if key in known or key in harmless or (key in REFUSED and value in (None, False, {})):
+            continue
+        if key == "auto_map" and _names(value, architecture):
             continue
         yield Problem(key, short(value), REFUSED.get(key, f"is not known for {model_type}, so it is not loaded"))
     for key, attribute in known.items():
@@ -130,6 +137,12 @@ def problems(
                 yield Problem(key, "", "is missing")
         elif (why := _fault(data[key], attribute)) is not None:
             yield Problem(key, short(data[key]), why)
+
+
+def _names(auto_map: Any, architecture: str | None) -> bool:
+    """Whether the code that a checkpoint brings for a language model is of the class that is read without it."""
+    named = auto_map.get("AutoModelForCausalLM") if isinstance(auto_map, dict) else None
+    return isinstance(named, str) and named.rpartition(".")[2] == architecture
 
 
 def _fault(value: Any, attribute: Attribute) -> str | None:

@@ -111,7 +111,7 @@ def _attribute_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     if family is None or family.model_type == OWN:
         return
     plain = {key: value for key, value in data.items() if key != QUANTIZATION}
-    yield from attributes.problems(plain, family.attributes, family.model_type)
+    yield from attributes.problems(plain, family.attributes, family.model_type, architecture=family.architecture)
     if family.text is not None and isinstance(data.get("text_config"), dict):
         for problem in _attribute_problems({**data["text_config"], "model_type": family.text}):
             yield dataclasses.replace(problem, name=f"text_config.{problem.name}")
@@ -146,7 +146,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     family = family_of(data["model_type"])
-    a = attributes.checked(data, family.attributes, family.model_type, where)
+    a = attributes.checked(data, family.attributes, family.model_type, where, architecture=family.architecture)
     if family.text is not None:
         tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
         return model_config({**a["text_config"], **tied, "model_type": family.text}, f"{where}: text_config")

@@ -23,18 +23,19 @@ from vishwamai.hf.family import TYPES, Family
 from vishwamai.hf.safetensors import write_whole
 from vishwamai.models.config import ModelConfig, Rope
 
-WRITTEN = tuple(name for name, family in FAMILIES.items() if family.text is None and name != OWN)
+WRITTEN = tuple(name for name, family in FAMILIES.items() if family.written_as == name != OWN)
 
 
 def family_for(cfg: ModelConfig, preferred: str | None = None) -> str:
     """The model type to write a model as: the preferred one, or the first family that expresses it.
 
-    A `gemma3` of text and images is written as its text model. Where no family expresses the model it is `vishwamai`,
-    with a warning that says what does not fit; a preferred one that does not is a `ConfigError`.
+    A `gemma3` of text and images is written as its text model, a `kimi_k2` as the `deepseek_v3` that it is. Where no
+    family expresses the model it is `vishwamai`, with a warning that says what does not fit; a preferred one that does
+    not is a `ConfigError`.
     """
     if preferred is not None and preferred not in FAMILIES:
         raise ConfigError(f"model type {preferred!r} is not written; use {', '.join(WRITTEN)} or {OWN}")
-    preferred = preferred and (FAMILIES[preferred].text or preferred)
+    preferred = preferred and FAMILIES[preferred].written_as
     obstacles = []
     for model_type in WRITTEN if preferred is None else (preferred,):
         lacking = differences(cfg, model_type)

@@ -34,6 +34,8 @@ FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its 
     "final_logit_softcapping": "final_softcap",
 }
 TYPES = ("full_attention", "sliding_attention")
+ROTARY = r".*\.rotary_emb\.inv_freq"
+NEXT_TOKENS = rf"model\.layers\.{{after}}\..*|{ROTARY}"  # the layer after the last one predicts a further token
 
 
 def _nothing(_: Any) -> dict[str, Any]:
@@ -119,7 +121,7 @@ class Family:
 
     `fields` adds to `FIELDS`; `switches` hold for every model of the family. `read` gives fields that need more than
     one attribute's value, and `write` the attributes that they come from. `text` names the family of the text model
-    inside one of several kinds.
+    inside one of several kinds, and `twin` the one that is the same in all but the model type.
     """
 
     model_type: str
@@ -128,7 +130,7 @@ class Family:
     whole: Names
     layer: Names
     moe: Names = dataclasses.field(default_factory=dict)  # stands before `layer` where a layer has experts
-    ignored: str = r".*\.rotary_emb\.inv_freq"  # tensors that hold no weight, or none of the text model's
+    ignored: str = ROTARY  # tensors that hold no weight, or none of the text model's
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     layers: Callable[[Attributes], tuple[Layer, ...]] = layers
@@ -136,7 +138,13 @@ class Family:
     write: Callable[[ModelConfig], Mapping[str, Any]] = _nothing
     prefix: str = ""  # of all names but the output matrix's, which older files leave away
     text: str | None = None
+    twin: str | None = None
     ropes_by_type: bool = False  # whether rope_parameters has an object for each type of layer
+
+    @property
+    def written_as(self) -> str:
+        """The model type that models of this family are written as."""
+        return self.text or self.twin or self.model_type
 
     @property
     def shared(self) -> dict[str, str]:

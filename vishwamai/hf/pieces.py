@@ -34,9 +34,9 @@ def pieces(family: Family, specs, cfg: ModelConfig) -> list[list[Piece]]:
     return [_leaf_pieces(family, path, named, cfg) for path in named]
 
 
-def is_ignored(family: Family, name: str) -> bool:
-    """Whether a tensor of a checkpoint may be left unread."""
-    return re.fullmatch(family.ignored, name) is not None
+def is_ignored(family: Family, name: str, cfg: ModelConfig) -> bool:
+    """Whether a tensor of a model's checkpoint may be left unread."""
+    return re.fullmatch(family.ignored.replace("{after}", str(cfg.n_layers)), name) is not None
 
 
 def _leaf_pieces(family: Family, path: str, named: dict[str, Param], cfg: ModelConfig) -> list[Piece]:

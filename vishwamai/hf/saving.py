@@ -49,7 +49,7 @@ def save(
     """
     model_type, folder = export.family_for(cfg, model_type), Path(folder)
     dtype, writing = np.dtype(jnp.dtype(dtype or w.embed.dtype)), jax.process_index() == 0
-    specs = transformer.specs(cfg)
+    specs = spec.with_dtype(transformer.specs(cfg), dtype)
     _check(w, specs)
     scheme = compressed.written(w, cfg)
     model_type, how = compressed.how(model_type, w, cfg, scheme)
@@ -58,7 +58,7 @@ def save(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
-    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, dtype, scheme))
+    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, scheme))
     safetensors.write_folder(folder, outgoing, max_file_bytes=max_file_bytes, writing=writing)
     if writing:
         export.write(folder, cfg, model_type, generation or Generation(), dtype.name, how)
@@ -72,17 +72,18 @@ def _check(w: Transformer, specs: Transformer) -> None:
 
 
 def _outgoing(
-    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, dtype, scheme: Scheme | None
+    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, scheme: Scheme | None
 ) -> Iterator[Outgoing]:
-    leaves = compressed.leaves(w)
     tensors: dict[str, list[tuple[Any, Piece]]] = {}
-    for leaf, parts in zip(leaves, pieces(family, specs, cfg), strict=True):
+    dtypes: dict[str, np.dtype] = {}
+    for leaf, param, parts in zip(compressed.leaves(w), spec.leaves(specs), pieces(family, specs, cfg), strict=True):
         for piece in parts:
             tensors.setdefault(piece.name, []).append((leaf, piece))
+            dtypes[piece.name] = np.dtype(param.dtype)
     for name, parts in tensors.items():
         shape = parts[0][1].shape
         if scheme is None or not is_quantized(parts[0][0]):
-            yield Outgoing(name, shape, dtype, functools.partial(_stored, parts, dtype))
+            yield Outgoing(name, shape, dtypes[name], functools.partial(_stored, parts, dtypes[name]))
             continue
         values = [(leaf.values, piece) for leaf, piece in parts]
         grid = np.dtype(np.int8) if scheme.kind != "fp8" else np.dtype(values[0][0].dtype)

@@ -109,7 +109,7 @@ def problems(source: Folder, family: Family, wanted: list[list[Piece]], cfg: Mod
     for name in missing:
         yield Problem(name, "", "missing from the weights", str(source.path))
     for name, tensor in found.items():
-        if name not in known and not is_ignored(family, name):
+        if name not in known and not is_ignored(family, name, cfg):
             why = "in the weights, and the configuration has no place for it"
             yield Problem(name, _described(tensor), why, str(source.path))
     for name in shared:

@@ -28,7 +28,7 @@ class Param:
 
     `contract` names the axes that are summed over when the weight is used. Such a weight starts normal with standard
     deviation `gain/sqrt(product of the contracted sizes)`; one that contracts nothing (a norm's scale, a bias) starts
-    at `value`.
+    at `value`. One that is `exact` keeps its dtype whatever the others are cast to.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +37,7 @@ class Param:
     value: float = 1.0
     gain: float = 1.0
     dtype: Any = "float32"
+    exact: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -97,8 +98,8 @@ def count(specs) -> int:
 
 
 def with_dtype(specs, dtype):
-    """The same weights in another dtype."""
-    return map_params(lambda p: dataclasses.replace(p, dtype=dtype), specs)
+    """The same weights in another dtype, those that are exact excepted."""
+    return map_params(lambda p: p if p.exact else dataclasses.replace(p, dtype=dtype), specs)
 
 
 def decay_mask(specs):

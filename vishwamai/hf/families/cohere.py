@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, size
+from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, only, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
 from vishwamai.hf.names import PLAIN, WHOLE
@@ -26,6 +26,14 @@ FAMILIES = (
             "sliding_window": size(4096, LENGTH),
             "sliding_window_pattern": size(4),
             "layer_types": LIST,
+            # what published files say of every model of this kind
+            "layer_switch": only(4),
+            "order_of_interleaved_layers": only("local_attn_first"),
+            "position_embedding_type": only("rope_gptj"),
+            "rotary_pct": only(1.0),
+            "use_qk_norm": only(False),
+            **{f"use_{what}": only(True) for what in ("gated_activation", "parallel_block")},
+            **{f"use_{what}": flag(True) for what in ("embedding_sharing", "parallel_embedding")},
         },
         whole=WHOLE,
         layer=PLAIN,

@@ -1,10 +1,11 @@
-"""DeepSeek V2 and V3: latent attention, grouped routing and shared experts."""
+"""DeepSeek V2 and V3, and Kimi K2: latent attention, grouped routing and shared experts."""
 
+import dataclasses
 import math
 
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, Attribute, flag, number, only, size
-from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.family import NEXT_TOKENS, ROTARY, Attributes, Family, layers
 from vishwamai.hf.names import AT, DENSE, EXPERTS, WHOLE
 from vishwamai.models.config import Latent, ModelConfig
 
@@ -128,38 +129,39 @@ def _read_second(a: Attributes) -> dict:
     return _read(a) | (_groups(a) if a["topk_method"] == "group_limited_greedy" else {})
 
 
-FAMILIES = (
-    Family(
-        model_type="deepseek_v2",
-        architecture="DeepseekV2ForCausalLM",
-        attributes=ATTRIBUTES
-        | {
-            "topk_method": only("greedy", "group_limited_greedy"),
-            "scoring_func": only("softmax"),
-            "norm_topk_prob": only(False),
-            "mlp_bias": only(False),
-        },
-        whole=WHOLE,
-        layer=NAMES,
-        moe=MOE,
-        fields=FIELDS,
-        switches={"norm_topk": False},
-        layers=_layers,
-        read=_read_second,
-        write=_write_second,
-    ),
-    Family(
-        model_type="deepseek_v3",
-        architecture="DeepseekV3ForCausalLM",
-        attributes=THIRD,
-        whole=WHOLE,
-        layer=NAMES,
-        moe=MOE,
-        ignored=r"model\.layers\.61\..*|.*\.rotary_emb\.inv_freq",  # of V3: it predicts a second token
-        fields=FIELDS,
-        switches={"router": "sigmoid", "choice_bias": True},
-        layers=_layers,
-        read=lambda a: _read(a) | _groups(a),
-        write=lambda cfg: _write(cfg) | {"rope_interleave": cfg.layers[0].rope.interleaved},
-    ),
+V2 = Family(
+    model_type="deepseek_v2",
+    architecture="DeepseekV2ForCausalLM",
+    attributes=ATTRIBUTES
+    | {
+        "topk_method": only("greedy", "group_limited_greedy"),
+        "scoring_func": only("softmax"),
+        "norm_topk_prob": only(False),
+        "mlp_bias": only(False),
+    },
+    whole=WHOLE,
+    layer=NAMES,
+    moe=MOE,
+    fields=FIELDS,
+    switches={"norm_topk": False},
+    layers=_layers,
+    read=_read_second,
+    write=_write_second,
 )
+V3 = Family(
+    model_type="deepseek_v3",
+    architecture="DeepseekV3ForCausalLM",
+    attributes=THIRD,
+    whole=WHOLE,
+    layer=NAMES,
+    moe=MOE,
+    ignored=NEXT_TOKENS,
+    fields=FIELDS,
+    switches={"router": "sigmoid", "choice_bias": True},
+    layers=_layers,
+    read=lambda a: _read(a) | _groups(a),
+    write=lambda cfg: _write(cfg) | {"rope_interleave": cfg.layers[0].rope.interleaved},
+)
+KIMI = dataclasses.replace(V3, model_type="kimi_k2", twin=V3.model_type, ignored=ROTARY)
+
+FAMILIES = (V2, V3, KIMI)

@@ -16,7 +16,7 @@ def _slides(a: Attributes) -> list[bool]:
         if not pattern or set(pattern) - set("LG"):
             raise ConfigError(f"'sliding_window_pattern' is {pattern!r}; it must be made of L and G")
         return [pattern[i % len(pattern)] == "L" and i < n - 1 for i in range(n)]
-    return [(i + 1) % max(pattern, 1) != 0 for i in range(n)]
+    return [(i + 1) % max(pattern or 1, 1) != 0 for i in range(n)]
 
 
 FAMILIES = (
@@ -28,7 +28,7 @@ FAMILIES = (
             "vocab_size": size(102_400, 2**24),
             "rms_norm_eps": number(1e-5),
             "sliding_window": size(4096, LENGTH, null=True),
-            "sliding_window_pattern": Attribute((int, str), 4, 0, 1024),
+            "sliding_window_pattern": Attribute((int, str, type(None)), 4, 0, 1024),
             "layer_types": LIST,
         },
         whole=WHOLE,

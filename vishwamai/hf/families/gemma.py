@@ -53,7 +53,8 @@ FAMILIES = (
         attributes={
             **COMMON,
             "vocab_size": size(256_000, 2**24),
-            "hidden_act": only("gelu_pytorch_tanh"),
+            "hidden_act": only("gelu_pytorch_tanh", "gelu"),  # the first releases say gelu, and mean this one
+            "hidden_activation": only(None, "gelu_pytorch_tanh"),
             "head_dim": size(256, HEADS),
             "num_key_value_heads": size(16, HEADS),
             "max_position_embeddings": size(8192, LENGTH),

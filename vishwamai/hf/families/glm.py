@@ -6,7 +6,7 @@ The mixtures (GLM 4.5 and on) turn the halves of that half as pairs, and route a
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, size
-from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.family import NEXT_TOKENS, Attributes, Family, layers
 from vishwamai.hf.names import AT, ATTENTION, EXPERTS, PLAIN, WHOLE, fused, shared_expert
 from vishwamai.models.config import ModelConfig
 
@@ -57,7 +57,6 @@ MIXTURE_FIELDS = {
 }
 MIXTURE_NAMES = EXPERTS | shared_expert("shared_experts")
 CHOICE_BIAS = {"ffn.choice_bias": AT + "mlp.gate.e_score_correction_bias"}
-NEXT_TOKENS = r"model\.layers\.(46|92)\..*"  # the layer after the last, of the models of 46 and of 92, predicts more
 
 
 def _after_dense(a: Attributes) -> list[bool]:
@@ -103,7 +102,7 @@ FAMILIES = (
         whole=WHOLE,
         layer=PLAIN,
         moe=MIXTURE_NAMES | CHOICE_BIAS,
-        ignored=rf"{NEXT_TOKENS}|.*\.rotary_emb\.inv_freq",
+        ignored=NEXT_TOKENS,
         fields=MIXTURE_FIELDS,
         switches={"router": "sigmoid", "choice_bias": True},
         layers=partial(layers, experts=_after_dense),

@@ -3,17 +3,35 @@
 from functools import partial
 
 from vishwamai.errors import ConfigError
-from vishwamai.hf.attributes import COMMON, HEADS, TOKEN, Attribute, flag, number, size
+from vishwamai.hf.attributes import COMMON, HEADS, TOKEN, Attribute, flag, number, only, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, all_layers, layers, no_layers
 from vishwamai.hf.names import AT, EXPERTS, PLAIN, WHOLE, shared_expert
 from vishwamai.models.config import Layer, ModelConfig
 
-ATTRIBUTES = COMMON | {"attention_bias": flag(False), "rms_norm_eps": number(1e-5)}
+ATTRIBUTES = COMMON | {
+    "attention_bias": flag(False),
+    "rms_norm_eps": number(1e-5),
+    "sep_token_id": TOKEN,
+    "attention_head_dim": size(None, HEADS),  # head_dim by another name
+    "norm_type": only("rms"),
+    **dict.fromkeys(("use_qk_norm", "use_rotary_pos_emb"), only(True)),
+    **dict.fromkeys(("add_classification_head", "mlp_bias", "use_cla"), only(False)),
+}
 MIXTURE = ATTRIBUTES | {
     "num_experts": size(1, HEADS),
     "moe_topk": Attribute((int, list), 1, 1, HEADS),
-    "sep_token_id": TOKEN,
+    "moe_intermediate_size": Attribute((int, list, type(None)), None, 1, 2**22),  # intermediate_size once more
+    "num_shared_expert": Attribute((int, list, type(None)), None, 1, HEADS),
+    "moe_layer_num_skipped": only(0),
+    **dict.fromkeys(("norm_topk_prob", "use_mixed_mlp_moe"), only(True)),
+    **dict.fromkeys(("moe_drop_tokens", "moe_random_routing_dropped_token"), only(False)),
+    **dict.fromkeys(("n_group", "topk_group"), only(None, False, 1)),
+    **dict.fromkeys(("group_limited_greedy", "position_embedding_xdrope", "use_mla"), only(False)),
+    "routed_scaling_factor": only(1.0, None, False),
+    "xdrope_section": only(None),
+    # of the latent attention that no model of this kind has
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), size(None)),
 }
 NAMES = PLAIN | {
     "attn.q_norm.scale": AT + "self_attn.query_layernorm.weight",
@@ -26,6 +44,8 @@ SWITCHES = {"qk_norm": True, "qk_norm_late": True}
 def _layers(a: Attributes, experts=no_layers) -> tuple[Layer, ...]:
     """A `dynamic` scaling with an alpha is a larger theta, whatever else it says."""
     said = a["rope_parameters"] or a["rope_scaling"] or {}
+    if a["attention_head_dim"] not in (None, a["head_dim"] or a["hidden_size"] // a["num_attention_heads"]):
+        raise ConfigError(f"'attention_head_dim' is {a['attention_head_dim']}, and head_dim is not")
     if said.get("rope_type", said.get("type")) != "dynamic" or said.get("alpha") is None:
         return layers(a, experts=experts)
     size, theta, alpha = _head_dim(a), said.get("rope_theta", a["rope_theta"] or 1e4), said["alpha"]
@@ -43,11 +63,19 @@ def _head_dim(a: Attributes) -> int:
 
 
 def _read_mixture(a: Attributes) -> dict:
-    chosen = a["moe_topk"] if isinstance(a["moe_topk"], list) else [a["moe_topk"]]
-    if not chosen or not all(type(n) is int and n == chosen[0] for n in chosen):
-        raise ConfigError("'moe_topk' must be one whole number for all layers")
     width = a["intermediate_size"]
-    return biases(a) | {"n_experts_per_token": chosen[0], "d_expert": width, "d_shared": width}
+    for key, value in (("moe_intermediate_size", width), ("num_shared_expert", 1)):
+        if a[key] is not None and _of_all_layers(a, key) != value:
+            raise ConfigError(f"{key!r} is known as {value} alone here, and is {_of_all_layers(a, key)}")
+    return biases(a) | {"n_experts_per_token": _of_all_layers(a, "moe_topk"), "d_expert": width, "d_shared": width}
+
+
+def _of_all_layers(a: Attributes, key: str) -> int:
+    """A number that files repeat for each layer."""
+    values = a[key] if isinstance(a[key], list) else [a[key]]
+    if not values or not all(type(n) is int and n == values[0] for n in values):
+        raise ConfigError(f"{key!r} must be one whole number for all layers")
+    return values[0]
 
 
 def _write_mixture(cfg: ModelConfig) -> dict:
@@ -58,7 +86,7 @@ FAMILIES = (
     Family(
         model_type="hunyuan_v1_dense",
         architecture="HunYuanDenseV1ForCausalLM",
-        attributes=COMMON | {"attention_bias": flag(False), "rms_norm_eps": number(1e-5)},
+        attributes=ATTRIBUTES,
         whole=WHOLE,
         layer=NAMES,
         switches=SWITCHES,

@@ -79,6 +79,7 @@ FAMILIES = (
             "rms_norm_eps": number(1e-5),
             "partial_rotary_factor": number(1.0),
             "sliding_window": size(None, LENGTH),
+            **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), only(False)),
         },
         whole=WHOLE,
         layer=PHI3,

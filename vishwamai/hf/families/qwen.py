@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, size
+from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, only, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
 from vishwamai.hf.names import AT, PLAIN, WHOLE, shared_expert
@@ -81,7 +81,7 @@ FAMILIES = (
     Family(
         model_type="qwen2",
         architecture="Qwen2ForCausalLM",
-        attributes=DENSE,
+        attributes=DENSE | {"use_mrope": only(False)},
         whole=WHOLE,
         layer=PLAIN,
         switches={"attn_bias": True},
