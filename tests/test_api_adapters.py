@@ -103,7 +103,7 @@ def test_a_mesh_compiles_once_too_and_gives_the_same(folders, model):
 def test_merged_and_saved(folders, model, tmp_path):
     model.set_adapter("one")
     before = scores(model)
-    with pytest.raises(CheckpointError, match="merge or dequantise them first"):
+    with pytest.raises(CheckpointError, match="merge or detach adapters first"):
         model.save_pretrained(tmp_path / "never")
     model.merge_adapter()
     assert model.adapters == {}

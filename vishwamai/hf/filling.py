@@ -130,7 +130,7 @@ def _blocks(
     one begins early, so that all have one shape and need one program. `at_once` makes one block of all.
     """
     step = size if at_once else max(1, size * BLOCK // max(BLOCK, values.nbytes))
-    rows = values.reshape(ways, -1, *values.shape[1:]) if isinstance(values, np.ndarray) else None
+    rows = None if isinstance(values, View) else values.reshape(ways, -1, *values.shape[1:])
     unit = (values.shape[0] // ways if rows is None else rows.shape[1]) // size
     for start in range(0, size, step):
         start = min(start, size - step)
