@@ -11,6 +11,9 @@ TORCH := torch==2.13.0
 
 export PYTHONUTF8 = 1
 
+# Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
+UNOPTIMISED ?= 1
+
 .PHONY: setup demo test parity families mutate aot docs-test lint format types base lock clean
 
 setup: $(VENV)/ready
@@ -19,7 +22,8 @@ demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/$(PYTEST) -n 2 --dist loadfile tests -m "not parity and not tpu_aot and not docs"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=$(UNOPTIMISED) $(BIN)/$(PYTEST) -n 2 --dist loadfile tests \
+		-m "not parity and not tpu_aot and not docs"
 
 parity: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests -m parity

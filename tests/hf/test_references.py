@@ -113,6 +113,15 @@ def distance(mine: np.ndarray, reference: np.ndarray) -> float:
     return float(np.abs(mine - reference).max() / np.abs(reference).max())
 
 
+@pytest.fixture(autouse=True)
+def optimised():
+    """The programs that people run: what is left out without the optimiser costs digits."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_that_transformers_gave(case, tmp_path):
     write(tmp_path, CASES[case])

@@ -68,10 +68,11 @@ def _source(args: argparse.Namespace) -> Iterator[Path]:
     from vishwamai.training import trainer
 
     run, result = trainer.newest(folder)
+    model: Any = run.model
     left: Any = result
     print(f"{folder}: step {left.step:,} of {run.training.steps:,}")
     with tempfile.TemporaryDirectory(dir=folder) as made:  # on the disk that has room for its checkpoints
-        VishwamAI(run.model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
+        VishwamAI(model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
         del left, result
         yield Path(made)
 

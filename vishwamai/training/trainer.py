@@ -98,6 +98,8 @@ def newest(folder: Path) -> tuple[RunConfig, Result]:
     Raises `ConfigError` where the folder holds no run, and `CheckpointError` where it has no checkpoint to use.
     """
     run = from_dict(RunConfig, load_json(folder / RUN), str(folder / RUN))
+    if run.model is None or run.training.adapter is not None:
+        raise ConfigError(f"{folder}: this run trains an adapter, which is no model; load_adapter reads its folder")
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = abstract_state(run.model, run.training.optimizer, run.training.steps, SINGLE)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state)
