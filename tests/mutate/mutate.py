@@ -25,6 +25,7 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent.parent
 LIST = Path(__file__).with_name("mutations.txt")
 TESTS = "tests/hf/test_references.py"
+STORED = ("references.json", "references.npz", "adapters.npz")
 WHOLE, CACHED = "test_logits_are_those_that_transformers_gave", "test_decoding_with_a_cache_gives_them_too"
 AT_ONCE = 2
 
@@ -81,7 +82,7 @@ def outcome(mutation: Mutation | None) -> Outcome:
 def copy(folder: Path) -> None:
     """What the tests need: the package without its built-in model, and the tests themselves."""
     shutil.copytree(ROOT / "vishwamai", folder / "vishwamai", ignore=shutil.ignore_patterns("assets", "__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py", TESTS, "tests/hf/references.json", "tests/hf/references.npz"):
+    for name in ("pyproject.toml", "tests/conftest.py", TESTS, *(f"tests/hf/{name}" for name in STORED)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
 
@@ -115,11 +116,10 @@ def main(words: list[str]) -> int:
     """Tries all mistakes, or those with one of these words in their switch, text or file. Returns the exit status."""
     begin, console = time.monotonic(), Console(width=None if sys.stdout.isatty() else 160)
     chosen = [m for m in mutations() if not words or any(word in f"{m.switch} {m.what} {m.file}" for word in words)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        tried = pool.map(outcome, (None, *chosen))
-        healthy, *seen = track(tried, "breaking", total=len(chosen) + 1, console=console)
-    if healthy.caught_by:
+    if (healthy := outcome(None)).caught_by:
         raise SystemExit(f"the code as it is fails {healthy.caught_by} ({healthy.how}), so nothing can be told")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        seen = list(track(pool.map(outcome, chosen), "breaking", total=len(chosen), console=console))
     found = list(zip(chosen, seen, strict=True))
     survivors = [mutation for mutation, its in found if not its.caught_by]
     console.print(table(found))
