@@ -162,7 +162,7 @@ def test_numbers_beyond_float16_are_refused_and_nothing_is_left(stored, tmp_path
     write(source, tensors)
     with pytest.raises(CheckpointError, match=r"'model.norm.weight' has numbers that float16 does not hold"):
         convert.convert(source, tmp_path / "new", dtype="float16")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
     convert.convert(source, tmp_path / "new", dtype="bfloat16")
 
 
@@ -174,7 +174,7 @@ def test_an_interrupted_conversion_leaves_nothing(stored, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         convert.convert(stored("llama"), tmp_path / "new", max_file_bytes=20_000, progress=interrupt)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_config_json_is_the_last_file(stored, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Quantised weights in folders: those of published formats, encoded here by the formats' own words, and our own."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -254,6 +255,7 @@ def described(**changes) -> dict:
         (described(actorder="group"), "actorder is group"),
         (described(strategy="group", group_size=None), "strategy 'group', group_size None"),
         (described() | {"config_groups": {}}, "config_groups must say"),
+        (described() | {"config_groups": []}, "config_groups must say"),
         (described() | {"config_groups": {"a": 1}}, "config_groups must say"),
         (described() | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config is"),
         (described(format="pack-quantized", type="float"), "type is float"),
@@ -272,6 +274,58 @@ def test_scales_that_do_not_fit_are_refused(saved, tmp_path):
     said = {"quant_method": "fp8", "weight_block_size": [16, 16]}
     with pytest.raises(CheckpointError, match=r"q_proj.weight': \[3, 3\] scales do not fit \[64, 32\] in blocks of"):
         load(restored(saved("llama")[1], change, said, tmp_path))
+
+
+SPOILT = {  # what is wrong: (which tensor's name ends so, what becomes of it, what is said)
+    "rank": ("q_proj.weight_scale", lambda a: a[..., None], "must be matrices"),
+    "kind": ("q_proj.weight_scale", lambda a: a.astype(np.int32), "is int32, and holds scales, which are floats"),
+    "nan": ("q_proj.weight_scale", lambda a: a * np.nan, "has a scale that is not finite"),
+    "words": ("q_proj.weight_packed", lambda a: a.astype(np.int64), "is int64 of shape .* it must be int32"),
+    "shape": ("q_proj.weight_shape", lambda a: a - [0, 9], "must be int32, that of .* packed, as"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.parametrize("quantization", [None, "keep"])
+def test_packed_weights_that_contradict_themselves_are_refused(fault, quantization, saved, tmp_path):
+    end, spoil, message = SPOILT[fault]
+    saving.save(tmp_path / "whole", load(saved("llama")[1], quantization="int4"), MODELS["llama"])
+    said = json.loads((tmp_path / "whole" / "config.json").read_text())["quantization_config"]
+    (tmp_path / "spoilt").mkdir()
+
+    def change(name: str, array: np.ndarray):
+        return {name: spoil(array)} if name.endswith(end) else None
+
+    folder = restored(tmp_path / "whole", change, said, tmp_path / "spoilt")
+    with pytest.raises(CheckpointError, match=message):
+        load(folder, quantization=quantization)
+
+
+@pytest.mark.parametrize("part, spoil", [("_scales", lambda a: a[..., :1]), ("_blocks", lambda a: a[..., :8])])
+def test_mxfp4_blocks_and_scales_that_do_not_fit_are_refused(part, spoil, saved, tmp_path):
+    encode = mxfp4({})
+
+    def change(name: str, array: np.ndarray):
+        found = encode(name, array)
+        return found and {k: spoil(v) if k.endswith(part) and v.shape[-1] > 1 else v for k, v in found.items()}
+
+    cfg = dataclasses.replace(MODELS["gpt_oss"], d_model=64, d_expert=64)
+    draw = np.random.default_rng(0).standard_normal
+    w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(cfg))
+    saving.save(tmp_path / "whole", w, cfg, model_type="gpt_oss")
+    (tmp_path / "spoilt").mkdir()
+    folder = restored(tmp_path / "whole", change, {"quant_method": "mxfp4"}, tmp_path / "spoilt")
+    with pytest.raises(CheckpointError, match=f"{part}' is uint8 of shape .* it must be uint8"):
+        load(folder)
+
+
+def test_inputs_that_fill_no_whole_words(tmp_path):
+    cfg = dataclasses.replace(MODELS["llama"], d_ff=46)
+    draw = np.random.default_rng(0).standard_normal
+    w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(cfg))
+    small = quantize.quantize(w, transformer.specs(cfg), Scheme.named("int8"))
+    saving.save(tmp_path, small, cfg)
+    assert_same(load(tmp_path, quantization="keep"), small)
 
 
 def test_codes_without_scales_are_no_weights(saved, tmp_path):

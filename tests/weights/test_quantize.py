@@ -90,7 +90,7 @@ def test_experts_contract_their_own_rows(name):
     assert np.abs(out - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("name", ["int3", "", "int8:", "int8:4", "int8:x", "mxfp4", "int4:-8", "keep"])
+@pytest.mark.parametrize("name", ["int3", "", "int8:", "int8:4", "int8:x", "mxfp4", "int4:-8", "keep", 8, True])
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(ConfigError, match="is not known; use int8, int4, fp8"):
         Scheme.named(name)

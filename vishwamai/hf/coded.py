@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from vishwamai.errors import CheckpointError
 from vishwamai.weights.quantize import Scheme
 
 CODES = {"int8": np.int8, "int4": ml_dtypes.int4, "fp8": ml_dtypes.float8_e4m3fn, "mxfp4": ml_dtypes.float4_e2m1fn}
@@ -97,7 +98,10 @@ class Coded:
     def _scale(self, axes: Axes) -> np.ndarray:
         grid = np.ix_(*(np.atleast_1d(np.asarray(axis)) // n for axis, n in zip(axes, self.block, strict=True)))
         kept = tuple(slice(None) if isinstance(axis, range) else 0 for axis in axes)
-        return np.asarray(self.scale(grid), np.float32)[kept]
+        scale = np.asarray(self.scale(grid), np.float32)[kept]
+        if not np.isfinite(scale).all():
+            raise CheckpointError(f"{self.path}: tensor {self.name!r} has a scale that is not finite; it is damaged")
+        return scale
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[range, ...]:

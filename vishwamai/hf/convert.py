@@ -83,6 +83,7 @@ def convert(
     total = sum(t.size for t in tensors)
     _check_space(target, total + sum(file.stat().st_size for file in copied))
     named = dtype or tensors[0].dtype.name  # the embedding is the first of our tree
+    was_there = target.exists()
     _made(target)
     try:
         safetensors.write_folder(target, list(_counted(tensors, total, progress)), max_file_bytes=max_file_bytes)
@@ -91,6 +92,8 @@ def convert(
         export.write(target, found.model, written_as, found.generation, named, how)
     except BaseException:
         _empty(target)
+        if not was_there:
+            target.rmdir()
         raise
     return Converted(written_as, named, sum(f.stat().st_size for f in target.rglob("*") if f.is_file()))
 

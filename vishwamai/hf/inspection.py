@@ -187,4 +187,7 @@ def _tensor_problems(folder: Path, cfg: ModelConfig, model_type: str, storage: S
         wanted = pieces(family, transformer.specs(cfg), cfg)
     except ConfigError as error:  # without an attribute that was left out, the family has no name for a weight
         return [Problem("weights", "", str(error), str(folder))]
-    return list(weights.problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
+    try:
+        return list(weights.problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
+    except CheckpointError as error:  # quantised weights whose scales do not fit them
+        return [Problem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]

@@ -12,10 +12,12 @@ import numpy as np
 
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf.coded import CODES, Axes, Coded, index_of
-from vishwamai.hf.safetensors import Tensor
+from vishwamai.hf.safetensors import DTYPES, Tensor
 
 METHODS = ("fp8", "mxfp4", "compressed-tensors")
 PACKED = ("pack-quantized",)
+SCALES = tuple(np.dtype(DTYPES[name]) for name in ("F32", "F16", "BF16"))
+MXFP4_BYTES = 16  # of the 32 codes that share a scale
 UNPACKED = ("int-quantized", "float-quantized", "naive-quantized")
 
 
@@ -42,14 +44,17 @@ class Storage:
     def _fp8(self, name, tensor, tensors, view):
         if tensor.dtype != CODES["fp8"] or f"{name}_scale_inv" not in tensors:
             return None, ()
-        module, scale = name.removesuffix("weight"), _matrix(view(f"{name}_scale_inv"))
+        module, scale = name.removesuffix("weight"), _scales(tensors[f"{name}_scale_inv"], view)
         used = (name, f"{name}_scale_inv", f"{module}activation_scale", f"{module}input_scale")
         return self._matmul(name, tensor.path, "fp8", tensor.shape, _bytes(view(name)), scale), used
 
     def _mxfp4(self, name, tensor, tensors, view):
         plain = name.removesuffix("_blocks")
-        if plain == name or f"{plain}_scales" not in tensors or len(tensor.shape) != 4 or tensor.dtype != np.uint8:
+        if plain == name or f"{plain}_scales" not in tensors:
             return None, ()
+        scales = tensors[f"{plain}_scales"]
+        _require(tensor, np.uint8, len(tensor.shape) == 4 and tensor.shape[-1] == MXFP4_BYTES, "[E, out, groups, 16]")
+        _require(scales, np.uint8, scales.shape == tensor.shape[:3], "those of its blocks, without the last axis")
         experts, outputs, groups, half = tensor.shape
         raw, exponents = view(name).reshape(experts, outputs, groups * half), view(f"{plain}_scales")
 
@@ -67,16 +72,30 @@ class Storage:
     def _compressed(self, name, tensor, tensors, view):
         plain = name.removesuffix("_packed")
         packed = plain != name
-        if f"{plain}_scale" not in tensors or len(tensor.shape) != 2 or not (packed or tensor.dtype.itemsize == 1):
+        if f"{plain}_scale" not in tensors or not (packed or tensor.dtype in (CODES["fp8"], np.int8)):
             return None, ()
         kind = f"int{self.bits}" if packed or tensor.dtype == np.int8 else "fp8"
-        shape = (tensor.shape[0], tensor.shape[1] * 32 // self.bits) if packed else tensor.shape
+        shape = self._unpacked_shape(tensor, tensors, view, plain) if packed else tensor.shape
         codes = _unpacked(view(name), self.bits) if packed else _bytes(view(name))
         used = (name, f"{plain}_scale", f"{plain}_shape", f"{plain.removesuffix('weight')}input_scale")
-        return self._matmul(plain, tensor.path, kind, shape, codes, _matrix(view(f"{plain}_scale"))), used
+        return self._matmul(plain, tensor.path, kind, shape, codes, _scales(tensors[f"{plain}_scale"], view)), used
+
+    def _unpacked_shape(self, tensor, tensors, view, plain) -> tuple[int, ...]:
+        """The shape of what is packed: the last word of a row may be filled up."""
+        _require(tensor, np.int32, len(tensor.shape) == 2, "[out, words]")
+        shape = (tensor.shape[0], tensor.shape[1] * 32 // self.bits)
+        if (said := tensors.get(f"{plain}_shape")) is not None:
+            _require(said, np.int64, said.shape == (2,), "[2]")
+            given = tuple(int(n) for n in view(said.name))
+            fits = given[0] == shape[0] and 0 < given[1] <= shape[1] < given[1] + 32 // self.bits
+            _require(tensor, np.int32, fits, f"that of {list(given)} packed, as {said.name!r} says")
+            shape = given
+        return shape
 
     def _matmul(self, name, path, kind, shape, codes, scale) -> Coded:
         """A matrix `[out, in]` of codes, and that of its scales."""
+        if len(shape) != 2 or len(scale.shape) != 2 or 0 in shape:
+            raise CheckpointError(f"{path}: tensor {name!r}: it and its scales must be matrices, and not empty")
         block = tuple(n if one == 1 else b or n for n, b, one in zip(shape, self.block, scale.shape, strict=True))
         if tuple(-(-n // b) for n, b in zip(shape, block, strict=True)) != scale.shape:
             sizes = f"{list(scale.shape)} scales do not fit {list(shape)} in blocks of {list(block)}"
@@ -84,9 +103,19 @@ class Storage:
         return Coded(name, path, kind, tuple(shape), codes, lambda grid: scale[grid], block)
 
 
-def _matrix(scale: np.ndarray) -> np.ndarray:
-    """A scale's values as a matrix: one of all, or a column of the outputs'."""
+def _scales(tensor: Tensor, view: Callable[[str], np.ndarray]) -> np.ndarray:
+    """A tensor of scales as a matrix: one of all, or a column of the outputs'."""
+    if tensor.dtype not in SCALES:
+        what = f"is {tensor.dtype}, and holds scales, which are floats"
+        raise CheckpointError(f"{tensor.path}: tensor {tensor.name!r} {what}")
+    scale = view(tensor.name)
     return scale.reshape(-1, 1) if scale.ndim < 2 else scale
+
+
+def _require(tensor: Tensor, dtype, fits: bool, shape: str) -> None:
+    if tensor.dtype != dtype or not fits:
+        what = f"is {tensor.dtype} of shape {list(tensor.shape)}"
+        raise CheckpointError(f"{tensor.path}: tensor {tensor.name!r} {what}; it must be {np.dtype(dtype)}, {shape}")
 
 
 def _bytes(raw: np.ndarray) -> Callable:
@@ -149,7 +178,9 @@ def _read_compressed(said: Mapping[str, Any]) -> Storage:
     _allow(said, "sparsity_config", None, {})
     _allow(said, "transform_config", None, {})
     groups = said.get("config_groups")
-    weights = [g.get("weights") if isinstance(g, Mapping) else None for g in groups.values()] if groups else []
+    if not isinstance(groups, Mapping):
+        raise ConfigError("config_groups must say how weights are quantised")
+    weights = [g.get("weights") if isinstance(g, Mapping) else None for g in groups.values()]
     if not weights or not all(isinstance(w, Mapping) for w in weights):
         raise ConfigError("config_groups must say how weights are quantised")
     for w in weights:

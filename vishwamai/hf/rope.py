@@ -78,6 +78,9 @@ def _longrope(values: Mapping[str, Any], theta: float, max_length: int, where: s
                 _check_number(number, f"{where}: {key}")
     if not all(isinstance(values.get(key), list) for key in _LISTS):
         raise ConfigError(f"{where}: rope_type 'longrope' needs the lists short_factor and long_factor")
+    if type(original) is not int or original < 2:
+        key = "original_max_position_embeddings"
+        raise ConfigError(f"{where}: {key} is {original}; it must be a whole number, 2 or more")
     factor = values.get("factor") or max_length / original
     growth = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return Rope(

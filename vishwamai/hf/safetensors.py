@@ -24,6 +24,7 @@ from vishwamai.errors import CheckpointError, ConfigError, HubError
 
 SINGLE_FILE = "model.safetensors"
 MAX_HEADER = 16 * 2**20
+MAX_INDEX = 128 * 2**20  # a quantised model of 61 layers of 384 experts has 20 MB
 MAX_TENSORS = 100_000  # in one file
 MAX_NAME = 512
 
@@ -141,7 +142,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
             return read_header(hub.member(folder, SINGLE_FILE))
         if not (folder / hub.INDEX).exists():
             raise CheckpointError(_no_weights(folder))
-        return _read_indexed(folder, load_json(hub.member(folder, hub.INDEX), max_bytes=MAX_HEADER))
+        return _read_indexed(folder, load_json(hub.member(folder, hub.INDEX), max_bytes=MAX_INDEX))
     except (HubError, ConfigError) as error:
         raise CheckpointError(str(error)) from None
 

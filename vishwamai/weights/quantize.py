@@ -45,7 +45,7 @@ class Scheme:
     @classmethod
     def named(cls, text: str) -> "Scheme":
         """`int8`, `int4` (groups of 32), `fp8`, or one of these with groups of another size: `int4:128`."""
-        kind, colon, size = text.partition(":")
+        kind, colon, size = str(text).partition(":")
         if kind not in NAMED or (colon and not (size.isascii() and size.isdecimal() and int(size) >= LEAST_GROUP)):
             raise ConfigError(
                 f"quantisation {text!r} is not known; use {', '.join(NAMED)}, or with the inputs that share a scale "

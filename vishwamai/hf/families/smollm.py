@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, WINDOW, flag, size
 from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
@@ -10,8 +11,12 @@ from vishwamai.models.config import ModelConfig
 
 
 def _turns(a: Attributes, _: list[bool] | None = None) -> list[bool]:
-    given, every = a["no_rope_layers"], a["no_rope_layer_interval"]
-    return [(i + 1) % every != 0 for i in range(a["num_hidden_layers"])] if given is None else [bool(x) for x in given]
+    given, every, n = a["no_rope_layers"], a["no_rope_layer_interval"], a["num_hidden_layers"]
+    if given is None:
+        return [(i + 1) % every != 0 for i in range(n)]
+    if len(given) != n or not all(x in (0, 1) for x in given):
+        raise ConfigError(f"'no_rope_layers' must be 0 or 1 for each of the {n} layers")
+    return [bool(x) for x in given]
 
 
 def _write(cfg: ModelConfig) -> dict:
