@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-CONFIGURATIONS = {
-    "llama": {"vocab_size": 32768, "d_model": 2048, "d_ff": 5632, "n_heads": 16, "n_kv_heads": 8, "head_dim": 128},
-    "qwen3_moe": {"vocab_size": 65536, "d_model": 1024, "d_ff": 2048, "n_heads": 8, "n_kv_heads": 4, "head_dim": 128}
-    | {"n_experts": 16, "n_experts_per_token": 2, "d_expert": 1024, "qk_norm": True},
+CONFIGURATIONS = {  # widths and vocabularies of Llama 3.2 1B and Qwen 3 30B-A3B, with as many layers as fit the size
+    "llama": {"vocab_size": 128256, "d_model": 2048, "d_ff": 8192, "n_heads": 32, "n_kv_heads": 8, "head_dim": 64}
+    | {"tie_embeddings": True},
+    "qwen3_moe": {"vocab_size": 151936, "d_model": 2048, "d_ff": 6144, "n_heads": 32, "n_kv_heads": 4, "head_dim": 128}
+    | {"n_experts": 128, "n_experts_per_token": 8, "d_expert": 768, "qk_norm": True},
 }
 MESHES = {
     "llama": ({}, {"fsdp": 4, "tensor": 2}),
