@@ -1,6 +1,7 @@
 """Checkpoints: what is restored is what was saved, on any mesh, or is not restored at all."""
 
 import gc
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -83,12 +84,19 @@ def test_a_damaged_file_costs_one_step_and_never_gives_wrong_values(tmp_path, wh
     np.testing.assert_array_equal(tree["w"], TREE["w"] + 1)
 
 
+def test_another_s_checkpoint_in_the_making_may_be_left_alone(tmp_path, tmp_path_factory):
+    saved(tmp_path, 1)
+    seen = tmp_path_factory.mktemp("seen") / "checkpoints"  # where no manager that clears is still at work
+    shutil.copytree(tmp_path, seen)
+    (seen / "4.orbax-checkpoint-tmp").mkdir()
+    assert Checkpoints(seen, clear=False).steps() and (seen / "4.orbax-checkpoint-tmp").exists()
+
+
 def test_what_is_no_checkpoint_is_not_taken_for_one(tmp_path):
     saved(tmp_path, 1)
     (tmp_path / "2").mkdir()
     (tmp_path / "3").write_text("not a folder")
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
-    assert Checkpoints(tmp_path, clear=False).steps() and (tmp_path / "4.orbax-checkpoint-tmp").exists()
     with pytest.warns(RuntimeWarning, match="step 2"):
         assert Checkpoints(tmp_path).restore(TREE)[0] == 1
     assert not (tmp_path / "4.orbax-checkpoint-tmp").exists()
