@@ -20,6 +20,7 @@ from vishwamai.data import game24, generated
 from vishwamai.data.rows import Problem
 
 MAX_NEW_TOKENS = 256
+CORPORA = ("game24", "word_problems", "explanations")  # what the built-in model learned
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -32,7 +33,7 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 def problems_of(limit: int | None, at_once: bool) -> dict[str, list[Problem]]:
     """The held-out problems by kind, each kind's first `limit`."""
-    found = [problem for name in generated.CORPORA for problem in generated.held_out(name)]
+    found = [problem for name in CORPORA for problem in generated.held_out(name)]
     found += game24.held_out(at_once=True) if at_once else []
     kinds: dict[str, list[Problem]] = {}
     for problem in found:

@@ -26,6 +26,7 @@ from vishwamai.training.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 NEW_TOKENS = 160
+CORPORA = ("game24", "word_problems", "explanations")  # what the built-in model learned
 console = Console(highlight=False)
 
 
@@ -42,7 +43,7 @@ class Measured:
 
 def questions(sample: int) -> dict[str, list[Problem]]:
     """For each corpus `sample` held-out problems, drawn once and for all."""
-    found = {name: generated.held_out(name) for name in generated.CORPORA}
+    found = {name: generated.held_out(name) for name in CORPORA}
     return {name: random.Random(0).sample(problems, sample) for name, problems in found.items()}
 
 

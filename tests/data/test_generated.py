@@ -22,7 +22,7 @@ def test_unknown_names_are_refused(name, split):
 
 
 def test_held_out_of_an_unknown_corpus_is_refused():
-    with pytest.raises(DataError, match="game24, word_problems, explanations"):
+    with pytest.raises(DataError, match="game24, word_problems, explanations, countdown"):
         held_out("mixture")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vishwamai.cli.arguments import add_verb
+from vishwamai.errors import ConfigError
 
 
 def add(verbs: Any) -> None:
@@ -40,7 +41,13 @@ def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
     from vishwamai.api import VishwamAI
     from vishwamai.training import trainer
 
-    result: Any = trainer.train(run, folder, max_seconds=max_seconds)
+    start = None
+    if (name := run.training.start) is not None:
+        found = VishwamAI.from_pretrained(name, mesh=run.tpu.sizes() or None)
+        if found.config != run.model:
+            raise ConfigError(f"model is not that of training.start {name}; describe the same one")
+        start = found.weights
+    result: Any = trainer.train(run, folder, start=start, max_seconds=max_seconds)
     VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
     return result
 

@@ -8,11 +8,11 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from vishwamai.data import explanations, game24, word_problems
+from vishwamai.data import countdown, explanations, game24, word_problems
 from vishwamai.data.rows import Problem, Row
 from vishwamai.errors import DataError
 
-CORPORA = {"game24": game24, "word_problems": word_problems, "explanations": explanations}
+CORPORA = {"game24": game24, "word_problems": word_problems, "explanations": explanations, "countdown": countdown}
 SPLITS = ("train", "held_out")
 
 

@@ -35,10 +35,12 @@ class Training:
     """What is trained on, for how long, and how the weights move.
 
     A batch is `batch` lines of `length` tokens packed full; with `token_budget` it is as many rows of like length (one
-    of `lengths`) as the budget holds. With an `adapter`, what is trained stands beside a model that stays as it is.
+    of `lengths`) as the budget holds. `start` names a model whose weights the run starts from in place of random ones.
+    With an `adapter`, what is trained stands beside a model that stays as it is.
     """
 
     data: Data
+    start: str | None = None
     adapter: Adapter | None = None
     optimizer: Optimizer = Optimizer()
     steps: int = 1000
@@ -52,6 +54,8 @@ class Training:
     z_loss: float = 0.0
 
     def __post_init__(self):
+        if self.start is not None and self.adapter is not None:
+            raise ConfigError("training.start would do nothing: an adapter starts from its training.adapter.base")
         for name, least, most in RANGES:
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be from {least} to {most}")

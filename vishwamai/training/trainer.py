@@ -28,7 +28,7 @@ from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.training.config import RunConfig
-from vishwamai.training.step import abstract_state, compiled_step, evaluate_sums, init_state
+from vishwamai.training.step import abstract_state, compiled_step, evaluate_sums, init_state, state_of
 
 HOPELESS = 10  # batches
 RUN = "run.json"
@@ -50,11 +50,13 @@ def train(
     folder: str | Path,
     *,
     base=None,
+    start=None,
     max_seconds: float | None = None,
     sinks: tuple[Sink, ...] = (),
     show: bool = True,
 ) -> Result:
-    """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights.
+    """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights, and
+    a run that goes on from a model those of its `start`, in float32.
 
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on. Raises
@@ -66,11 +68,16 @@ def train(
         raise ConfigError(f"max_seconds is {max_seconds}; it must be 0 or more")
     if (base is None) != (run.training.adapter is None) or run.model is None:
         raise ConfigError("training.adapter needs its base: train(run.beside(model.config), ..., base=model.weights)")
+    if (start is None) != (run.training.start is None):
+        raise ConfigError("training.start needs its weights: train(run, ..., start=model.weights)")
     sharding = _sharding(run)
     tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
     batches = _batches(run, corpus.samples(run.training.data, tokenizer))
     t = run.training
-    state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
+    if start is None:
+        state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
+    else:
+        state = state_of(start, run.model, t.optimizer, t.steps)
     saved = Checkpoints(folder / "checkpoints", keep=run.logging.keep)
     if (found := saved.restore(state)) is not None:
         _, state, extra = found
