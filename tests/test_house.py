@@ -29,7 +29,7 @@ HOUSE: dict[str, tuple[int, str]] = {
         "training.step training.optim generation.decode data.packing hf.config models parallel weights config",
     ),
     "serving": (6, "generation text monitor models config"),
-    "reasoning": (6, "generation.sampling config"),
+    "reasoning": (6, "generation text data config"),
     "distillation": (6, "training generation models data ops config"),
     "training": (5, "data checkpoint models monitor weights parallel ops precision config"),
     "generation": (5, "models parallel weights config"),

@@ -1,0 +1,1 @@
+"""Chains, trees and both: solving problems with a language model, in steps that programs can check."""

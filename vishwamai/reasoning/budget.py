@@ -1,0 +1,83 @@
+"""How much a search may use: tokens, calls, seconds and nodes, one budget within another. It knows no search."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vishwamai.errors import InputError
+
+LIMITS = ("tokens", "calls", "seconds", "nodes")
+
+
+class Spent(Exception):
+    """A budget allows nothing more; a search that meets it gives the best answer it has. `limit` names what ran out."""
+
+    def __init__(self, limit: str):
+        super().__init__(f"the budget of {limit} is spent")
+        self.limit = limit
+
+
+class Budget:
+    """Limits, each None where there is none: new tokens, model calls of one problem, seconds, thoughts in the tree.
+
+    What is spent within `within(...)` is spent here too. Time runs from the making of the budget. 0 is a limit like any
+    other. Raises `InputError` for a negative one.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: int | None = None,
+        calls: int | None = None,
+        seconds: float | None = None,
+        nodes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        _outer: "Budget | None" = None,
+    ):
+        self.limits: dict[str, Any] = {"tokens": tokens, "calls": calls, "seconds": seconds, "nodes": nodes}
+        for name, limit in self.limits.items():
+            if limit is not None and not (isinstance(limit, int | float) and limit >= 0):
+                raise InputError(f"the budget's {name} is {limit!r}; it must be a number, 0 or more, or None")
+        self.spent = dict.fromkeys(("tokens", "calls", "nodes"), 0)
+        self._clock, self._begun, self._outer = clock, clock(), _outer
+
+    def within(self, **limits: Any) -> "Budget":
+        """A budget inside this one, with limits of its own."""
+        return Budget(**limits, clock=self._clock, _outer=self)
+
+    def fresh(self) -> "Budget":
+        """A budget with the same limits of its own, of which nothing is spent, inside the same outer one."""
+        return Budget(**self.limits, clock=self._clock, _outer=self._outer)
+
+    @property
+    def seconds(self) -> float:
+        """Since this budget was made."""
+        return self._clock() - self._begun
+
+    @property
+    def deadline(self) -> float | None:
+        """When the first of the limits on seconds is reached, by the budget's clock."""
+        own = self.limits["seconds"]
+        ends = [] if own is None else [self._begun + own]
+        ends += [] if self._outer is None or self._outer.deadline is None else [self._outer.deadline]
+        return min(ends, default=None)
+
+    def left(self, name: str) -> float:
+        """How much of a limit is left, inside the outer budgets too; infinite where there is none."""
+        limit = self.limits[name]
+        used = self.seconds if name == "seconds" else self.spent[name]
+        own = float("inf") if limit is None else max(limit - used, 0)
+        return own if self._outer is None else min(own, self._outer.left(name))
+
+    def spend(self, **used: int) -> None:
+        """Notes what was used: `tokens`, `calls` or `nodes`."""
+        for name, amount in used.items():
+            self.spent[name] += amount
+        if self._outer is not None:
+            self._outer.spend(**used)
+
+    def check(self) -> None:
+        """Raises `Spent` where a limit is reached."""
+        for name in LIMITS:
+            if self.left(name) <= 0:
+                raise Spent(name)

@@ -1,0 +1,137 @@
+"""Runs many searches in step: what they ask for at the same time becomes one call of the model.
+
+A search is a Python generator that yields `Ask` and `Rate` and is sent the replies; `ask` and `rate` do so within a
+budget. So a strategy is written for one problem, and the branches of a level of all problems are one batch.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+from vishwamai.errors import BackendError
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.model import Completion, Model, Prompt
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """Continuations wanted: `n[i]` of prompt i."""
+
+    prompts: tuple[Prompt, ...]
+    n: tuple[int, ...]
+    sampling: SamplingParams
+    seeds: tuple[int, ...]
+    deadline: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Log-probabilities wanted of the continuations of each prompt."""
+
+    prompts: tuple[Prompt, ...]
+    continuations: tuple[tuple[str, ...], ...]
+    deadline: float | None = None
+
+
+Search = Generator[Ask | Rate, Any, T]
+
+
+def ask(
+    budget: Budget, prompts: Sequence[Prompt], n: Sequence[int], sampling: SamplingParams, seeds: Sequence[int]
+) -> Search[list[list[Completion]]]:
+    """Continuations inside the budget: fewer of them, or shorter ones, where it does not hold all. Raises `Spent`.
+
+    A prompt may come back with fewer completions than were asked for, the last prompts first.
+    """
+    budget.check()
+    longest, left = sampling.max_tokens or 1 << 20, budget.left("tokens")
+    if left < longest:
+        longest = int(left)
+        sampling = dataclasses.replace(sampling, max_tokens=longest)
+    rows = sum(n) if left == float("inf") else min(sum(n), int(left // longest))
+    many, room = [], rows
+    for wanted in n:
+        many.append(min(wanted, room))
+        room -= many[-1]
+    asked = [i for i, wanted in enumerate(many) if wanted]
+    budget.spend(calls=1)
+    found = yield Ask(
+        tuple(prompts[i] for i in asked),
+        tuple(many[i] for i in asked),
+        sampling,
+        tuple(seeds[i] for i in asked),
+        budget.deadline,
+    )
+    budget.spend(tokens=sum(c.tokens for row in found for c in row))
+    out: list[list[Completion]] = [[] for _ in prompts]
+    for i, row in zip(asked, found, strict=True):
+        out[i] = row
+    return out
+
+
+def rate(
+    budget: Budget, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+) -> Search[list[list[float]]]:
+    """Log-probabilities, inside the budget, of which they spend a call and no tokens. Raises `Spent`."""
+    budget.check()
+    budget.spend(calls=1)
+    return (yield Rate(tuple(prompts), tuple(map(tuple, continuations)), budget.deadline))
+
+
+def run(model: Model, searches: Sequence[Search[T]]) -> list[T]:
+    """The results of all searches.
+
+    A `BackendError` is raised inside the searches whose call it ended, so that they can give what they have.
+    """
+    results: dict[int, T] = {}
+    waiting: dict[int, Ask | Rate] = {}
+
+    def step(i: int, reply: Any, error: Exception | None = None) -> None:
+        waiting.pop(i, None)
+        try:
+            waiting[i] = searches[i].throw(error) if error is not None else searches[i].send(reply)
+        except StopIteration as end:
+            results[i] = end.value
+
+    for i in range(len(searches)):
+        step(i, None)
+    while waiting:
+        for group in _groups(waiting):
+            try:
+                replies = _call(model, [waiting[i] for i in group])
+            except BackendError as error:
+                for i in group:
+                    step(i, None, error)
+                continue
+            for i, reply in zip(group, replies, strict=True):
+                step(i, reply)
+    return [results[i] for i in range(len(searches))]
+
+
+def _groups(waiting: dict[int, Ask | Rate]) -> list[list[int]]:
+    """The searches whose requests can be one call: of one kind, and drawn in the same way."""
+    groups: dict[Any, list[int]] = {}
+    for i in sorted(waiting):
+        request = waiting[i]
+        groups.setdefault(request.sampling if isinstance(request, Ask) else None, []).append(i)
+    return list(groups.values())
+
+
+def _call(model: Model, asked: list[Any]) -> list[list[Any]]:
+    """The replies to requests of one kind, each its own part of one call."""
+    ends = [request.deadline for request in asked if request.deadline is not None]
+    deadline = max(ends) if len(ends) == len(asked) else None
+    prompts = [prompt for request in asked for prompt in request.prompts]
+    if isinstance(asked[0], Rate):
+        continuations = [c for request in asked for c in request.continuations]
+        replies: list[Any] = model.score(prompts, continuations, deadline=deadline)
+    else:
+        n = [many for request in asked for many in request.n]
+        seeds = [seed for request in asked for seed in request.seeds]
+        replies = model.generate(prompts, n, asked[0].sampling, seeds, deadline=deadline)
+    ends_at = list(itertools.accumulate(len(request.prompts) for request in asked))
+    return [replies[end - len(request.prompts) : end] for request, end in zip(asked, ends_at, strict=True)]

@@ -1,0 +1,99 @@
+"""The one protocol that reasoning needs of a language model: continue prompts, and score continuations.
+
+A prompt is a text, or its pieces: what prompts have in common as pieces is read once. It knows no model; `local`,
+`remote` and `scripted` implement it. Every completion is drawn with a seed of its own, made by `seed_of` from the place
+where it stands in a search, so that what is drawn does not depend on what is asked at the same time.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from vishwamai.generation.sampling import SamplingParams
+
+Prompt = str | tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One continuation of a prompt.
+
+    `text` is without stop texts and special tokens; `tokens` counts what was made, a stop token too. `logprob` is the sum
+    over the tokens in nats, under the model's own distribution. `likeliest` has, where `SamplingParams.logprobs` asked
+    for it, {text of a token: logprob} at each step, the stop token's included.
+    """
+
+    text: str
+    tokens: int
+    logprob: float = 0.0
+    finish_reason: str = "stop"  # or "length"
+    likeliest: tuple[dict[str, float], ...] = ()
+
+
+@dataclasses.dataclass
+class Usage:
+    """What a model was asked for so far."""
+
+    calls: int = 0  # of `generate` and `score`
+    device_calls: int = 0  # programs run, or requests sent
+    prompt_tokens: int = 0  # of all rows, as if no row shared anything
+    prefill_tokens: int = 0  # prompt tokens that were really read
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def since(self, before: "Usage") -> "Usage":
+        """What was used after `before`, a copy of this one at that time."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)
+        return Usage(*(now - then for now, then in pairs))
+
+
+class Model(Protocol):
+    """A language model as reasoning sees it. Both methods raise `BackendError` for what it cannot do."""
+
+    @property
+    def identity(self) -> str:
+        """The same for the same weights: what a memory on disk is keyed with."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What it was asked for so far; it grows."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: Sequence[int],
+        sampling: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        deadline: float | None = None,
+    ) -> list[list[Completion]]:
+        """`n[i]` continuations of prompt i; number j of them is drawn with `seed_of(seeds[i], j)`.
+
+        `sampling.seed` is left aside. Past `deadline` (of `time.monotonic`) rows end where they are, with the reason
+        "length".
+        """
+        ...
+
+    def score(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
+    ) -> list[list[float]]:
+        """The log-probability in nats of each of prompt i's continuations, all their tokens summed."""
+        ...
+
+
+def seed_of(seed: int, *path: int | str) -> int:
+    """The seed of a place: 63 bits that depend on the first seed and the path to the place, and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()) >> 1
+
+
+def pieces(prompt: Prompt) -> tuple[str, ...]:
+    """A prompt as its pieces, none of them empty."""
+    return tuple(piece for piece in ((prompt,) if isinstance(prompt, str) else prompt) if piece)
+
+
+def whole(prompt: Prompt) -> str:
+    """A prompt as one text."""
+    return prompt if isinstance(prompt, str) else "".join(prompt)

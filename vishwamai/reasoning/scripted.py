@@ -1,0 +1,79 @@
+"""A model whose words are given: for tests, for replaying a recorded search, and for trying a task without weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from vishwamai.errors import BackendError
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.reasoning.model import Completion, Prompt, Usage, whole
+
+Said = str | Completion
+Script = Mapping[str, Sequence[Said]] | Callable[[str, int], Sequence[Said]]
+Scores = Mapping[tuple[str, str], float] | Callable[[str, str], float]
+
+
+class Scripted:
+    """`script` gives a prompt's continuations, in order: a mapping, or a function of (prompt, how many).
+
+    Texts are cut at the first stop text and count a token for each word. `scores` gives log-probabilities. Raises
+    `BackendError` for a prompt that it has too little to say to. `asked` holds the prompts of each call.
+    """
+
+    def __init__(self, script: Script, scores: Scores | None = None, identity: str = "scripted"):
+        self.script, self.scores, self.identity, self.usage = script, scores or {}, identity, Usage()
+        self.asked: list[list[str]] = []
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: Sequence[int],
+        sampling: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        deadline: float | None = None,
+    ) -> list[list[Completion]]:
+        """The next lines of the script."""
+        texts = self._note(prompts)
+        said = [self._lines(text, many) for text, many in zip(texts, n, strict=True)]
+        made = [[_completion(line, sampling) for line in lines] for lines in said]
+        self.usage.completion_tokens += sum(c.tokens for row in made for c in row)
+        return made
+
+    def score(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
+    ) -> list[list[float]]:
+        """The given log-probabilities."""
+        texts = self._note(prompts)
+        return [[self._score(text, c) for c in asked] for text, asked in zip(texts, continuations, strict=True)]
+
+    def _note(self, prompts: Sequence[Prompt]) -> list[str]:
+        texts = [whole(prompt) for prompt in prompts]
+        self.asked.append(texts)
+        words = sum(len(text.split()) for text in texts)
+        self.usage.calls, self.usage.device_calls = self.usage.calls + 1, self.usage.device_calls + 1
+        self.usage.prompt_tokens, self.usage.prefill_tokens = self.usage.prompt_tokens + words, words
+        return texts
+
+    def _lines(self, text: str, many: int) -> list[Said]:
+        said = self.script(text, many) if callable(self.script) else self.script.get(text, ())
+        if len(said) < many:
+            raise BackendError(f"the script has {len(said)} of {many} continuations of {text[-60:]!r}")
+        return list(said[:many])
+
+    def _score(self, text: str, continuation: str) -> float:
+        if callable(self.scores):
+            return self.scores(text, continuation)
+        if (text, continuation) not in self.scores:
+            raise BackendError(f"the script has no score of {continuation!r} after {text[-60:]!r}")
+        return self.scores[text, continuation]
+
+
+def _completion(said: Said, sampling: SamplingParams) -> Completion:
+    if isinstance(said, Completion):
+        return said
+    ends = [at for at in (said.find(stop) for stop in sampling.stop) if at >= 0]
+    words = said[: min(ends, default=len(said))]
+    tokens = max(len(words.split()), 1)
+    most = sampling.max_tokens
+    if most is not None and tokens > most:
+        return Completion(text=" ".join(words.split()[:most]), tokens=most, finish_reason="length")
+    return Completion(text=words, tokens=tokens)

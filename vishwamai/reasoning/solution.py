@@ -1,0 +1,59 @@
+"""What solving a problem gives: the answer, its steps, and how it came about."""
+
+import dataclasses
+from typing import Any
+
+from vishwamai.reasoning.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of the work shown; `valid` is a checker's word, None where none could tell."""
+
+    text: str
+    valid: bool | None = None
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solution:
+    """The answer submitted for a problem, and what it took.
+
+    `verified` is the final checker's word on the answer, None where there is no checker. `stopped` names the limit of
+    the budget, or the failure, that ended the search early: the answer is then the best so far. `candidates` are all
+    answers that were found, the submitted one first. `tokens` and `calls` are the problem's own.
+    """
+
+    problem: str
+    method: str
+    answer: str | None = None
+    verified: bool | None = None
+    steps: tuple[Step, ...] = ()
+    candidates: tuple[str, ...] = ()
+    confidence: float | None = None
+    stopped: str | None = None
+    tokens: int = 0
+    calls: int = 0
+    nodes: int = 0
+    seconds: float = 0.0
+    trace: Trace | None = dataclasses.field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the search came to its own end."""
+        return self.stopped is None
+
+    @property
+    def work(self) -> str:
+        """The steps as text."""
+        return "\n".join(step.text for step in self.steps)
+
+    def __str__(self) -> str:
+        answer = "no answer" if self.answer is None else self.answer
+        return f"{self.work}\n{answer}" if self.steps else answer
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, without trace and work."""
+        skipped = ("trace", "steps")
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skipped}

@@ -1,0 +1,82 @@
+"""What a search must know of a problem: how it is asked, what a step does, and when an answer is right.
+
+A task is five methods; the rest has defaults. A state is any hashable value, and equal states are the same place: a
+search never goes on from one twice. It knows no model and no search.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from vishwamai.reasoning.model import Completion, Prompt
+
+State = Hashable
+
+
+class Task(abc.ABC):
+    """A kind of problem. A step is one line of text; `stop` ends it, and `step_tokens` bounds it.
+
+    `depth` is how many steps a problem may take at most, None where nobody knows.
+    """
+
+    name: str = "task"
+    stop: tuple[str, ...] = ("\n",)
+    step_tokens: int = 32
+    chain_tokens: int = 256
+    depth: int | None = None
+
+    @abc.abstractmethod
+    def read(self, problem: str) -> State:
+        """The state before the first step. Raises `InputError` for a malformed problem."""
+
+    @abc.abstractmethod
+    def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
+        """What the model continues with the next step (with all of them, where there is none), in pieces."""
+
+    @abc.abstractmethod
+    def step(self, state: State, text: str) -> State | None:
+        """The state after a step as it is written, or None where it is wrong."""
+
+    @abc.abstractmethod
+    def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
+        """The answer that these steps lead to, or None while there is more to do."""
+
+    @abc.abstractmethod
+    def check(self, problem: str, answer: str) -> bool | None:
+        """Whether an answer is right; None where no program can tell."""
+
+    def direct_prompt(self, problem: str) -> Prompt:
+        """What the model continues with an answer and no steps."""
+        return self.prompt(problem)
+
+    def split(self, text: str) -> list[str]:
+        """The steps of a whole chain."""
+        return [line for line in text.split("\n") if line.strip()]
+
+    def extract(self, text: str) -> str | None:
+        """The answer of a whole chain."""
+        return (self.split(text) or [None])[-1]
+
+    def value(self, made: Completion) -> float | None:
+        """How promising the state after a step is, 0 to 1, where the model says it in passing."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a checker says of a step: right, wrong, or None (it cannot tell), and why."""
+
+    valid: bool | None
+    why: str = ""
+
+
+Checker = Callable[[str], Verdict]
+
+
+def guarded(check: Callable[..., Any], *args: Any) -> tuple[Any, str]:
+    """What a user's checker returns, or None and a sentence where it raises: a broken checker ends no search."""
+    try:
+        return check(*args), ""
+    except Exception as error:
+        return None, f"the checker raised {type(error).__name__}: {error}"

@@ -1,0 +1,84 @@
+"""What a search did: every thought with its value, tokens and time, as JSON lines that can be read back."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from vishwamai.errors import DataError
+
+STATUSES = ("open", "wrong", "repeat", "pruned", "kept", "expanded", "answer", "refuted")
+
+
+@dataclasses.dataclass
+class Thought:
+    """One node of a tree. `path` is its place: thought number `path[-1]` of the thought at `path[:-1]`; () is the root.
+
+    `status`: "open" (not looked at), "wrong" (the checker refused it), "repeat" (its state stands elsewhere in the tree),
+    "pruned" (others were better), "kept" (chosen to go on from), "expanded", "answer", "refuted" (an answer that is not
+    right).
+    """
+
+    path: tuple[int, ...]
+    text: str
+    state: Any = None
+    value: float | None = None
+    tokens: int = 0
+    logprob: float = 0.0
+    status: str = "open"
+    why: str = ""
+    seconds: float = 0.0  # since the search began
+
+    @property
+    def level(self) -> int:
+        """Steps from the root."""
+        return len(self.path)
+
+
+@dataclasses.dataclass
+class Trace:
+    """A search's thoughts in the order in which they were made, its problem and method, and in the end its result."""
+
+    problem: str
+    method: str
+    thoughts: list[Thought] = dataclasses.field(default_factory=list)
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def add(self, thought: Thought) -> Thought:
+        """Notes a thought and returns it."""
+        self.thoughts.append(thought)
+        return thought
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON lines: a header, a line for each thought, the result."""
+        lines = [{"kind": "search", "problem": self.problem, "method": self.method}]
+        for thought in self.thoughts:
+            state = None if thought.state is None else str(thought.state)
+            lines.append({"kind": "thought", **dataclasses.asdict(thought), "state": state})
+        lines.append({"kind": "result", **self.result})
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def load(path: str | Path) -> Trace:
+    """A saved trace; its states are texts. Raises `DataError` for a file that is none, naming the line."""
+    trace = None
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            entry = json.loads(line)
+            kind = entry.pop("kind")
+            if kind == "search":
+                trace = Trace(**entry)
+            elif trace is None:
+                raise ValueError("no search stands before it")
+            elif kind == "thought":
+                trace.add(Thought(**{**entry, "path": tuple(entry["path"])}))
+            elif kind == "result":
+                trace.result = entry
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path}:{number}: this line is not of a trace ({error})") from None
+    if trace is None:
+        raise DataError(f"{path}: there is no trace in this file")
+    return trace
