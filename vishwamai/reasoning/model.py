@@ -19,8 +19,8 @@ Prompt = str | tuple[str, ...]
 class Completion:
     """One continuation of a prompt.
 
-    `text` is without stop texts and special tokens; `tokens` counts what was made, a stop token too. `logprob` is the sum
-    over the tokens in nats, under the model's own distribution. `likeliest` has, where `SamplingParams.logprobs` asked
+    `text` is without stop texts and special tokens; `tokens` counts what was made, a stop token too. `logprob` is the
+    sum over the tokens in nats, under the model's own distribution. `likeliest` has, where `SamplingParams.logprobs` asked
     for it, {text of a token: logprob} at each step, the stop token's included.
     """
 

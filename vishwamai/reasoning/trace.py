@@ -14,9 +14,9 @@ STATUSES = ("open", "wrong", "repeat", "pruned", "kept", "expanded", "answer", "
 class Thought:
     """One node of a tree. `path` is its place: thought number `path[-1]` of the thought at `path[:-1]`; () is the root.
 
-    `status`: "open" (not looked at), "wrong" (the checker refused it), "repeat" (its state stands elsewhere in the tree),
-    "pruned" (others were better), "kept" (chosen to go on from), "expanded", "answer", "refuted" (an answer that is not
-    right).
+    `status`: "open" (not looked at), "wrong" (the checker refused it), "repeat" (its state stands elsewhere in the
+    tree), "pruned" (others were better), "kept" (chosen to go on from), "expanded", "answer", "refuted" (an answer that
+    is not right).
     """
 
     path: tuple[int, ...]
