@@ -20,8 +20,8 @@ class Completion:
     """One continuation of a prompt.
 
     `text` is without stop texts and special tokens; `tokens` counts what was made, a stop token too. `logprob` is the
-    sum over the tokens in nats, under the model's own distribution. `likeliest` has, where `SamplingParams.logprobs` asked
-    for it, {text of a token: logprob} at each step, the stop token's included.
+    sum over the tokens in nats, under the model's own distribution. `likeliest` has, where `logprobs` were asked for,
+    {text of a token: logprob} at each step, the stop token's included.
     """
 
     text: str

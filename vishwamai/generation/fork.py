@@ -1,0 +1,234 @@
+"""Prefixes kept in a pool and forked: each is read once, and any number of continuations are drawn from it.
+
+R rows of the pool, S cache positions, M jobs of a call, P or B rows of a tile, T tokens read, N new tokens, D d_model,
+V vocabulary, n likeliest tokens. The pool is a value, donated to each call.
+
+A call loops over its jobs in tiles of one shape, as many as there are. So one program serves any number of jobs, and a
+row's numbers do not depend on how many others there are: XLA's matrix products differ in the last bits from shape to
+shape, but not from row to row. It knows no text and no host loop.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from vishwamai.generation import decode
+from vishwamai.generation.decode import LENGTH, RUNNING, Rules, State, seen_tokens
+from vishwamai.models import transformer
+from vishwamai.models.cache import KVCache, LayerCache, init_cache, select_rows
+from vishwamai.models.config import ModelConfig
+from vishwamai.parallel.sharding import Sharding
+from vishwamai.weights.spec import pytree
+
+Array = jax.Array
+
+
+@pytree
+class Pool:
+    """Prefixes, one a row: keys and values, tokens, and the last token's residuals, from which the next is drawn."""
+
+    cache: KVCache  # R rows
+    tokens: Array  # [R, S] int32
+    last: Array  # [R, D]
+
+
+@pytree
+class Reads:
+    """What is to be read: row `dst` becomes row `src` with these tokens after its first `kept` ones."""
+
+    src: Array  # [M] int32
+    dst: Array  # [M] int32; R (out of range): the row is not kept
+    kept: Array  # [M] int32, 0 for a prefix that begins here
+    tokens: Array  # [M, T] int32
+    lengths: Array  # [M] int32, 0 for a job that only fills the call
+
+
+@pytree
+class Drawn:
+    """New tokens of each job; places from `length` on mean nothing."""
+
+    tokens: Array  # [M, N] int32
+    logprobs: Array  # [M, N] float32
+    top_ids: Array  # [M, N, n] int32
+    top_logprobs: Array  # [M, N, n] float32
+    length: Array  # [M] int32
+    reason: Array  # [M] int32, STOP or LENGTH
+
+
+def init_pool(*, cfg: ModelConfig, rows: int, size: int, dtypes, sharding: Sharding) -> Pool:
+    """An empty pool. `dtypes` are those of activations and cache."""
+    return Pool(
+        cache=init_cache(cfg, rows, size, dtypes[1]),
+        tokens=jnp.zeros((rows, size), jnp.int32),
+        last=jnp.zeros((rows, cfg.d_model), dtypes[0]),
+    )
+
+
+def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cfg: ModelConfig, dtypes, sharding):
+    """Reads the first `tiles * tile` jobs into the pool.
+
+    Returns (pool, logprobs [M]): with `scored` the log-probability of each job's tokens after the row that it forks.
+    """
+    head = transformer.lm_head(weights, sharding)
+
+    def body(i, carry):
+        pool, sums = carry
+        part = _tile(jobs, i, tile)
+        row = _forked(pool.cache, part.src, part.kept)
+        x_PTD, cache = transformer.cached_hidden(
+            weights, part.tokens, cfg, row, lengths_B=part.lengths, sharding=sharding, dtype=dtypes[0]
+        )
+        if scored:
+            before = jnp.concatenate([pool.last[part.src][:, None], x_PTD[:, :-1]], axis=1)
+            new = _sums(transformer.logits(head, before, cfg), part)
+            sums = jax.lax.dynamic_update_slice_in_dim(sums, new, i * tile, 0)
+        last_PD = jnp.take_along_axis(x_PTD, jnp.maximum(part.lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+        return _stored(pool, part, cache, last_PD), sums
+
+    return jax.lax.fori_loop(0, tiles, body, (pool, jnp.zeros(jobs.src.shape, jnp.float32)))
+
+
+def draw(
+    weights,
+    pool: Pool,
+    src_M,
+    rules: Rules,
+    tiles,
+    *,
+    tile: int,
+    room: int,
+    top: int,
+    cfg: ModelConfig,
+    dtypes,
+    sharding,
+) -> Drawn:
+    """Continues row `src[m]` for each of the first `tiles * tile` jobs, at most `room` tokens; the pool stays as it is.
+
+    A job whose limit is not above its row's length makes nothing.
+    """
+    head = transformer.lm_head(weights, sharding)
+    M = src_M.shape[0]
+    empty = Drawn(
+        tokens=jnp.zeros((M, room), jnp.int32),
+        logprobs=jnp.zeros((M, room), jnp.float32),
+        top_ids=jnp.zeros((M, room, top), jnp.int32),
+        top_logprobs=jnp.zeros((M, room, top), jnp.float32),
+        length=jnp.zeros((M,), jnp.int32),
+        reason=jnp.full((M,), LENGTH, jnp.int32),
+    )
+    step = partial(decode.decode_step, cfg=cfg, dtypes=dtypes, sharding=sharding)
+
+    def body(i, out: Drawn) -> Drawn:
+        src_B, own = _tile((src_M, rules), i, tile)
+        state = _begun(pool, src_B, own, top, cfg)
+        start_B = state.length
+        logits_BV = transformer.logits(head, pool.last[src_B][:, None], cfg)[:, 0]
+        state = decode.accept(state, logits_BV, own)
+        state = jax.lax.while_loop(lambda s: jnp.any(s.reason == RUNNING), lambda s: step(weights, head, s, own), state)
+        new = _new_tokens(state, start_B, room)
+        return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, i * tile, 0), out, new)
+
+    return jax.lax.fori_loop(0, tiles, body, empty)
+
+
+def _tile(jobs, i, tile: int):
+    """Part number i of everything, `tile` jobs."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * tile, tile), jobs)
+
+
+def _forked(cache: KVCache, src_P: Array, kept_P: Array) -> KVCache:
+    """Copies of rows, each cut to its first `kept` positions."""
+    rows = select_rows(cache, src_P)
+
+    def cut(c: LayerCache) -> LayerCache:
+        return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < kept_P[:, None], c.positions, -1))
+
+    return KVCache(stacks=tuple(tuple(cut(c) for c in s) for s in rows.stacks), length=kept_P)
+
+
+def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:
+    """The pool with the tile's rows in their places."""
+    dst_P = jnp.where(part.lengths > 0, part.dst, pool.tokens.shape[0])
+    offsets_1T = jnp.arange(part.tokens.shape[1])[None]
+    places_PT = jnp.where(offsets_1T < part.lengths[:, None], part.kept[:, None] + offsets_1T, pool.tokens.shape[1])
+    tokens = pool.tokens[part.src].at[jnp.arange(dst_P.shape[0])[:, None], places_PT].set(part.tokens, mode="drop")
+
+    def place(old: LayerCache, new: LayerCache) -> LayerCache:
+        return LayerCache(
+            k=old.k.at[:, dst_P].set(new.k, mode="drop"),
+            v=old.v.at[:, dst_P].set(new.v, mode="drop"),
+            positions=old.positions.at[dst_P].set(new.positions, mode="drop"),
+        )
+
+    pairs = zip(pool.cache.stacks, cache.stacks, strict=True)
+    stacks = tuple(tuple(place(a, b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
+    return Pool(
+        cache=KVCache(stacks=stacks, length=pool.cache.length.at[dst_P].set(cache.length, mode="drop")),
+        tokens=pool.tokens.at[dst_P].set(tokens, mode="drop"),
+        last=pool.last.at[dst_P].set(last_PD.astype(pool.last.dtype), mode="drop"),
+    )
+
+
+def _sums(logits_PTV: Array, part: Reads) -> Array:
+    """The log-probability of each job's tokens, `[P]`, from the logits before each of them."""
+    chosen_PT = jnp.take_along_axis(logits_PTV, part.tokens[..., None], axis=-1)[..., 0]
+    logprobs_PT = chosen_PT - jax.nn.logsumexp(logits_PTV, axis=-1)
+    inside_PT = jnp.arange(part.tokens.shape[1])[None] < part.lengths[:, None]
+    return jnp.where(inside_PT, logprobs_PT, 0.0).sum(axis=1)
+
+
+def _begun(pool: Pool, src_B: Array, rules: Rules, top: int, cfg: ModelConfig) -> State:
+    """The state of decoding with nothing made yet."""
+    tokens_BS, length_B = pool.tokens[src_B], pool.cache.length[src_B]
+    B, S = tokens_BS.shape
+    return State(
+        cache=select_rows(pool.cache, src_B),
+        tokens=tokens_BS,
+        logprobs=jnp.zeros((B, S), jnp.float32),
+        top_ids=jnp.zeros((B, S, top), jnp.int32),
+        top_logprobs=jnp.zeros((B, S, top), jnp.float32),
+        seen=seen_tokens(tokens_BS, jnp.arange(S)[None] < length_B[:, None], cfg.vocab_size),
+        length=length_B,
+        reason=jnp.where(length_B < rules.limit, RUNNING, LENGTH),
+    )
+
+
+def _new_tokens(state: State, start_B: Array, room: int) -> Drawn:
+    """What a tile made, its first new tokens at place 0."""
+    S = state.tokens.shape[1]
+    places_BN = jnp.minimum(start_B[:, None] + jnp.arange(room)[None], S - 1)
+
+    def cut(x: Array) -> Array:
+        index = places_BN.reshape(*places_BN.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, axis=1)
+
+    names = ("tokens", "logprobs", "top_ids", "top_logprobs")
+    made = {name: cut(getattr(state, name)) for name in names}
+    return Drawn(**made, length=state.length - start_B, reason=state.reason)
+
+
+def fingerprint(weights) -> Array:
+    """`[2]` uint32 that different weights are unlikely to share: sums of all bits, weighed by their place."""
+    total = jnp.zeros((2,), jnp.uint32)
+    for leaf in jax.tree.leaves(weights):
+        flat = leaf.reshape(-1)
+        if jnp.issubdtype(flat.dtype, jnp.floating) and flat.dtype.itemsize in (1, 2, 4):
+            flat = jax.lax.bitcast_convert_type(flat, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[flat.dtype.itemsize])
+        bits = flat.astype(jnp.uint32)
+        place = jnp.arange(bits.shape[0], dtype=jnp.uint32)
+        own = jnp.stack([jnp.sum(bits * (2 * place + 1)), jnp.sum((bits ^ (bits >> 7)) * (place * 40503 + 1))])
+        total = total * jnp.uint32(2654435761) + own
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The shapes of a pool and of its calls."""
+
+    rows: int  # R
+    context: int  # S
+    jobs: int  # M
+    tile: int  # rows that are decoded at once
+    read: int = 256  # tokens that are read at once: a tile of T tokens has `read // T` rows

@@ -1,0 +1,76 @@
+"""Which prefix lies in which row of a pool, and what must be read for a prompt: the host's part of forking.
+
+A prompt is runs of tokens, one after the other; a prefix is the first of them. What prompts have in common is found by
+whole runs, and each run is read once, after its parent, in a call of its own depth. It knows no arrays and no text.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+Runs = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to read: `tokens` after row `src`'s first `kept`, into row `dst`."""
+
+    src: int
+    dst: int
+    kept: int
+    tokens: tuple[int, ...]
+
+
+class Prefixes:
+    """The rows of a pool by the prefixes in them, the least recently used given up first."""
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self._row: OrderedDict[Runs, int] = OrderedDict()
+        self._free = list(range(rows))[::-1]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def row(self, prefix: Runs) -> int:
+        """The row of a prefix that was read."""
+        return self._row[prefix]
+
+    def rounds(self, prompts: Sequence[Runs]) -> Iterator[list[Job]]:
+        """What must be read, parents before children; when all is done each prompt has its row.
+
+        At most half of the rows may be prompts.
+        """
+        for depth in range(1, max(map(len, prompts), default=0) + 1):
+            known = [self._deepest(prompt) for prompt in prompts]
+            ready = [p[:depth] for p, k in zip(prompts, known, strict=True) if len(k) == depth - 1 and len(p) >= depth]
+            missing = list(dict.fromkeys(ready))
+            needed = {*known, *missing}
+            for prefix in needed & self._row.keys():
+                self._row.move_to_end(prefix)
+            if missing:
+                yield [self._job(prefix, needed) for prefix in missing]
+
+    def _deepest(self, prompt: Runs) -> Runs:
+        """The longest prefix of a prompt that has a row; () where none has."""
+        return next((prompt[:n] for n in range(len(prompt), 0, -1) if prompt[:n] in self._row), ())
+
+    def _job(self, prefix: Runs, needed: set[Runs]) -> Job:
+        parent = prefix[:-1]
+        src = self._row[parent] if parent else 0
+        dst = self._free.pop() if self._free else self._given_up(needed)
+        self._row[prefix] = dst
+        return Job(src, dst, sum(map(len, parent)), prefix[-1])
+
+    def _given_up(self, needed: set[Runs]) -> int:
+        """The row of the prefix that was not used for longest and is not needed now."""
+        oldest = next(prefix for prefix in self._row if prefix not in needed)
+        return self._row.pop(oldest)
+
+
+def tiles(jobs: Sequence[Job], size: Callable[[int], int]) -> dict[int, list[Job]]:
+    """The jobs by the length to which their tokens are filled up, which depends on each job alone."""
+    groups: dict[int, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(size(len(job.tokens)), []).append(job)
+    return groups

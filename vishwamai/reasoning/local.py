@@ -1,0 +1,262 @@
+"""A model of this library as reasoning sees it: prompts in pieces, each piece read once, continued many at a time.
+
+It draws text with `generation.forking`; what it is given (a `VishwamAI`) it knows by what it needs of it. A piece's
+tokens are those of the whole text where that text's tokens begin with its prompt's, else its own.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from vishwamai.errors import InputError
+from vishwamai.generation.fork import Sizes, fingerprint
+from vishwamai.generation.forking import READ_LENGTHS, Forks, Row
+from vishwamai.generation.generator import TURN as GENERATOR_TURN
+from vishwamai.generation.generator import Generator
+from vishwamai.generation.prefixes import Runs
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.models.config import ModelConfig
+from vishwamai.reasoning.model import Completion, Prompt, Usage, pieces, seed_of
+from vishwamai.text.continuation import Continuation
+from vishwamai.text.tokenizer import VishwamAITokenizer
+
+JOBS = 1024  # of one device call; one number for all, since programs of other shapes differ in the last bits
+TURN = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
+
+
+class Face(Protocol):
+    """What is needed of a `VishwamAI`."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def weights(self) -> Any: ...
+
+    @property
+    def tokenizer(self) -> VishwamAITokenizer: ...
+
+    @property
+    def generator(self) -> Generator: ...
+
+
+@dataclasses.dataclass
+class _Going:
+    """A continuation while it is made."""
+
+    prompt: Runs
+    params: SamplingParams
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprob: float = 0.0
+    top: list[dict[int, float]] = dataclasses.field(default_factory=list)
+    ended: bool = False
+
+
+class Local:
+    """A local model. The numbers of a row depend on its prompt and seed alone, bit for bit, at any `width`.
+
+    `context` bounds a prompt and its continuation together (by default the model's own, at most 512), `rows` the
+    prefixes that are kept, `width` the continuations of one device call, `tile` those that are decoded at once;
+    `share=False` reads every row's prompt anew, as a model without forking would.
+    """
+
+    def __init__(
+        self,
+        model: Face,
+        *,
+        context: int | None = None,
+        rows: int = 512,
+        width: int = JOBS,
+        tile: int = 32,
+        share: bool = True,
+    ):
+        context = min(model.config.max_length, 512) if context is None else context
+        for name, value, least in (("context", context, 2), ("rows", rows, 2), ("width", width, 1), ("tile", tile, 1)):
+            if not isinstance(value, int) or not least <= value <= (JOBS if name in ("width", "tile") else 1 << 20):
+                raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more and at most {JOBS}")
+        self.model, self.share, self.usage, self.width = model, share, Usage(), width
+        self._sizes = Sizes(rows=rows, context=context, jobs=JOBS, tile=tile)
+        self._forks = self._new_forks()
+        self._ends: dict[tuple[str, ...], list[int]] = {}
+        self._runs: dict[tuple[str, ...], Runs] = {}
+        self._identity: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The model's shape and a hash of its weights."""
+        if self._identity is None:
+            generator = self.model.generator
+            bits = np.asarray(generator.programs.run(fingerprint, self.model.weights)).tolist()
+            self._identity = f"local-{seed_of(0, repr(self.model.config), *bits):016x}"
+        return self._identity
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: Sequence[int],
+        sampling: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        deadline: float | None = None,
+    ) -> list[list[Completion]]:
+        """As the protocol says. What is compiled for the first time is not interrupted by a deadline."""
+        begun, runs = time.perf_counter(), [self.runs(prompt) for prompt in prompts]
+        rows = [
+            _Going(prompt, dataclasses.replace(sampling, seed=seed_of(seed, j)))
+            for prompt, many, seed in zip(runs, n, seeds, strict=True)
+            for j in range(many)
+        ]
+        for part in _parts(rows, lambda row: row.prompt, self._forks.most, self.width):
+            self._carry_out(part, deadline)
+        made = iter([self._completion(row, sampling) for row in rows])
+        self.usage.calls += 1
+        self.usage.prompt_tokens += sum(len(run) for row in rows for run in row.prompt)
+        self.usage.completion_tokens += sum(len(row.tokens) for row in rows)
+        self._account(begun)
+        return [[next(made) for _ in range(many)] for many in n]
+
+    def score(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
+    ) -> list[list[float]]:
+        """As the protocol says."""
+        begun, weights = time.perf_counter(), self.model.weights
+        pairs = [
+            (self.runs(p), self._new_tokens(p, c)) for p, own in zip(prompts, continuations, strict=True) for c in own
+        ]
+        found: list[float] = []
+        for part in _parts(pairs, lambda pair: pair[0], self._forks.most, self.width):
+            found += self._forks.score(weights, [prompt for prompt, _ in part], [new for _, new in part])
+        self.usage.calls += 1
+        self.usage.prompt_tokens += sum(sum(map(len, prompt)) + len(new) for prompt, new in pairs)
+        self._account(begun)
+        scores = iter(found)
+        return [[next(scores) for _ in own] for own in continuations]
+
+    def features(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """The residuals after the last token of each prompt, `[n, D]` float32: what a learned head of values reads."""
+        begun, found = time.perf_counter(), []
+        runs = [self.runs(prompt) for prompt in prompts]
+        for part in _parts(runs, lambda run: run, self._forks.most, self._forks.most):
+            found.append(self._forks.last(self._forks.read(self.model.weights, part)))
+        self._account(begun)
+        return np.concatenate(found)
+
+    def runs(self, prompt: Prompt) -> Runs:
+        """A prompt's tokens, a run for each piece (and for every 256 tokens of a longer one)."""
+        own = pieces(prompt)
+        if not own:
+            raise InputError("a prompt is empty; give it at least one character")
+        if own not in self._runs:
+            before = self.runs(own[:-1]) if len(own) > 1 else ()
+            new = self._new_tokens(own[:-1], own[-1])
+            most = READ_LENGTHS[-1]
+            self._runs[own] = before + tuple(new[at : at + most] for at in range(0, len(new), most))
+        return self._runs[own]
+
+    def _new_tokens(self, prompt: Prompt, text: str) -> tuple[int, ...]:
+        """The tokens of a text after a prompt."""
+        tokenizer, own = self.model.tokenizer, pieces(prompt)
+        if not own:
+            return tuple(tokenizer.encode(text))
+        before = [token for run in self.runs(own) for token in run]
+        both = tokenizer.encode("".join(own) + text)
+        if both[: len(before)] == before and len(both) > len(before):
+            return tuple(both[len(before) :])
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    def _carry_out(self, rows: Sequence[_Going], deadline: float | None) -> None:
+        """Draws rows to their ends, in turns."""
+        going = list(rows)
+        while going and (deadline is None or time.monotonic() < deadline):
+            prompts = [_whole(row) for row in going]
+            params = [_turn(row) for row in going]
+            ends = self._end_ids(going[0].params)
+            draw = self._forks.draw if self.share else self._draw_apart
+            for row, new in zip(going, draw(self.model.weights, prompts, params, ends), strict=True):
+                row.tokens, row.logprob, row.top = (
+                    row.tokens + new.tokens,
+                    row.logprob + sum(new.logprobs),
+                    row.top + new.top,
+                )
+                row.ended = new.stopped or self._is_full(row) or self._text(row)[1]
+            going = [row for row in going if not row.ended]
+
+    def _draw_apart(self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends) -> list[Row]:
+        """What `Forks.draw` gives, by reading every row's whole prompt for itself."""
+        rows = [[token for run in prompt for token in run] for prompt in prompts]
+        own = [dataclasses.replace(p, stop=(), ignore_eos=True, stop_token_ids=tuple(ends)) for p in params]
+        made = self.model.generator.generate(weights, rows, own)
+        self._forks.counts.device_calls += 1 + -(-max(map(len, made.tokens)) // GENERATOR_TURN)
+        self._forks.counts.prefill_tokens += sum(map(len, rows))
+        parts = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
+        return [Row(tokens, logprobs, top, reason == "stop") for tokens, logprobs, top, reason in parts]
+
+    def _is_full(self, row: _Going) -> bool:
+        most = row.params.max_tokens
+        length = sum(map(len, row.prompt)) + len(row.tokens)
+        return length >= self._sizes.context or (most is not None and len(row.tokens) >= most)
+
+    def _text(self, row: _Going) -> tuple[str, bool]:
+        """The text so far, and whether a stop text ends it."""
+        context = [token for run in row.prompt for token in run]
+        text = Continuation(self.model.tokenizer, context).push(row.tokens, last=True)
+        places = [at for at in (text.find(stop) for stop in row.params.stop) if at >= 0]
+        return text[: min(places, default=len(text))], bool(places)
+
+    def _completion(self, row: _Going, sampling: SamplingParams) -> Completion:
+        text, stopped = self._text(row)
+        decode = self.model.tokenizer.decode
+        likeliest = tuple({decode([i]): x for i, x in reversed(top.items())} for top in row.top)
+        is_end = bool(row.tokens) and row.tokens[-1] in self._end_ids(row.params)
+        reason = "stop" if stopped or is_end else "length"
+        return Completion(
+            text=text, tokens=len(row.tokens), logprob=row.logprob, finish_reason=reason, likeliest=likeliest
+        )
+
+    def _end_ids(self, params: SamplingParams) -> list[int]:
+        """The tokens that end a row: the model's, those asked for, and those whose text holds a stop text."""
+        if params.stop not in self._ends:
+            tokenizer = self.model.tokenizer
+            texts = enumerate(tokenizer.decode([i]) for i in range(len(tokenizer)))
+            self._ends[params.stop] = [i for i, text in texts if any(stop in text for stop in params.stop)]
+        own = () if params.ignore_eos else self.model.generator.eos_ids
+        return [*own, *params.stop_token_ids, *self._ends[params.stop]]
+
+    def _account(self, begun: float) -> None:
+        counts = self._forks.counts
+        self.usage.device_calls, self.usage.prefill_tokens = counts.device_calls, counts.prefill_tokens
+        self.usage.seconds += time.perf_counter() - begun
+
+    def _new_forks(self) -> Forks:
+        g = self.model.generator
+        how = {"compute": g.compute, "cache": g.cache, "sharding": g.sharding, "programs": g.programs}
+        return Forks(self.model.config, self._sizes, **how)
+
+
+def _whole(row: _Going) -> Runs:
+    """A row's prompt and what was made of it so far."""
+    new = tuple(row.tokens)
+    most = READ_LENGTHS[-1]
+    return row.prompt + tuple(new[at : at + most] for at in range(0, len(new), most))
+
+
+def _turn(row: _Going) -> SamplingParams:
+    most = row.params.max_tokens
+    left = TURN if most is None else min(TURN, most - len(row.tokens))
+    return dataclasses.replace(row.params, max_tokens=left)
+
+
+def _parts(rows: Sequence[Any], key: Callable[[Any], Runs], prompts: int, width: int):
+    """The rows in order, in parts of at most `width` rows and `prompts` different prompts."""
+    part, seen = [], set()
+    for row in rows:
+        if len(part) >= width or (key(row) not in seen and len(seen) >= prompts):
+            yield part
+            part, seen = [], set()
+        part.append(row)
+        seen.add(key(row))
+    if part:
+        yield part
