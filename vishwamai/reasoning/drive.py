@@ -48,29 +48,33 @@ def ask(
     A prompt may come back with fewer completions than were asked for, the last prompts first.
     """
     budget.check()
-    longest, left = sampling.max_tokens or 1 << 20, budget.left("tokens")
-    if left < longest:
-        longest = int(left)
-        sampling = dataclasses.replace(sampling, max_tokens=longest)
-    rows = sum(n) if left == float("inf") else min(sum(n), int(left // longest))
-    many, room = [], rows
-    for wanted in n:
-        many.append(min(wanted, room))
-        room -= many[-1]
+    many, sampling = _afforded(n, sampling, budget.left("tokens"))
     asked = [i for i, wanted in enumerate(many) if wanted]
-    budget.spend(calls=1)
-    found = yield Ask(
-        tuple(prompts[i] for i in asked),
-        tuple(many[i] for i in asked),
-        sampling,
-        tuple(seeds[i] for i in asked),
-        budget.deadline,
-    )
-    budget.spend(tokens=sum(c.tokens for row in found for c in row))
+    held = 0 if sampling.max_tokens is None else sum(many) * sampling.max_tokens
+    budget.spend(calls=1, tokens=held)  # the most it can be, so that searches in one budget do not overdraw it together
+    parts = tuple(prompts[i] for i in asked), tuple(many[i] for i in asked), sampling, tuple(seeds[i] for i in asked)
+    made = 0
+    try:
+        found = yield Ask(*parts, budget.deadline)
+        made = sum(c.tokens for row in found for c in row)
+    finally:
+        budget.spend(tokens=made - held)
     out: list[list[Completion]] = [[] for _ in prompts]
     for i, row in zip(asked, found, strict=True):
         out[i] = row
     return out
+
+
+def _afforded(n: Sequence[int], sampling: SamplingParams, left: float) -> tuple[list[int], SamplingParams]:
+    """How many of each, and how long, so that all are inside `left` tokens."""
+    if left == float("inf"):
+        return list(n), sampling
+    longest = int(left) if sampling.max_tokens is None else min(sampling.max_tokens, int(left))
+    many, room = [], int(left // longest)
+    for wanted in n:
+        many.append(min(wanted, room))
+        room -= many[-1]
+    return many, dataclasses.replace(sampling, max_tokens=longest)
 
 
 def rate(

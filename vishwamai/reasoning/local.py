@@ -5,10 +5,12 @@ tokens are those of the whole text where that text's tokens begin with its promp
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from vishwamai.errors import InputError
@@ -19,11 +21,12 @@ from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models.config import ModelConfig
-from vishwamai.reasoning.model import Completion, Prompt, Usage, pieces, seed_of
+from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 JOBS = 1024  # of one device call; one number for all, since programs of other shapes differ in the last bits
+PREFIX_BYTES = 512 << 20
 TURN = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
 
 
@@ -59,8 +62,9 @@ class Local:
     """A local model. The numbers of a row depend on its prompt and seed alone, bit for bit, at any `width`.
 
     `context` bounds a prompt and its continuation together (by default the model's own, at most 512), `rows` the
-    prefixes that are kept, `width` the continuations of one device call, `tile` those that are decoded at once;
-    `share=False` reads every row's prompt anew, as a model without forking would.
+    prefixes that are kept (by default as many as 512 MiB hold, 16 to 1024), `width` the continuations of one
+    device call, `tile` those that are decoded at once; `share=False` reads every row's prompt anew, as a model without
+    forking would.
     """
 
     def __init__(
@@ -68,18 +72,18 @@ class Local:
         model: Face,
         *,
         context: int | None = None,
-        rows: int = 512,
+        rows: int | None = None,
         width: int = JOBS,
         tile: int = 32,
         share: bool = True,
     ):
         context = min(model.config.max_length, 512) if context is None else context
+        rows = _rows(model, context) if rows is None else rows
         for name, value, least in (("context", context, 2), ("rows", rows, 2), ("width", width, 1), ("tile", tile, 1)):
             if not isinstance(value, int) or not least <= value <= (JOBS if name in ("width", "tile") else 1 << 20):
                 raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more and at most {JOBS}")
         self.model, self.share, self.usage, self.width = model, share, Usage(), width
         self._sizes = Sizes(rows=rows, context=context, jobs=JOBS, tile=tile)
-        self._forks = self._new_forks()
         self._ends: dict[tuple[str, ...], list[int]] = {}
         self._runs: dict[tuple[str, ...], Runs] = {}
         self._identity: str | None = None
@@ -230,10 +234,29 @@ class Local:
         self.usage.device_calls, self.usage.prefill_tokens = counts.device_calls, counts.prefill_tokens
         self.usage.seconds += time.perf_counter() - begun
 
-    def _new_forks(self) -> Forks:
+    @functools.cached_property
+    def _forks(self) -> Forks:
         g = self.model.generator
         how = {"compute": g.compute, "cache": g.cache, "sharding": g.sharding, "programs": g.programs}
         return Forks(self.model.config, self._sizes, **how)
+
+
+def as_model(model: Any) -> Model:
+    """What has the protocol as it is, a `VishwamAI` as a `Local`. Raises `InputError` for anything else."""
+    if hasattr(model, "identity") and hasattr(model, "usage"):
+        return model
+    if all(hasattr(model, name) for name in ("generator", "tokenizer", "weights", "config")):
+        return Local(model)
+    raise InputError(
+        f"a {type(model).__name__} is no model: give a VishwamAI, or what has reasoning.model.Model's methods"
+    )
+
+
+def _rows(model: Face, context: int) -> int:
+    """The prefixes that the memory for them holds."""
+    cfg = model.config
+    one = 2 * cfg.n_layers * context * cfg.n_kv_heads * cfg.head_dim * jax.numpy.dtype(model.generator.cache).itemsize
+    return min(max(PREFIX_BYTES // one, 16), 1024)
 
 
 def _whole(row: _Going) -> Runs:

@@ -17,7 +17,10 @@ State = Hashable
 class Task(abc.ABC):
     """A kind of problem. A step is one line of text; `stop` ends it, and `step_tokens` bounds it.
 
-    `depth` is how many steps a problem may take at most, None where nobody knows.
+    `depth` is how many steps a problem may take at most, None where nobody knows. `closing` is what a chain is given
+    that has thought for long enough, so that the answer follows; `prefers` says which of "tree" and "samples" was
+    measured to find more right answers for as many tokens; `scoped` whether what a state is worth depends on the
+    problem too.
     """
 
     name: str = "task"
@@ -25,6 +28,9 @@ class Task(abc.ABC):
     step_tokens: int = 32
     chain_tokens: int = 256
     depth: int | None = None
+    closing: str = "\nAnswer:"
+    prefers: str = "tree"
+    scoped: bool = True
 
     @abc.abstractmethod
     def read(self, problem: str) -> State:
@@ -57,6 +63,14 @@ class Task(abc.ABC):
     def extract(self, text: str) -> str | None:
         """The answer of a whole chain."""
         return (self.split(text) or [None])[-1]
+
+    def takes_back(self, text: str) -> bool:
+        """Whether a step of a whole chain takes itself back, so that the next goes on from the state before it."""
+        return False
+
+    def key(self, state: State) -> State:
+        """What two states share that are the same place."""
+        return state
 
     def value(self, made: Completion) -> float | None:
         """How promising the state after a step is, 0 to 1, where the model says it in passing."""

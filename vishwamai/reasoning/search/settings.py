@@ -1,0 +1,43 @@
+"""How a tree is searched."""
+
+import dataclasses
+import math
+
+from vishwamai.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeSettings:
+    """Widths and depths. Raises `InputError` for values out of range.
+
+    A level has `max_branches * beam_width` thoughts, evenly over the states that are gone on from (`even`; the root has
+    all of them), or `max_branches` for each state. `rounds` are passes of breadth-first and beam search; `expansions`
+    bounds the others. `threshold` is the value under which depth-first search turns back; `exploration` weighs the
+    rarely visited in MCTS.
+    """
+
+    max_branches: int = 3
+    max_depth: int = 3
+    beam_width: int = 5
+    temperature: float = 0.7
+    even: bool = True
+    rounds: int = 1
+    stop_early: bool = True
+    expansions: int = 64
+    threshold: float = 0.0
+    exploration: float = 1.0
+
+    def __post_init__(self):
+        for name in ("max_branches", "max_depth", "beam_width", "rounds", "expansions"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+        for name in ("temperature", "threshold", "exploration"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value!r}; it must be a number, 0 or more")
+
+    @property
+    def width(self) -> int:
+        """Thoughts of a level."""
+        return self.max_branches * self.beam_width

@@ -1,0 +1,143 @@
+"""`TreeOfThoughts`: solving by search over thoughts, each a step that a program can check.
+
+The thoughts of a level, of all problems that are solved together, are one call of the model. The ways of searching are
+in `search/`, what a state is worth in `values.py`. It knows no particular model or task.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vishwamai.errors import BackendError, InputError
+from vishwamai.reasoning import values as ways_to_value
+from vishwamai.reasoning.budget import Budget, Spent
+from vishwamai.reasoning.drive import Search, run
+from vishwamai.reasoning.growth import Node, Proposals, Tree, Values
+from vishwamai.reasoning.local import as_model
+from vishwamai.reasoning.memory import ThoughtMemory
+from vishwamai.reasoning.model import Model
+from vishwamai.reasoning.proposals import sampled
+from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
+from vishwamai.reasoning.search.settings import TreeSettings
+from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.task import Task
+from vishwamai.reasoning.tasks import task_of
+
+SEARCHES = {"breadth": breadth, "depth": depth, "beam": beam, "best_first": best_first, "mcts": mcts}
+
+
+class TreeOfThoughts:
+    """Searches over thoughts (Yao et al. 2023, arXiv:2305.10601).
+
+    `task` is a `Task` or the name of one. `search` is one of `SEARCHES`, `settings` the rest of `TreeSettings`.
+    `values` says what a state is worth (`values.py`; None: what the model writes in passing), `proposals` where
+    thoughts come from (None: drawn one by one). With a `memory`, values that this model gave before are used again. The
+    same `seed` grows the same tree, alone or among others.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_branches: int = 3,
+        max_depth: int = 3,
+        beam_width: int = 5,
+        temperature: float = 0.7,
+        *,
+        task: Task | str = "text",
+        search: str = "breadth",
+        values: Values | None = None,
+        proposals: Proposals | None = None,
+        memory: ThoughtMemory | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ):
+        if search not in SEARCHES:
+            raise InputError(f"there is no search {search!r}; there are {', '.join(SEARCHES)}")
+        self.model: Model = as_model(model)
+        self.task = task_of(task)
+        widths = {"max_branches": max_branches, "max_depth": max_depth, "beam_width": beam_width}
+        self.settings = TreeSettings(**widths, temperature=temperature, **settings)
+        self.method, self.seed, self.memory = search, seed, memory
+        self._values = ways_to_value.inline() if values is None else values
+        if memory is not None:
+            self._values = ways_to_value.remembered(self._values, memory, self.model.identity)
+        self._proposals = proposals or sampled(temperature)
+
+    def solve(self, problem: str, *, budget: Budget | None = None) -> Solution:
+        """The answer to one problem. Raises `InputError` for a problem that the task cannot read."""
+        return run(self.model, [self.search(problem, Budget() if budget is None else budget)])[0]
+
+    def solve_all(
+        self, problems: Sequence[str], *, budget: Budget | None = None, each: Mapping[str, float] | None = None
+    ) -> list[Solution]:
+        """The answers to many problems, searched in step within one budget; `each` has the limits of every problem."""
+        whole = Budget() if budget is None else budget
+        return run(self.model, [self.search(problem, whole.within(**(each or {}))) for problem in problems])
+
+    def search(self, problem: str, budget: Budget) -> Search[Solution]:
+        """The search as a generator, to be run by `drive.run` or as a part of another."""
+        tree = self.tree(problem, budget)
+        stopped = None
+        try:
+            yield from SEARCHES[self.method].search(tree, self.settings)
+        except Spent as spent:
+            stopped = spent.limit
+        except BackendError as error:
+            if not tree.answers:
+                raise
+            stopped = str(error)
+        return solution(tree, stopped)
+
+    def tree(self, problem: str, budget: Budget | None = None) -> Tree:
+        """A tree with nothing but its root."""
+        budget = Budget() if budget is None else budget
+        parts = self.task, problem, self._values, self._proposals
+        return Tree(*parts, budget=budget, seed=self.seed, method=f"tot-{self.method}")
+
+    def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
+        """New thoughts after some steps: right ones, no two of which lead to the same state."""
+        tree = self.tree(problem)
+        node = _at(tree, steps)
+        [new] = run(self.model, [tree.expand([node], [self.settings.max_branches if n is None else n])])
+        return [child.thought.text for child in new]
+
+    def estimate_value(self, problem: str, steps: Sequence[str] = ()) -> float:
+        """How promising the state after some steps is, 0 to 1."""
+        tree = self.tree(problem)
+        node = _at(tree, steps)
+        if node.answer is not None:
+            return node.value
+        [[value]] = run(self.model, [self._values(tree, [node])])
+        return value
+
+
+def _at(tree: Tree, steps: Sequence[str]) -> Node:
+    """The node after given steps, put into the tree. Raises `InputError` for a step that is wrong."""
+    node = tree.root
+    for number, text in enumerate(steps, 1):
+        node = tree.given(node, text)
+        if node is None:
+            raise InputError(f"step {number} is wrong here: {text!r:.80}")
+    return node
+
+
+def solution(tree: Tree, stopped: str | None) -> Solution:
+    """What a tree has come to."""
+    ranked, spent = tree.ranked, tree.budget.spent
+    best = ranked[0] if ranked else None
+    figures = {"tokens": spent["tokens"], "calls": spent["calls"], "nodes": spent["nodes"]}
+    figures["seconds"] = round(tree.budget.seconds, 6)
+    found = Solution(
+        problem=tree.problem,
+        method=tree.trace.method,
+        answer=None if best is None else best.answer,
+        verified=None if best is None else best.verified,
+        steps=() if best is None else tuple(Step(text.strip(), True) for text in best.steps),
+        candidates=tuple(dict.fromkeys(node.answer for node in ranked if node.answer is not None)),
+        confidence=None if best is None else best.value,
+        stopped=stopped,
+        trace=tree.trace,
+        notes=tuple(tree.notes),
+        **figures,
+    )
+    tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
+    return found

@@ -1,0 +1,144 @@
+"""How promising a state is: said in passing, asked for in words, read from one token, from the residuals, or computed.
+
+Each is made by a call that checks its settings and gives a function of (tree, nodes), which asks through the tree's
+budget. Values are from 0 to 1.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from vishwamai.errors import InputError
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.reasoning.drive import Search, ask, rate
+from vishwamai.reasoning.growth import Node, Tree, Values
+from vishwamai.reasoning.memory import ThoughtMemory
+from vishwamai.reasoning.model import Prompt, pieces, seed_of
+from vishwamai.reasoning.task import guarded
+
+WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
+
+
+class Features(Protocol):
+    """A model that shows its residuals: `local.Local` is one."""
+
+    def features(self, prompts: Sequence[Prompt]) -> np.ndarray: ...
+
+
+def inline() -> Values:
+    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing."""
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        found = [None if node.made is None else tree.task.value(node.made) for node in nodes]
+        return [0.5 if value is None else value for value in found]
+        yield  # a generator like the others, that asks for nothing
+
+    return values
+
+
+def token(question: str, yes: str = " yes", no: str = " no") -> Values:
+    """The probability of `yes` against `no` after the state's prompt and a question: scored, so no token is made."""
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        prompts = [(*_pieces(tree, node), question) for node in nodes]
+        scores = yield from rate(tree.budget, prompts, [(yes, no)] * len(nodes))
+        return [1 / (1 + math.exp(min(against - of, 700.0))) for of, against in scores]
+
+    return values
+
+
+def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, temperature: float = 0.7) -> Values:
+    """The mean of what the model says in words, `samples` times; an answer without one of the words counts as 0.
+
+    The longest of the words that stands in the answer counts, and of those that stand last.
+    """
+    if samples < 1 or not words:
+        raise InputError("values in words need one sample or more, and words that say how promising a state is")
+    how = SamplingParams(temperature=temperature, max_tokens=24, stop=("\n",))
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        prompts = [(*_pieces(tree, node), question) for node in nodes]
+        seeds = [seed_of(tree.seed, *node.path, "value") for node in nodes]
+        said = yield from ask(tree.budget, prompts, [samples] * len(nodes), how, seeds)
+        return [sum(_word(c.text, words) for c in row) / max(len(row), 1) for row in said]
+
+    return values
+
+
+def head(model: Features, weights: np.ndarray, bias: float = 0.0) -> Values:
+    """A learned head: the logistic function of the residuals after the state's prompt. `fit_head` makes the weights."""
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        x = model.features([_pieces(tree, node) for node in nodes])
+        return [float(value) for value in _logistic(x.astype(np.float64) @ weights + bias)]
+        yield
+
+    return values
+
+
+def program(value: Callable[[str, Any], float]) -> Values:
+    """A function of (problem, state); where it raises, the state counts as 0 and the solution's notes say so."""
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        found = []
+        for node in nodes:
+            number, why = guarded(value, tree.problem, node.state)
+            found.append(0.0 if number is None else float(number))
+            if why and why not in tree.notes:
+                tree.notes.append(why)
+        return found
+        yield
+
+    return values
+
+
+def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
+    """Values that the same model gave to the same states of the same task before, and where there is none, new ones."""
+
+    def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        name = tree.task.name
+        keys = [(tree.problem if tree.task.scoped else "", tree.task.key(node.state)) for node in nodes]
+        known = [memory.value(identity, name, key) for key in keys]
+        missing = [node for node, value in zip(nodes, known, strict=True) if value is None]
+        new = iter((yield from values(tree, missing)) if missing else [])
+        found = [next(new) if value is None else value for value in known]
+        for key, old, value in zip(keys, known, found, strict=True):
+            if old is None:
+                memory.note_value(identity, name, key, value)
+        return found
+
+    return seen
+
+
+def fit_head(
+    features: np.ndarray, labels: Sequence[bool], decay: float = 1.0, steps: int = 25
+) -> tuple[np.ndarray, float]:
+    """Weights and bias of `head` by logistic regression (Newton's method, float64, weights' squares times `decay`).
+
+    `features` are `[n, D]`, from `Local.features`.
+    """
+    x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
+    y, w = np.asarray(labels, np.float64), np.zeros(x.shape[1])
+    penalty = np.diag([decay] * features.shape[1] + [1e-6])
+    for _ in range(steps):
+        p = _logistic(x @ w)
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + penalty
+        w -= np.linalg.solve(hessian, x.T @ (p - y) + penalty @ w)
+    return w[:-1], float(w[-1])
+
+
+def _logistic(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(z, -500, 500)))
+
+
+def _pieces(tree: Tree, node: Node) -> tuple[str, ...]:
+    return pieces(tree.task.prompt(tree.problem, node.steps))
+
+
+def _word(said: str, words: Mapping[str, float]) -> float:
+    """The value of the word that stands last in what was said."""
+    places = [(said.lower().rfind(word), len(word), value) for word, value in words.items()]
+    at, _, value = max(places)
+    return value if at >= 0 else 0.0
