@@ -38,6 +38,7 @@ class Solution:
     seconds: float = 0.0
     trace: Trace | None = dataclasses.field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()  # of integrated reasoning, each with its tokens
 
     @property
     def complete(self) -> bool:
