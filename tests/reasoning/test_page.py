@@ -1,4 +1,4 @@
-"""The page of search trees: one file, nothing from outside, nothing of a model's words as markup, and a script that runs."""
+"""The page of search trees: one file, nothing from outside, no word of a model as markup, and a script that runs."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ STUB = Path(__file__).parent / "page_dom.js"
 
 
 def game_of_24(numbers=(4, 9, 10, 13), *, wide=12, keep=3, seed=0) -> Trace:
-    """A made-up breadth-first search of three levels: legal and wrong steps, repeats, and values that know the truth."""
+    """A made-up breadth-first search of three levels: right and wrong steps, repeats, values that know the truth."""
     draw, trace = random.Random(seed), Trace(game24.prompt(numbers), "tree")
     trace.add(Thought((), "", state=numbers, status="expanded"))
     level, seen, clock = [((), tuple(sorted(numbers)))], set(), 0.0

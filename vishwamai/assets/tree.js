@@ -17,7 +17,7 @@ const byId = (id) => document.getElementById(id);
 const traces = JSON.parse(byId("data").textContent);
 const nodes = new WeakMap(); // of rows
 let trace, root, all, current, range, winning, hits, opened, pattern;
-let only = new Set();
+const only = new Set();
 
 function el(tag, className = "", text = "") {
   const made = document.createElement(tag);
@@ -94,7 +94,8 @@ function set(target, attributes) {
 
 function rowOf(node, place, many) {
   const { text, status = "open", state, why } = node.thought, level = node.path.length;
-  const row = (node.row = el("div", `row ${Object.hasOwn(MARKS, status) ? status : ""} ${node.won ? "won" : ""}`));
+  const isKnown = Object.hasOwn(MARKS, status);
+  const row = (node.row = el("div", `row ${isKnown ? status : ""} ${node.won ? "won" : ""}`));
   const toggle = el("span", "toggle"), mark = el("span", "mark"), body = el("div", "body");
   set(row, { role: "treeitem", "aria-level": level + 1, "aria-setsize": many, "aria-posinset": place });
   set(row, { "aria-selected": false, tabindex: -1 });
@@ -103,7 +104,8 @@ function rowOf(node, place, many) {
     set(row, { "aria-expanded": node.isOpen });
     toggle.append(icon("M5 2.5l6 5.5l-6 5.5"));
   }
-  mark.append(icon(MARKS[status] ?? ""), el("span", "unseen", `${status}${node.won ? ", leads to the answer" : ""}: `));
+  const spoken = `${status}${node.won ? ", leads to the answer" : ""}: `;
+  mark.append(icon(isKnown ? MARKS[status] : ""), el("span", "unseen", spoken));
   mark.title = status;
   body.append(words(el("div", "text"), text || (level ? "(no words)" : trace.problem)));
   if (said(state) || why) {
@@ -121,7 +123,7 @@ function figuresOf({ path, thought: { value, tokens = 0, seconds: when = 0 } }) 
   const made = [el("span", "figure value", rated ? number(value, 2) : "")];
   if (rated) made[0].append(bar((value - range[0]) / (range[1] - range[0])));
   made.push(el("span", "figure tokens", path.length ? number(tokens) : ""));
-  made.push(el("span", "figure", path.length ? seconds(when) : ""));
+  made.push(el("span", "figure when", path.length ? seconds(when) : ""));
   return made;
 }
 

@@ -48,7 +48,9 @@ function levels() {
 }
 
 function levelTable() {
-  const rows = levels(), names = Object.keys(rows[0] ?? {}), top = el("tr");
+  const rows = levels();
+  byId("costs").hidden = !rows.length;
+  const names = Object.keys(rows[0] ?? {}), top = el("tr");
   for (const name of names) {
     const cell = el("th", "", name);
     set(cell, { scope: "col" });

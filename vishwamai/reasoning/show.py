@@ -26,7 +26,7 @@ MARKS = {
     "refuted": ("≠", "red"),
 }
 FOLLOWED = ("kept", "expanded", "answer")
-MOST = 60  # thoughts that are shown
+MOST = 40  # thoughts that are shown
 JOINERS = "\u200c\u200d"  # they are not printable, and many scripts are misspelt without them
 INDENT = 4  # columns that rich's guides take for each level
 SHORTEST = 12  # columns that a text has at any level
@@ -39,7 +39,7 @@ Path = tuple[int, ...]
 def terminal(trace: Trace, console_width: int = 80) -> Group:
     """A trace's tree, answer and figures for a console of so many columns: `Console().print(terminal(trace))`.
 
-    At most 60 thoughts have a line: those on the way to the answer, then others that were kept, expanded or answers.
+    At most 40 thoughts have a line: those on the way to the answer, then others that were kept, expanded or answers.
     """
     branches = _Branches(trace, console_width)
     found = {branches.thoughts[path].status for path in branches.shown if path}
@@ -76,7 +76,8 @@ class _Branches:
     def _chosen(self) -> list[Path]:
         """The way to the answer, then level by level what was gone on from, so that a parent stands before a child."""
         followed = [path for path, t in self.thoughts.items() if t.status in FOLLOWED or path in self.below]
-        return [*self.way, (), *sorted(set(followed) - {*self.way, ()}, key=lambda path: (len(path), path))]
+        others = sorted(followed, key=lambda path: (len(path), path))
+        return list(dict.fromkeys([(), *self.way, *others]))
 
     def tree(self, path: Path = (), into: Tree | None = None) -> Tree:
         """The branches from a place on, under a node of rich's tree or as a new one."""
@@ -121,7 +122,8 @@ def _result(trace: Trace) -> Iterable[Text]:
     took = [f"{result['seconds']:.1f} s"] if result.get("seconds") is not None else []
     stopped = [f"stopped by {result['stopped']}"] if result.get("stopped") else []
     method = str(result.get("method") or trace.method)
-    yield Text(", ".join([method, f"{len(trace.thoughts):,} thoughts", *named, *took, *stopped]), style="dim")
+    figures = [method, f"{len(trace.thoughts):,} thoughts", *named, *took, *stopped]
+    yield Text(_printable(", ".join(figures)), style="dim")
 
 
 def _printable(text: str) -> str:
