@@ -28,6 +28,7 @@ def game_of_24() -> Trace:
             thought((3,), "9 - 4 = 6", "wrong"),
             thought((4,), "9 - 4 = 3", "wrong"),
             thought((5,), "10 - 4 = 6", "repeat"),
+            thought((6,), "10 - 9 = 1", "expanded", 0.3),
             thought((0, 0), "13 - 9 = 4", "kept", 0.8),
             thought((0, 1), "6 + 9 = 15", "repeat"),
             thought((0, 2), "6 + 9 = 15", "repeat"),
@@ -62,10 +63,11 @@ def test_the_tree_is_drawn():
         "│   └── +2 more: 2 repeats",
         "├── ◆ 4 + 9 = 13  0.40",
         "│   └── +1 more: 1 wrong",
+        "├── ◆ 10 - 9 = 1  0.30",
         "└── +4 more: 2 wrong, 1 repeat, 1 pruned",
         "",
         "answer: (10 - 4) * (13 - 9)  checked and right",
-        "tree, 13 thoughts, 1,200 tokens, 5 calls, 3.2 s",
+        "tree, 14 thoughts, 1,200 tokens, 5 calls, 3.2 s",
         "● kept  ◆ expanded  ✓ answer  ← the way to the answer",
     ]
 
@@ -95,14 +97,14 @@ def test_every_status_has_a_mark_of_its_own():
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        ({}, ["no answer", "tree, 13 thoughts"]),
+        ({}, ["no answer", "tree, 14 thoughts"]),
         (
             {"answer": "7", "verified": False, "method": "beam", "stopped": "tokens"},
             ["answer: 7  checked and not right"],
         ),
         (
             {"answer": "7", "calls": 2, "stopped": "calls"},
-            ["not checked", "tree, 13 thoughts, 2 calls, stopped by calls"],
+            ["not checked", "tree, 14 thoughts, 2 calls, stopped by calls"],
         ),
         ({"answer": "7", "path": [0, 7]}, ["◆ 10 - 4 = 6  0.90 ←"]),
         ({"path": None}, ["◆ 10 - 4 = 6  0.90\n"]),
