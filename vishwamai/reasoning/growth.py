@@ -7,9 +7,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.drive import Search, ask
+from vishwamai.reasoning.drive import Search
 from vishwamai.reasoning.model import Completion, seed_of
 from vishwamai.reasoning.task import Task, guarded
 from vishwamai.reasoning.trace import Thought, Trace
@@ -31,6 +30,7 @@ class Node:
     visits: int = 0  # how often a search chose to go on from here
     total: float = 0.0  # values backed up to here, of `visits`
     children: list["Node"] = dataclasses.field(default_factory=list)
+    choices: set[str] = dataclasses.field(default_factory=set)  # that were written out
     made: Completion | None = None
 
     @property
@@ -70,17 +70,6 @@ class Tree:
         self.answers: list[Node] = []
         self._places: dict[Any, Node] = {task.key(state): self.root}
         self._tried: dict[tuple[int, ...], int] = {}
-
-    def sampling(self, temperature: float, **more: Any) -> SamplingParams:
-        """How one thought is drawn."""
-        task = self.task
-        return SamplingParams(temperature=temperature, max_tokens=task.step_tokens, stop=task.stop, logprobs=5, **more)
-
-    def draw(self, nodes: Sequence[Node], n: Sequence[int], sampling: SamplingParams) -> Search[list[list[Completion]]]:
-        """Completions of nodes' prompts, each drawn with a seed of its place."""
-        seeds = [seed_of(self.seed, *node.path, "draw", node.draws) for node in nodes]
-        prompts = [self.task.prompt(self.problem, node.steps) for node in nodes]
-        return (yield from ask(self.budget, prompts, n, sampling, seeds))
 
     def expand(self, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[Node]]:
         """New nodes after `n[i]` thoughts of node i: those that are right steps and lead to states not seen before.

@@ -1,18 +1,48 @@
-"""Where thoughts come from: drawn one by one from the state's prompt, or proposed as a list in one continuation."""
+"""Where thoughts come from: drawn one by one, choices first and each written out once, or proposed as a list."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.drive import Search, ask
 from vishwamai.reasoning.growth import Node, Proposals, Tree
 from vishwamai.reasoning.model import Completion, pieces, seed_of
+from vishwamai.reasoning.task import Task
 
 
 def sampled(temperature: float) -> Proposals:
     """Each thought is a continuation of its own, drawn independently (Yao et al. 2023, "sample")."""
 
     def proposals(tree: Tree, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[list[Completion]]]:
-        return (yield from tree.draw(nodes, n, tree.sampling(temperature)))
+        return (yield from _drawn(tree, nodes, n, _step(tree.task, temperature)))
+
+    return proposals
+
+
+def distinct(temperature: float) -> Proposals:
+    """Choices are drawn independently, and of equal ones at a state one is written out, by the likeliest tokens.
+
+    For tasks with a `choice_stop`, where what follows from a choice is no choice. A choice that was written out at the
+    state before is not written out again. The tokens of equal choices are counted with the first of them.
+    """
+
+    def proposals(tree: Tree, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[list[Completion]]]:
+        task = tree.task
+        how = SamplingParams(temperature=temperature, max_tokens=task.choice_tokens, stop=task.choice_stop)
+        drawn = yield from _drawn(tree, nodes, n, how)
+        chosen = [_first_ones(node, row) for node, row in zip(nodes, drawn, strict=True)]
+        pairs = [(node, choice) for node, row in zip(nodes, chosen, strict=True) for choice in row]
+        out: list[list[Completion]] = [[] for _ in nodes]
+        if not pairs:
+            return out
+        prompts = [(*pieces(task.prompt(tree.problem, node.steps)), choice.text) for node, choice in pairs]
+        seeds = [seed_of(tree.seed, *node.path, choice.text) for node, choice in pairs]
+        written = yield from ask(tree.budget, prompts, [1] * len(pairs), _step(task, 0.0), seeds)
+        places = {id(node): i for i, node in enumerate(nodes)}
+        for (node, choice), row in zip(pairs, written, strict=True):
+            node.choices.add(choice.text)
+            out[places[id(node)]] += [_joined(choice, rest) for rest in row]
+        return out
 
     return proposals
 
@@ -31,6 +61,32 @@ def proposed(question: str, temperature: float, max_tokens: int = 256) -> Propos
         return [_lines(row, many) for row, many in zip(said, n, strict=True)]
 
     return proposals
+
+
+def _drawn(tree: Tree, nodes: Sequence[Node], n: Sequence[int], how: SamplingParams) -> Search[list[list[Completion]]]:
+    """Continuations of the nodes' prompts, each drawn with a seed of its place."""
+    seeds = [seed_of(tree.seed, *node.path, "draw", node.draws) for node in nodes]
+    prompts = [tree.task.prompt(tree.problem, node.steps) for node in nodes]
+    return (yield from ask(tree.budget, prompts, n, how, seeds))
+
+
+def _step(task: Task, temperature: float) -> SamplingParams:
+    return SamplingParams(temperature=temperature, max_tokens=task.step_tokens, stop=task.stop, logprobs=5)
+
+
+def _first_ones(node: Node, drawn: Sequence[Completion]) -> list[Completion]:
+    """One completion for each choice that was not written out yet, with the tokens of all that are equal to it."""
+    found: dict[str, Completion] = {}
+    for made in drawn:
+        if made.text not in node.choices and made.text.strip():
+            before = found.get(made.text, dataclasses.replace(made, tokens=0))
+            found[made.text] = dataclasses.replace(before, tokens=before.tokens + made.tokens)
+    return list(found.values())
+
+
+def _joined(choice: Completion, rest: Completion) -> Completion:
+    sums = {"tokens": choice.tokens + rest.tokens, "logprob": choice.logprob + rest.logprob}
+    return dataclasses.replace(rest, text=choice.text + rest.text, **sums)
 
 
 def _lines(said: Sequence[Completion], most: int) -> list[Completion]:

@@ -17,6 +17,9 @@ State = Hashable
 class Task(abc.ABC):
     """A kind of problem. A step is one line of text; `stop` ends it, and `step_tokens` bounds it.
 
+    Where a step is a choice and what follows from it, `choice_stop` stands between the two and `choice_tokens` bounds
+    the choice: equal choices are then written out once.
+
     `depth` is how many steps a problem may take at most, None where nobody knows. `closing` is what a chain is given
     that has thought for long enough, so that the answer follows; `prefers` says which of "tree" and "samples" was
     measured to find more right answers for as many tokens; `scoped` whether what a state is worth depends on the
@@ -25,6 +28,8 @@ class Task(abc.ABC):
 
     name: str = "task"
     stop: tuple[str, ...] = ("\n",)
+    choice_stop: tuple[str, ...] = ()
+    choice_tokens: int = 8
     step_tokens: int = 32
     chain_tokens: int = 256
     depth: int | None = None

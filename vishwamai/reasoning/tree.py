@@ -15,7 +15,7 @@ from vishwamai.reasoning.growth import Node, Proposals, Tree, Values
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.proposals import sampled
+from vishwamai.reasoning.proposals import distinct, sampled
 from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
 from vishwamai.reasoning.search.settings import TreeSettings
 from vishwamai.reasoning.solution import Solution, Step
@@ -30,7 +30,7 @@ class TreeOfThoughts:
 
     `task` is a `Task` or the name of one. `search` is one of `SEARCHES`, `settings` the rest of `TreeSettings`.
     `values` says what a state is worth (`values.py`; None: what the model writes in passing), `proposals` where
-    thoughts come from (None: drawn one by one). With a `memory`, values that this model gave before are used again. The
+    thoughts come from (None: drawn one by one, and where the task tells choices apart each written out once). With a `memory`, values that this model gave before are used again. The
     same `seed` grows the same tree, alone or among others.
     """
 
@@ -60,7 +60,8 @@ class TreeOfThoughts:
         self._values = ways_to_value.inline() if values is None else values
         if memory is not None:
             self._values = ways_to_value.remembered(self._values, memory, self.model.identity)
-        self._proposals = proposals or sampled(temperature)
+        drawn = distinct if self.task.choice_stop else sampled
+        self._proposals = proposals or drawn(temperature)
 
     def solve(self, problem: str, *, budget: Budget | None = None) -> Solution:
         """The answer to one problem. Raises `InputError` for a problem that the task cannot read."""

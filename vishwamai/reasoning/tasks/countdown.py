@@ -26,6 +26,7 @@ class Countdown(Task):
 
     name = "countdown"
     step_tokens = 24
+    choice_stop = (" =",)
     chain_tokens = 256
 
     def read(self, problem: str) -> countdown.State:
