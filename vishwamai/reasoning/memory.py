@@ -88,7 +88,7 @@ class ThoughtMemory:
         What is there already (text, kind, problem and task) keeps its id, with the new score and the higher priority.
         Others make room. Raises `InputError` where these would be pinned ones, and for an empty text.
         """
-        words = {"text": _filled("text", text), "kind": kind, "problem": problem, "task": task}
+        words = {"text": _filled("text", text), "kind": _filled("kind", kind), "problem": problem, "task": task}
         sizes = {name: _bytes(name, word) for name, word in words.items()}
         same = hashlib.blake2b(json.dumps(list(words.values())).encode(), digest_size=16).digest()
         figures = {
@@ -146,6 +146,10 @@ class ThoughtMemory:
     def __len__(self) -> int:
         return self._store.total("entries")
 
+    def __bool__(self) -> bool:
+        """A memory with nothing in it is a memory still."""
+        return True
+
     def close(self) -> None:
         """Closes the file; what was in RAM is gone."""
         self._store.close()
@@ -162,8 +166,8 @@ class ThoughtMemory:
         entries = [e for e in known if task in (None, e.task) and kind in (None, e.kind)]
         if not entries:
             return []
-        columns = list(zip(*map(words, entries), strict=True))
-        similar = np.max([self._likeness.of(text, column) for column in columns], axis=0)
+        similar = self._likeness.of(text, [word for e in entries for word in words(e)])
+        similar = similar.reshape(len(entries), -1).max(axis=1)
         self._likeness.keep([word for e in known for word in words(e)])
         order = np.lexsort(([-e.id for e in entries], [-e.priority for e in entries], -similar))
         return [(entries[i], float(similar[i])) for i in order]

@@ -66,7 +66,7 @@ class Store:
 
     def __init__(self, path: str | Path | None, bounds: dict[str, int | None]):
         self.path = None if path is None else Path(path).absolute()
-        self.lock = threading.RLock()
+        self.lock, self._closed = threading.RLock(), False
         if self.path is not None and not self.path.parent.is_dir():
             raise DataError(f"the memory {self.path}: its folder is not there; make it, or choose another path")
         with self._reasons():
@@ -76,12 +76,13 @@ class Store:
         try:
             self._open({f"max_{name}": most for name, most in bounds.items() if most is not None})
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     def close(self) -> None:
         """Closes the file. A second call does nothing."""
         with self.lock:
+            self._closed = True
             self._end()
 
     def add(self, entry: dict[str, Any], same: bytes, size: int) -> int:
@@ -158,8 +159,7 @@ class Store:
                     db.execute(statement)
             for name, most in bounds.items():
                 db.execute(f"UPDATE shared SET {name} = ?", (most,))
-            if bounds:
-                _make_room(db)
+            _make_room(db)
 
     def _is_known(self) -> bool:
         """Whether the file has our tables; False for an empty one. Raises `DataError` for any other."""
@@ -198,7 +198,7 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            if not self._end.alive:
+            if self._closed:
                 raise InputError("this memory is closed; open it again") from None
             if self.path is None or isinstance(error, sqlite3.InterfaceError | sqlite3.ProgrammingError):
                 raise  # our own mistake
