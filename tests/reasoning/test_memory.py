@@ -284,7 +284,7 @@ def test_what_makes_no_sense_is_refused(memory, call, said):
     assert len(memory) == 0 and memory
 
 
-def test_an_embedding_decides_what_is_alike():
+def test_an_embedding_decides_what_is_alike_and_is_asked_for_each_text_once():
     asked = []
 
     def embed(texts):
@@ -292,12 +292,15 @@ def test_an_embedding_decides_what_is_alike():
         return np.array([[text.count("a"), text.count("b")] for text in texts])
 
     with ThoughtMemory(embed=embed) as memory:
-        for text in ("aaa", "bbb", "ab"):
+        texts = ["a" * i + "b" * (200 - i) for i in range(200)]
+        for text in texts:
             memory.add(text)
-        assert [e.text for e in memory.recall("a", 9)] == ["aaa", "ab", "bbb"]
-        memory.recall("b", 9, task="t")
-        assert [e.text for e in memory.recall("b", 1)] == ["bbb"]
-        assert sorted(asked) == ["a", "aaa", "ab", "b", "bbb"]
+        memory.add("c", task="t")
+        memory.recall("a")
+        assert memory.recall("b", 9, task="t")[0].similarity == 0
+        assert [e.text for e in memory.recall("a", 2)] == [texts[199], texts[198]]
+        assert [e.text for e in memory.recall("b", 2)] == [texts[0], texts[1]]
+        assert sorted(asked) == sorted([*texts, "a", "b", "c"])
 
 
 def test_threads_share_a_memory(tmp_path):

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path):
         process = child(ENDLESS, path, round)
         lines = [process.stdout.readline() for _ in range(40)]
         os.kill(process.pid, signal.SIGKILL)
-        lines += process.communicate(timeout=60)[0].splitlines()
+        lines += process.stdout.read().splitlines()  # `communicate` would pass over what `readline` read ahead
+        process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         now = {int(line): f"{round} {i}" for i, line in enumerate(lines) if line.strip()}
         noted |= now
@@ -236,3 +238,14 @@ def test_a_file_that_another_holds_is_waited_for_and_then_said(tmp_path, monkeyp
         other.close()
         memory.add("a")
         assert len(memory) == 1
+
+
+def test_a_new_file_that_another_is_making_is_waited_for(tmp_path):
+    other = sqlite3.connect(tmp_path / "m.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # the switch to the write-ahead log is refused at once meanwhile
+    end = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+    end.start()
+    with ThoughtMemory(tmp_path / "m.db") as memory:
+        memory.add("a")
+    end.join()
+    other.close()
