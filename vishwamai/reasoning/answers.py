@@ -86,7 +86,7 @@ def boxed(text: str) -> str | None:
 def _tidy(text: str) -> str:
     """An answer without what surrounds it."""
     text = boxed(text) or text
-    return text.strip().strip("*_`").strip().rstrip(".").rstrip()
+    return text.strip(" \t\r*_`").rstrip(".").rstrip()
 
 
 def canonical(answer: str) -> Fraction | str:

@@ -21,7 +21,7 @@ TOKEN = re.compile(
     r"|(?P<word>[^\W\d_][\w]*(?:[-'’/][^\W\d_]+)*)|(?P<other>\S)"
 )
 PUNCTUATION = {*".,;:!?\"'“”‘’[—•~`"}  # may stand before an equation
-OPERATING = {*"times plus minus twice double triple half by than over".split()}  # words that calculate
+OPERATING = {*"times plus minus twice double triple half than over".split()}  # words that calculate
 PORTION = re.compile(r"half|percent|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?")
 REMAINDER = {"remainder", "r", "rem"}
 DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
@@ -174,6 +174,8 @@ def _introduces(word: Token, earlier: Token | None, side: list[Token]) -> bool:
     name = word.text.casefold()
     if name == "of" and earlier is not None:
         return earlier.kind != "number" and not PORTION.fullmatch(earlier.text.casefold())
+    if name == "by" and earlier is not None:
+        return earlier.text.casefold() not in ("divided", "multiplied")
     if name == "and" and earlier is not None and earlier.kind == "number":
         return side[1].text != "/"  # 1 and 1/4
     return name not in OPERATING and (len(name) > 1 or name == "a")

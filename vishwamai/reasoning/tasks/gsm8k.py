@@ -5,6 +5,7 @@ others, "Training Verifiers to Solve Math Word Problems" (2021), for the format;
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning import answers, verify
@@ -12,6 +13,7 @@ from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import Checker, State, Task
 
 FINAL = "####"
+Steps = tuple[str, ...]
 
 EXAMPLES = (
     (
@@ -88,16 +90,17 @@ class GSM8K(Task):
         return (self._direct, _asked(problem), FINAL)
 
     def step(self, state: State, text: str) -> State | None:
-        assert isinstance(state, tuple)
+        before = cast(Steps, state)
         text = text.strip()
-        ended = bool(state) and FINAL in state[-1]
+        ended = bool(before) and FINAL in before[-1]
         if not text or ended or (FINAL in text and _final(text) is None):
             return None
-        return None if self._checker(text).valid is False else (*state, text)
+        [verdict] = verify.check_steps([text], self._checker)
+        return None if verdict.valid is False else (*before, text)
 
     def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
-        assert isinstance(state, tuple)
-        return _final(state[-1]) if state else None
+        lines = cast(Steps, state)
+        return _final(lines[-1]) if lines else None
 
     def check(self, problem: str, answer: str) -> bool | None:
         gold = answers.extract(self._golds.get(problem.strip(), ""))

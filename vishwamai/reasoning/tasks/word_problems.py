@@ -5,6 +5,7 @@ The problem's text is the prompt. The corpus's own judge tells for its held-out 
 
 import functools
 from collections.abc import Sequence
+from typing import cast
 
 from vishwamai.data import word_problems
 from vishwamai.data.rows import Problem
@@ -14,6 +15,7 @@ from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import State, Task
 
 FINAL = "Answer:"
+Steps = tuple[str, ...]
 
 
 class WordProblems(Task):
@@ -39,19 +41,19 @@ class WordProblems(Task):
         return (problem.strip(), "\n", f" {FINAL}")
 
     def step(self, state: State, text: str) -> State | None:
-        assert isinstance(state, tuple)
+        before = cast(Steps, state)
         text = text.strip()
-        if state and state[-1].startswith(FINAL):
+        if before and before[-1].startswith(FINAL):
             return None
         if text.startswith(FINAL):
-            right = not state or answers.equal(text.removeprefix(FINAL), state[-1].rpartition("=")[2])
+            right = not before or answers.equal(text.removeprefix(FINAL), before[-1].rpartition("=")[2])
         else:
             right = verify.arithmetic(text).valid is True
-        return (*state, text) if right else None
+        return (*before, text) if right else None
 
     def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
-        assert isinstance(state, tuple)
-        return answers.extract(state[-1]) if state and state[-1].startswith(FINAL) else None
+        lines = cast(Steps, state)
+        return answers.extract(lines[-1]) if lines and lines[-1].startswith(FINAL) else None
 
     def check(self, problem: str, answer: str) -> bool | None:
         known = _held_out().get(problem.strip())
