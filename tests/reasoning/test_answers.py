@@ -1,0 +1,153 @@
+"""Answers are found where they stand, equal as numbers are equal, and a vote counts what is equal."""
+
+import math
+import random
+from fractions import Fraction
+
+import pytest
+
+from vishwamai.errors import InputError
+from vishwamai.reasoning.answers import boxed, canonical, equal, extract, from_logprobs, vote
+
+FOUND = [
+    ("She has 3 apples.\n#### 18", "18"),
+    ("#### 5\nno, wait\n#### 1,200", "1,200"),
+    ("A: 7\n#### 18", "18"),
+    ("16 - 3 = 13\nA: 26", "26"),
+    ("Answer: Paris.", "Paris"),
+    ("**Final Answer:** **12**", "12"),
+    ("The answer is 18. She has 20 eggs.", "18"),
+    ("The answer is 5. Wait, the answer is 6.", "6"),
+    ("Final Answer: The final answer is $5$. I hope it is correct.", "$5$"),
+    ("the answer is: -3.5", "-3.5"),
+    ("so the answer = 4", "4"),
+    (r"Thus \boxed{2} or rather \boxed{\frac{1}{2}}, of 3.", r"\frac{1}{2}"),
+    (r"The answer is \boxed{\text{(B)}}.", r"\text{(B)}"),
+    (r"\boxed{7 is never closed", "7"),
+    ("The answer is:\n42", "42"),
+    ("####\nAnswer: 9", "9"),
+    ("They sell 9 * 2 = $18", "$18"),
+    ("From 3 to 5-2", "2"),
+    ("It falls to -4 degrees", "-4"),
+    ("about 1,250,000.50 in all", "1,250,000.50"),
+    ("half, so 1/2", "1/2"),
+    ("a = 5\nso b = 3 cups", "3"),
+    ("An apple a day", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize("text, answer", FOUND)
+def test_an_answer_is_found_where_it_is_marked_and_else_the_last_number_is_taken(text, answer):
+    assert extract(text) == answer
+
+
+def test_a_box_ends_with_its_own_brace():
+    assert boxed(r"\boxed{a{b}{c{d}}} }") == "a{b}{c{d}}"
+    assert boxed("no box") is None and boxed(r"\boxed{{}") is None
+
+
+NUMBERS = {
+    Fraction(18): [
+        "18",
+        "$18",
+        "18.00",
+        " 18. ",
+        "18 dollars",
+        "18kg",
+        "018",
+        "x = 18",
+        r"\$18",
+        "36/2",
+        "$18.00.",
+        "+18",
+    ],
+    Fraction(1000): ["1,000", "1000", "$1,000.00", "1 thousand", "10 hundred eggs"],
+    Fraction(1, 2): ["1/2", "0.5", ".5", r"\frac{1}{2}", "$0.50", "2/4 cups"],
+    Fraction(3, 2): ["1 1/2", "1.5", "3/2"],
+    Fraction(50): ["50%", "50", "50 percent", r"50\%"],
+    Fraction(-3): ["-3", "−3", "-$3", "$-3", "- 3.0"],
+    Fraction(2_500_000): ["2.5 million", "2,500,000", "2500000 dollars"],
+    Fraction(90): ["90°", r"90^\circ", r"90\text{ degrees}"],
+}
+
+
+def test_numbers_are_equal_exactly_and_however_they_are_written():
+    for number, spellings in NUMBERS.items():
+        assert {spelling: canonical(spelling) for spelling in spellings} == dict.fromkeys(spellings, number)
+
+
+TEXTS = [
+    "3x",
+    "12,5",
+    "1/0",
+    "5:30",
+    "2^3",
+    "3 + 4",
+    "5 and a half",
+    "2π",
+    "1.2.3",
+    "7½",
+    "2 or 3",
+    "5" * 400,
+    "1,0000",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_not_one_number_stays_text(text):
+    assert canonical(text) == text.casefold()
+
+
+def test_texts_are_equal_without_regard_to_case_spaces_and_dots():
+    assert equal("Paris.", " paris") and equal("(B)", "b") and equal('"New  York"', "new york")
+    assert (
+        not equal("Paris", "London") and not equal("18", "19") and not equal("0.33", "1/3") and not equal("50%", "0.5")
+    )
+    assert not equal("(1, 2)", "[1, 2)")
+
+
+def test_the_vote_counts_what_is_equal_and_not_what_looks_alike():
+    first, second = vote(["118", "18", "$18.00", None, "119"])[:2]
+    assert (first.answer, first.members, first.weight, first.share) == ("18", (1, 2), 2.0, 0.5)
+    assert second.answer == "118"  # one vote like 119, and earlier
+
+
+def test_the_vote_is_the_sum_of_the_weights():
+    rng = random.Random(3)
+    for _ in range(50):
+        answers = [rng.choice(["1", "1.0", "2", "4/2", "3", None]) for _ in range(9)]
+        weights = [rng.random() for _ in answers]
+        given = [(float(Fraction(a)), w) for a, w in zip(answers, weights, strict=True) if a]
+        sums = {value: sum(w for v, w in given if v == value) for value, _ in given}
+        groups = vote(answers, weights)
+        assert [float(Fraction(g.answer)) for g in groups] == sorted(sums, key=lambda value: -sums[value])
+        assert [g.weight for g in groups] == pytest.approx(sorted(sums.values(), reverse=True))
+        assert sum(g.share for g in groups) == pytest.approx(1)
+
+
+def test_a_vote_without_answers_or_weight_has_no_winner_but_the_first():
+    assert vote([]) == [] and vote([None, None]) == []
+    assert [(g.answer, g.share) for g in vote(["a", "b"], [0, 0])] == [("a", 0.0), ("b", 0.0)]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [1.0, math.nan], [math.inf, 1.0]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(InputError, match="weights"):
+        vote(["1", "2"], weights)
+
+
+def test_log_probabilities_weigh_by_their_sum_or_by_their_mean():
+    logs = [math.log(0.6), math.log(0.2), math.log(0.2)]
+    assert from_logprobs(logs) == pytest.approx([0.6, 0.2, 0.2])
+    assert from_logprobs([-2000.0, -2000.0 + math.log(3)]) == pytest.approx([0.25, 0.75])
+    assert from_logprobs([-10.0, -20.0], [10, 20]) == pytest.approx([0.5, 0.5])
+    assert from_logprobs([-math.inf, 0.0]) == [0.0, 1.0]
+    assert from_logprobs([-math.inf] * 4) == [0.25] * 4
+    assert from_logprobs([]) == []
+
+
+@pytest.mark.parametrize("logprobs, tokens", [([math.nan], None), ([math.inf], None), ([0.0], [0]), ([0.0], [1, 2])])
+def test_what_is_no_log_probability_is_refused(logprobs, tokens):
+    with pytest.raises(InputError):
+        from_logprobs(logprobs, tokens)

@@ -1,0 +1,304 @@
+"""Checkers against Python's own arithmetic, and that they say nothing of what they do not understand."""
+
+import random
+import time
+from fractions import Fraction
+
+import pytest
+
+from vishwamai.errors import DataError, InputError
+from vishwamai.reasoning import exact
+from vishwamai.reasoning.scripted import Scripted
+from vishwamai.reasoning.task import Verdict
+from vishwamai.reasoning.verify import (
+    all_of,
+    arithmetic,
+    asks,
+    calculator,
+    check_steps,
+    expression,
+    first_of,
+    matches,
+)
+
+HOLD = [
+    "16 - 3 - 4 = 9",
+    "She sells 9 * 2 = $18 of eggs, and 18 / 2 = 9.",
+    "12 * 3 = 36 = 30 + 6",
+    "1,200 × 3 = 3,600",
+    "$1,000.50 + $0.50 = $1,001",
+    "So 96 ÷ 2 − 8 = 40 dollars",
+    "5 x 3 = 15 and 2 X 4 = 8",
+    "10 / 3 = 3.33",
+    "2 * (3 + 4) = 14 (that is 7 * 2 = 14)",
+    "20% * 50 = 10",
+    "100% - 40% = 60%",
+    "7 / 20 = 35%",
+    "7 / 20 * 100 = 35%",
+    "7 * 2 = 14 billion",
+    "10 * 100 = 1 thousand",
+    "$1 / 2 = 50 cents",
+    "M = 18 / 3 = 6 miles",
+    "a total of 3 + 4 = 7",
+    "it falls by 3 + 4 = 7",
+    "- 3 + 4 = 7",
+    "1) 3 + 4 = 7",
+    "Step 2: 3 + 4 = 7",
+    "**3 + 4 = 7** apples",
+    "2 + 1 = $3.00/gallon",
+    "12 - 5 = 7-year-old trees",
+    "2^3 = 8 == 2**3",
+    "-3 + 4 = 1",
+    "1/3 - 1 = -0.67",
+    "800/3 = 266.6666666666667",
+    "16 - 3 = <<16-3=99>>13 ducks",
+    "3 + 4 = 7\n7 * 2 = 14",
+    "0.1 + 0.2 = 0.3",
+]
+FAIL = [
+    "16 - 3 - 4 = 10",
+    "3 + 4 = 7, and 7 * 2 = 15",
+    "12 * 3 = 36 = 30 + 5",
+    "1,200 * 3 = 360",
+    "10 / 3 = 3.34",
+    "10 / 3 = 3",
+    "1234567890 * 10 = 12345678901",
+    "0.4712 * 10 = 4.7122999999999",
+    "5 / 0 = 0",
+    "3 + 4 = 7\n7 * 2 = 15",
+    "20% * 50 = 20",
+    "7 * 2 = 15 billion",
+    "-3 + 4 = 7",
+    "2 * 3 = 6 (3 * 2 = 7)",
+]
+UNKNOWN = [
+    "",
+    "The answer is 18.",
+    "x + 3 = 5",
+    "3t = 300",
+    "10 + 2 = 3t",
+    "60 litres / 3 = 21",
+    "2 apples + 3 apples = 6",
+    "30 students x 2/3 = 20",
+    "half of 10 + 4 = 9",
+    "20% of 50 + 3 = 13",
+    "3 times 4 + 2 = 14",
+    "30 divided by 2 + 1 = 10",
+    "13 / 6 = 2 remainder 1",
+    "17 / 3 = 5 and 2/3 loads",
+    "12 x 1 and 1/4 = 15",
+    "3 / 2 = 1 1/2",
+    "8 * 1 1/2 = 12",
+    "25 / 1/3 = 75",
+    "8:00 + 2 = 10:00",
+    "16,0000/10 = 16000",
+    "4 * 10 = 20 apples + 20 pears",
+    "10 + 2 = 12 + x",
+    "Week 1 + Week 2 = 35",
+    "20% of 75 = 15",
+    "3 + 4 >= 8",
+    "1 000 + 1 000 = 2 000",
+    "3(4 + 5) = 28",
+    "0900 - 0130 = 0730",
+]
+
+
+@pytest.mark.parametrize("valid, texts", [(True, HOLD), (False, FAIL), (None, UNKNOWN)])
+def test_arithmetic_judges_what_is_whole_and_nothing_else(valid, texts):
+    assert {text: arithmetic(text).valid for text in texts} == dict.fromkeys(texts, valid)
+
+
+def test_arithmetic_says_what_is_wrong():
+    assert arithmetic("so $3 + 4 = 8").why == "3 + 4 = 8 is wrong"
+    assert "divides by zero" in arithmetic("5 / 0 = 0").why
+    assert arithmetic("no sum").why == "there is no equation"
+
+
+def random_sum(rng, depth=3):
+    """An expression and its exact value, built together without a parser."""
+    if depth == 0 or rng.random() < 0.2:
+        number = Fraction(rng.randrange(1, 4000), rng.choice([1, 1, 100]))
+        return (f"{number.numerator:,}" if number.denominator == 1 else f"{float(number):.2f}"), number
+    (left, a), (right, b) = random_sum(rng, depth - 1), random_sum(rng, depth - 1)
+    op = rng.choice("+-*")
+    value = {"+": a + b, "-": a - b, "*": a * b}[op]
+    return f"({left} {rng.choice([op, '×']) if op == '*' else op} {right})", value
+
+
+def test_arithmetic_agrees_with_the_values_that_sums_were_built_from():
+    rng = random.Random(5)
+    for _ in range(300):
+        text, value = random_sum(rng)
+        if "(" not in text:
+            continue
+        wrong = value + rng.choice([1, -1, 10])
+        shown = str(value) if value.denominator == 1 else f"{value.numerator} / {value.denominator}"
+        other = str(wrong) if wrong.denominator == 1 else f"{wrong.numerator} / {wrong.denominator}"
+        assert arithmetic(f"He pays {text} = {shown} in all.").valid is True
+        assert arithmetic(f"He pays {text} = {other} in all.").valid is False
+
+
+ANNOTATED = [
+    ("She has 16 - 3 = <<16-3=13>>13 ducks", True),
+    ("<<2*1/2=1.0>>1 and <<800/3=266.6666666666667>>", True),
+    ("<<20000*.8=16000>> <<5.*2=10>> <<7//2=3>>", True),
+    ("<<98*3400=333,200.00>> <<(3+4)*2=14>>", True),
+    ("<<1+2=3=3>>", True),
+    ("<<16-3=14>>14 ducks", False),
+    ("<<3+4=7>>7, <<7*2=15>>15", False),
+    ("<<0.47119999999999995*10=4.712199999999996>>", False),
+    ("<<6/0=0>>", False),
+    ("16 - 3 = 14", None),
+    ("<<x*2=8>>8", None),
+    ("<<5>>", None),
+    ("<<3+4=", None),
+    ("<<x*2=8>> <<1+1=3>>", False),
+]
+
+
+@pytest.mark.parametrize("text, valid", ANNOTATED)
+def test_the_calculator_checks_every_annotation(text, valid):
+    assert calculator(text).valid is valid
+
+
+def test_the_calculator_compares_sevenths_and_the_like_as_doubles_are_printed():
+    rng = random.Random(7)
+    for _ in range(300):
+        a, b = rng.randrange(1, 500), rng.randrange(1, 60)
+        assert calculator(f"<<{a}/{b}={a / b!r}>>").valid is True
+        assert calculator(f"<<{a}/{b}={a / b * 1.001!r}>>").valid is False
+
+
+TRUE = [
+    "1 + 1 == 2",
+    "3 * (4 + 1) == 15 and 2 < 3",
+    "not 1 > 2",
+    "1 < 2 < 3",
+    "2 ** 10 == 1024",
+    "7 // 2 == 3 or 1 == 2",
+]
+TRUE += ["0.1 + 0.2 == 0.3", "-7 % 3 == 2", "2 ** -1 == 0.5", " 4 != 5 ", "1 == 1 or 1 / 0 == 1"]
+FALSE = ["1 + 1 == 3", "1 < 2 < 2", "not 1 < 2", "1 / 0 == 1", "5 % 0 == 1", "1 == 1 and 2 == 3"]
+NEITHER = [
+    "1 + 1",
+    "",
+    "x == 1",
+    "True",
+    "__import__('os')",
+    "(lambda: 1)() == 1",
+    "1 if 2 else 3",
+    "[1] == [1]",
+    "1 = 1",
+]
+NEITHER += [
+    "9 ** 9 ** 9 == 1",
+    "2 ** 65 == 1",
+    "(10 ** 60) ** 60 == 1",
+    "2 ** 0.5 == 1",
+    "1e9 == 1",
+    "0o12 == 10",
+    "1or 2",
+]
+NEITHER += [
+    "(" * 240 + "1",
+    "not " * 60 + "1 == 1 1",
+    "1" * 300 + " == 1",
+    "(1 == 1) + 1 == 2",
+    "1 and 2",
+    "'a' == 'a'",
+]
+NEITHER += ["1 == 1\n2 == 2", "٣ == 3", "-" * 255 + "a", "f'{1}'", "1 @ 2 == 2", "1 is 1", "1 in 2", "1_0 == 10"]
+
+
+@pytest.mark.parametrize("valid, texts", [(True, TRUE), (False, FALSE), (None, NEITHER)])
+def test_an_expression_must_be_true_and_is_never_executed(valid, texts):
+    assert {text: expression(text).valid for text in texts} == dict.fromkeys(texts, valid)
+
+
+def test_values_agree_with_pythons_own():
+    rng = random.Random(11)
+    for _ in range(300):
+        a, b, c = (rng.randrange(1, 50) for _ in range(3))
+        for op in ("+", "-", "*", "//", "%"):
+            text = f"{a} {op} ({b} - {c}) * 2 + 3 ** {c % 5}"
+            try:
+                wanted = eval(text)  # of numbers made here
+            except ZeroDivisionError:
+                with pytest.raises(ZeroDivisionError):
+                    exact.number(text)
+            else:
+                assert exact.number(text) == wanted
+    with pytest.raises(DataError, match="true or false"):
+        exact.number("1 == 1")
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 4000 + "=1", "(" * 4000, "1+" * 2000 + "1=5", " " * 4000, "1 = " * 1000, "**" * 2000]
+)
+@pytest.mark.parametrize("checker", [arithmetic, calculator, expression, matches("a+b")])
+def test_long_texts_are_soon_done_with(checker, text):
+    begun = time.perf_counter()
+    assert checker(text).valid is not True
+    assert checker(f"<<{text[:3900]}>>").valid is not True
+    assert checker(text * 3).valid is not True
+    assert time.perf_counter() - begun < 1
+
+
+def test_a_pattern_must_match_the_whole_text():
+    check = matches(r"[0-9]+ apples?", max_characters=12)
+    assert check("12 apples").valid is True
+    assert check("12 apples!") == Verdict(False, "it does not match [0-9]+ apples?")
+    assert check("1" * 20 + " apples").valid is None
+    with pytest.raises(InputError, match="no regular expression"):
+        matches("(")
+
+
+def test_a_model_is_asked_for_two_continuations_and_nothing_is_generated():
+    scores = {("Is 1 + 1 = 2 right?", " yes"): -1.0, ("Is 1 + 1 = 2 right?", " no"): -2.0}
+    model = Scripted({}, scores)
+    verdict = asks(model, "Is {step} right?")("1 + 1 = 2")
+    assert verdict == Verdict(True, "P(yes) = 0.731")  # 1 / (1 + 1/e)
+    assert asks(model, "Is {step} right?", threshold=0.75)("1 + 1 = 2").valid is False
+    swapped = asks(model, "Is {step} right?", yes=" no", no=" yes")("1 + 1 = 2")
+    assert swapped == Verdict(False, "P(no) = 0.269")
+    assert model.usage.completion_tokens == 0
+
+
+def test_a_model_that_gives_nothing_cannot_tell_and_a_bad_question_is_refused():
+    nothing = Scripted({}, lambda prompt, continuation: -float("inf"))
+    assert asks(nothing)("a step").valid is None
+    sure = Scripted({}, lambda prompt, continuation: 0.0 if continuation == " yes" else -float("inf"))
+    assert asks(sure)("a step") == Verdict(True, "P(yes) = 1.000")
+    with pytest.raises(InputError, match="{step}"):
+        asks(nothing, "Is it right?")
+    with pytest.raises(InputError, match="threshold"):
+        asks(nothing, threshold=1.5)
+
+
+def says(valid, why=""):
+    return lambda text: Verdict(valid, why)
+
+
+def broken(text):
+    raise ValueError("no such step")
+
+
+def test_the_first_that_can_tell_is_believed():
+    assert first_of(says(None), says(False, "b"), says(True))("") == Verdict(False, "b")
+    assert first_of(broken, says(True))("").valid is True
+    assert first_of(says(None, "a"), says(None), says(None, "c"))("") == Verdict(None, "a; c")
+    assert first_of()("").valid is None
+
+
+def test_all_must_agree_of_those_that_can_tell():
+    assert all_of(says(True), says(None), says(False, "b"))("") == Verdict(False, "b")
+    assert all_of(says(True), says(None, "x"))("").valid is True
+    assert all_of(says(None, "x"), broken)("").valid is None
+    assert all_of(says(True), broken)("").valid is True
+    assert all_of(calculator, arithmetic)("1 + 1 = <<1+1=2>>3").valid is False
+
+
+def test_steps_are_checked_one_by_one_and_a_broken_checker_cannot_tell():
+    assert [v.valid for v in check_steps(["1 + 1 = 2", "so", "1 + 1 = 3"], arithmetic)] == [True, None, False]
+    assert check_steps(["x"], broken) == [Verdict(None, "the checker raised ValueError: no such step")]
+    assert check_steps(["x"], lambda text: True) == [Verdict(None, "the checker gave True, which is no Verdict")]

@@ -1,0 +1,240 @@
+"""Finds the equations in a line of prose that hold or do not hold by arithmetic alone.
+
+`She sells 9 * 2 = $18 of eggs` has one; `x + 2 = 5`, `60 litres / 3 = 20` and `half of 10 + 4 = 9` have none, for a
+part of them stands in words. Where it is in doubt whether an equation is whole it is left out: an equation that is
+returned can be judged.
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from vishwamai.errors import DataError
+from vishwamai.reasoning import exact
+
+SIGNS = str.maketrans("×÷−–·∙", "*/--**")
+TIMES = re.compile(r"(?<=[0-9)%])( ?)[xX]( ?)(?=[$€£(]?[0-9.])")
+MARKER = re.compile(r"\s*(?:[-+*•]|\(?[0-9a-zA-Z]{1,2}[.)])\s+")  # of a list
+NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+TOKEN = re.compile(
+    rf"(?P<number>[$€£]?(?:{NUMBER})(?:\s?%)?)|(?P<op>\*\*|//|[-+*/^])|(?P<paren>[()])|(?P<relation>[<>!]=|[<>]|==?)"
+    r"|(?P<word>[^\W\d_][\w]*(?:[-'’/][^\W\d_]+)*)|(?P<other>\S)"
+)
+PUNCTUATION = {*".,;:!?\"'“”‘’[—•~`"}  # may stand before an equation
+OPERATING = {*"times plus minus twice double triple half than over".split()}  # words that calculate
+PORTION = re.compile(r"half|percent|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?")
+REMAINDER = {"remainder", "r", "rem"}
+DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
+FRACTION = ["number", "op", "number"]
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12, "cents": Fraction(1, 100)}
+NOISE_DIGITS = 9  # decimals from which a number was plainly printed by a computer
+NOISE = Fraction(1, 10**9)
+
+
+class Token(NamedTuple):
+    """A word, number or sign, and whether it touches the one before it."""
+
+    kind: str
+    text: str
+    touches: bool
+
+
+class Side(NamedTuple):
+    """One side of an equation. `scale` is what a word after it may multiply it with: `14 billion`."""
+
+    text: str
+    scale: int | Fraction = 1
+
+    @property
+    def decimals(self) -> int | None:
+        """Of a side that is one number, else None."""
+        match = re.fullmatch(r"(?:- )?[0-9]*(?:\.([0-9]+))?%?", self.text)
+        return len(match[1] or "") if match else None
+
+    @property
+    def calculates(self) -> bool:
+        """Whether it is more than a number."""
+        return self.decimals is None
+
+    def value(self, *, percent: bool) -> Fraction:
+        """The exact value; `percent` says whether % is a hundredth or a mere unit."""
+        unit = "/100)" if percent else ")"
+        return exact.number(re.sub(r"([0-9.]+)%", rf"(\1{unit}", self.text))
+
+
+def equations(line: str) -> list[tuple[Side, Side]]:
+    """The pairs of sides of a line that should be equal; `a = b = c` has two. One side at least calculates."""
+    tokens = _tokens(line)
+    signs = [i for i, token in enumerate(tokens) if token.text in ("=", "==")]
+    pairs = ((_before(tokens, i), _after(tokens, i)) for i in signs)
+    return [(a, b) for a, b in pairs if a and b and (a.calculates or b.calculates)]
+
+
+def calculation(text: str) -> list[Side]:
+    """The sides of `a = b` where nothing but an equation stands: of a calculator's annotation.
+
+    Raises `DataError` where it is none.
+    """
+    tokens = _tokens(re.sub(r"(?<=[0-9])\.(?![0-9])", "", text))
+    if any(token.kind in ("word", "other") for token in tokens):
+        raise DataError(f"{text!r} is no calculation with numbers")
+    sides: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.kind == "relation":
+            sides.append([])
+        else:
+            sides[-1].append(token)
+    if len(sides) < 2 or not all(sides):
+        raise DataError(f"{text!r} is no equation")
+    return [Side(_source(side)) for side in sides]
+
+
+def holds(left: Side, right: Side) -> bool:
+    """Whether two sides are equal.
+
+    Exactly; but a side that is one decimal number may be rounded at its last place, and numbers with nine decimals or
+    more, which a computer printed, need only be equal up to the ninth digit. A percent sign may mean a hundredth or be
+    a unit, a word like "million" after a number may count or not. Raises `DataError` for sides that cannot be
+    evaluated and `ZeroDivisionError`.
+    """
+    readings = (True, False) if "%" in left.text + right.text else (True,)
+    for percent in readings:
+        x, y = left.value(percent=percent), right.value(percent=percent)
+        for a, b in ((x, y), (x * left.scale, y), (x, y * right.scale), (x * left.scale, y * right.scale)):
+            if abs(a - b) <= _tolerance(left, right, max(abs(a), abs(b))):
+                return True
+    return False
+
+
+def _tolerance(left: Side, right: Side, size: Fraction) -> Fraction:
+    printed = max(len(decimals) for decimals in re.findall(r"\.([0-9]+)", f"{left.text} {right.text} .0"))
+    noise = size * NOISE if printed >= NOISE_DIGITS else Fraction(0)
+    rounded = [Fraction(1, 2 * 10**side.decimals) for side in (left, right) if side.decimals]
+    return max([noise, *rounded])
+
+
+def _tokens(line: str) -> list[Token]:
+    """The tokens of a line; letters for signs are signs, marks of lists and of bold print are left out."""
+    line = TIMES.sub(r"\1*\2", line.translate(SIGNS).replace("\\$", "$"))
+    line = re.sub(r"(?<![0-9) ])( *)\*\*|\*\*(?! *[-0-9($.])", r"\1", line)
+    start = MARKER.match(line)
+    begin = end = start.end() if start else 0
+    found = []
+    for match in TOKEN.finditer(line, begin):
+        found.append(Token(match.lastgroup or "other", match[0], match.start() == end))
+        end = match.end()
+    return found
+
+
+def _source(tokens: list[Token]) -> str:
+    """The tokens as an expression, without currency and thousands separators."""
+    return " ".join(_plain(token) for token in tokens)
+
+
+def _plain(token: Token) -> str:
+    if token.kind != "number":
+        return "**" if token.text == "^" else token.text
+    return re.sub(r"[$€£,\s]", "", token.text)
+
+
+def _before(tokens: list[Token], sign: int) -> Side | None:
+    """The expression that ends at an equals sign, if it begins where it seems to."""
+    start, depth = sign, 0
+    while start and tokens[start - 1].kind in ("number", "op", "paren"):
+        depth += {")": 1, "(": -1}.get(tokens[start - 1].text, 0)
+        if depth < 0:
+            break
+        start -= 1
+    if start == sign or not _begins(tokens, start, sign):
+        return None
+    return _side(tokens[start:sign])
+
+
+def _begins(tokens: list[Token], start: int, sign: int) -> bool:
+    """Whether nothing before an expression belongs to it."""
+    previous = tokens[start - 1] if start else None
+    if tokens[start].kind == "op":  # "- 3 + 4": a sign only where it clings to its number and no word comes before
+        clings = tokens[start].text == "-" and start + 1 < sign and tokens[start + 1].touches
+        return clings and (previous is None or previous.kind != "word")
+    if previous is None:
+        return True
+    if previous.kind == "relation":
+        return previous.text in ("=", "==")
+    earlier = tokens[start - 2] if start > 1 else None
+    if previous.kind == "word":
+        return start + 1 < sign and _introduces(previous, earlier, tokens[start:sign])
+    if previous.text in ":,." and previous.touches and tokens[start].touches:
+        return False  # a time of day, or a number with a comma too many
+    follows_operator = earlier is not None and earlier.kind == "op"
+    return (previous.text == "(" or previous.text in PUNCTUATION) and not follows_operator
+
+
+def _introduces(word: Token, earlier: Token | None, side: list[Token]) -> bool:
+    """Whether a word only leads to an expression, and neither calculates with it nor is an unknown."""
+    name = word.text.casefold()
+    if name == "of" and earlier is not None:
+        return earlier.kind != "number" and not PORTION.fullmatch(earlier.text.casefold())
+    if name == "by" and earlier is not None:
+        return earlier.text.casefold() not in ("divided", "multiplied")
+    if name == "and" and earlier is not None and earlier.kind == "number":
+        return side[1].text != "/"  # 1 and 1/4
+    return name not in OPERATING and (len(name) > 1 or name == "a")
+
+
+def _after(tokens: list[Token], sign: int) -> Side | None:
+    """The expression that begins after an equals sign, if it ends where it seems to."""
+    end, open_at = sign + 1, []
+    while end < len(tokens) and tokens[end].kind in ("number", "op", "paren"):
+        if tokens[end].text == "(":
+            open_at.append(end)
+        elif tokens[end].text == ")" and not open_at:
+            break
+        elif tokens[end].text == ")":
+            open_at.pop()
+        end += 1
+    end = open_at[0] if open_at else end
+    rest = tokens[end:]
+    if end - 1 > sign and _is_unit(tokens[end - 1], rest):
+        end -= 1
+    elif not _ends(rest):
+        return None
+    scale = SCALES.get(rest[0].text.casefold(), 1) if rest else 1
+    return _side(tokens[sign + 1 : end], scale)
+
+
+def _is_unit(last: Token, rest: list[Token]) -> bool:
+    """Whether an operator and the word after it are a unit: 3/gallon, 7-year."""
+    return last.text in "/-" and last.touches and bool(rest) and rest[0].touches and len(rest[0].text) > 1
+
+
+def _ends(rest: list[Token]) -> bool:
+    """Whether nothing after an expression belongs to it."""
+    if not rest:
+        return True
+    if rest[0].kind == "word" and (rest[0].touches and len(rest[0].text) == 1):
+        return False  # 3t
+    if rest[0].text == ":" and len(rest) > 1 and rest[1].touches and rest[1].kind == "number":
+        return False
+    if rest[0].text == "(" and rest[0].touches:
+        return False
+    words = 0
+    while words < len(rest) and rest[words].kind == "word":
+        words += 1
+    if REMAINDER & {word.text.casefold() for word in rest[:words]}:
+        return False
+    if words and rest[words - 1].text == "and" and [token.kind for token in rest[words:]][:3] == FRACTION:
+        return False  # 1 and 1/3
+    return words == len(rest) or rest[words].kind != "op"
+
+
+def _side(tokens: list[Token], scale: int | Fraction = 1) -> Side | None:
+    side = Side(_source(tokens), scale)
+    if DOUBTFUL.search(side.text):
+        return None
+    try:
+        side.value(percent=True)
+    except DataError:
+        return None
+    except ZeroDivisionError:
+        pass
+    return side
