@@ -42,6 +42,9 @@ def test_what_breaks_is_tried_again(fake, remote, clock):
     fake.faults = [(429, {})]
     remote().generate(["Or?"], [1], PLAIN, [7])
     assert clock.slept[-1] != before[0]
+    fake.faults = ["cut"]
+    with pytest.raises(BackendError, match=r"broke off its answer \(IncompleteRead\) at try 1 of 1"):
+        one(remote(retries=0))
 
 
 GARBAGE = [b"", b"<html>", b"[]", b'{"choices": [{}]}', b"\xff\xfe", b"[" * 100_000, b'{"choices": 3}']
@@ -162,6 +165,16 @@ def test_requests_are_paced(fake, remote, clock):
     begun = clock.now
     one(model)
     assert clock.now == begun
+
+
+def test_requests_that_are_never_sent_take_no_turn(fake, remote, clock):
+    model = remote(requests_per_minute=60, concurrency=2)
+    fake.faults = [(401, {})] * 4
+    with pytest.raises(BackendError, match="answered 401"):
+        model.generate(["Is it?"], [50], PLAIN, [7])
+    fake.faults = []
+    one(model)
+    assert clock.now < 110
 
 
 URLS = ["", "a:80/v1", "ftp://a/v1", "http:///v1", "http://a:b/v1", "http://a b/v1", "http://a/\nv1", "http://é/", 3]

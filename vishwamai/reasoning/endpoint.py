@@ -74,7 +74,8 @@ class Endpoint:
     ):
         parts = _address(url)
         self.url = url.rstrip("/") + path
-        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        self._host, self._port = parts.hostname or "", parts.port
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = parts.path.rstrip("/") + path
         self._key = _key(api_key)
         self._timeout, self._retries, self._gap, self._sent = timeout, retries, gap, sent
@@ -137,9 +138,8 @@ class Endpoint:
             connection.close()
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        if self._secure:
-            secure = ssl.create_default_context()
-            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=secure)
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
 
     def _left(self, ends: float) -> float:

@@ -177,7 +177,7 @@ class Remote:
         try:
             made = await post(self._body(text, sampling, seed) | {"n": many}, self._reader(text, many, sampling))
         except Late as late:
-            return [late] * many
+            return [late for _ in range(many)]
         except Failed as failure:
             if self._falls_back and failure.status in CANNOT and re.search(r"\bn\b", failure.what):
                 return None
