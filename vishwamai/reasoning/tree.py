@@ -30,8 +30,9 @@ class TreeOfThoughts:
 
     `task` is a `Task` or the name of one. `search` is one of `SEARCHES`, `settings` the rest of `TreeSettings`.
     `values` says what a state is worth (`values.py`; None: what the model writes in passing), `proposals` where
-    thoughts come from (None: drawn one by one, and where the task tells choices apart each written out once). With a `memory`, values that this model gave before are used again. The
-    same `seed` grows the same tree, alone or among others.
+    thoughts come from (None: drawn one by one, and where a step is a choice and what follows, each choice written out
+    once). With a `memory`, values that this model gave before are used again. The same `seed` grows the same tree,
+    alone or among others.
     """
 
     def __init__(
