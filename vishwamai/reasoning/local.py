@@ -20,7 +20,6 @@ from vishwamai.generation.generator import TURN as GENERATOR_TURN
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.models.config import ModelConfig
 from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -34,7 +33,7 @@ class Face(Protocol):
     """What is needed of a `VishwamAI`."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> Any: ...
 
     @property
     def weights(self) -> Any: ...

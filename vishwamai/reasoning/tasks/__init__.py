@@ -3,8 +3,19 @@
 from vishwamai.errors import InputError
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks.countdown import Countdown, Game24
+from vishwamai.reasoning.tasks.crosswords import MiniCrosswords
+from vishwamai.reasoning.tasks.gsm8k import GSM8K
+from vishwamai.reasoning.tasks.text import FreeText
+from vishwamai.reasoning.tasks.word_problems import WordProblems
 
-TASKS = {"game24": Game24, "countdown": Countdown}
+TASKS: dict[str, type[Task]] = {
+    "text": FreeText,
+    "game24": Game24,
+    "countdown": Countdown,
+    "gsm8k": GSM8K,
+    "word_problems": WordProblems,
+    "crosswords": MiniCrosswords,
+}
 
 
 def task_of(task: Task | str) -> Task:
