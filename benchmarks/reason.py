@@ -21,13 +21,15 @@ from rich.table import Table
 
 from vishwamai import VishwamAI
 from vishwamai.data import countdown, game24
-from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, Local, Solution, TreeOfThoughts
-from vishwamai.reasoning.model import Prompt
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.reasoning import Budget, ChainOfThought, IntegratedReasoning, Local, Solution, TreeOfThoughts
+from vishwamai.reasoning.drive import Search, ask, run
+from vishwamai.reasoning.model import Prompt, seed_of
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.tasks.countdown import Game24
 
-CHAINS = 20  # of each puzzle, from which best-of-n is computed for any number of tokens
+CHAINS, ROLLOUTS = 20, 64  # of each puzzle, from which best-of-n is computed for any number of tokens
 PUBLISHED = (
     ("GPT-4 answers at once, mean of 100 samples", "7.3", "Yao et al. 2023, and its published log scored again"),
     ("GPT-4 chain of thought, mean of 100 samples", "4.0", "Yao et al. 2023, and its published log scored again"),
@@ -64,14 +66,15 @@ class Bank:
 
     def at(self, tokens: float) -> str:
         """The accuracy of best-of-n at as many tokens, on a line between two numbers of chains."""
-        points = [(0.0, 0.0), *((self.best_of(n)[1], self.best_of(n)[0]) for n in range(1, CHAINS + 1))]
+        most = len(self.right[0])
+        points = [(0.0, 0.0), *((cost, share) for share, cost in map(self.best_of, range(1, most + 1)))]
         for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
             if tokens <= x1:
                 return f"{y0 + (y1 - y0) * (tokens - x0) / max(x1 - x0, 1e-9):.1%}"
-        return f"{points[-1][1]:.1%} (n={CHAINS}, {points[-1][0]:.0f} tokens)"
+        return f"{points[-1][1]:.1%} (all {most}, {points[-1][0]:.0f} tokens)"
 
 
-def bank_of(model: Local, task: str, puzzles: Sequence[str], temperature: float) -> Bank:
+def bank_of(model: Local, task: Task, puzzles: Sequence[str], temperature: float) -> Bank:
     """Chains drawn for best-of-n."""
     solver = ChainOfThought(model, task=task, samples=CHAINS, choose="best", temperature=temperature, seed=1)
     traces = [found.trace.thoughts for found in solver.solve_all(puzzles) if found.trace is not None]
@@ -81,7 +84,26 @@ def bank_of(model: Local, task: str, puzzles: Sequence[str], temperature: float)
     )
 
 
-def row(model: Local, task: Task, puzzles: Sequence[str], solve: Solve, bank: Bank | None) -> list[str]:
+def rollouts_of(model: Local, task: Task, puzzles: Sequence[str]) -> Bank:
+    """Chains that never take a step back and write no expression, a wrong step ending one: the cheapest best-of-n."""
+
+    def walk(problem: str, i: int) -> Search[tuple[bool, int]]:
+        steps, state, tokens, how = (), task.read(problem), 0, SamplingParams(max_tokens=24, stop=task.stop)
+        for level in range(len(state) - 1):
+            [[made]] = yield from ask(Budget(), [task.prompt(problem, steps)], [1], how, [seed_of(i, problem, level)])
+            tokens, state = tokens + made.tokens, task.step(state, made.text)
+            if state is None:
+                return False, tokens
+            steps = (*steps, made.text)
+        answer = task.answer(problem, steps, state)
+        return answer is not None and bool(task.check(problem, answer)), tokens
+
+    found = run(model, [walk(problem, i) for problem in puzzles for i in range(ROLLOUTS)])
+    rows = [found[at : at + ROLLOUTS] for at in range(0, len(found), ROLLOUTS)]
+    return Bank([[right for right, _ in row] for row in rows], [[tokens for _, tokens in row] for row in rows])
+
+
+def row(model: Local, task: Task, puzzles: Sequence[str], solve: Solve, banks: Sequence[Bank]) -> list[str]:
     """One line of a table: accuracy, its interval, pass@n, tokens, device calls, seconds, best-of-n at equal tokens."""
     solve(puzzles[:1])  # what has to be compiled is
     before, begun = dataclasses.replace(model.usage), time.perf_counter()
@@ -92,28 +114,25 @@ def row(model: Local, task: Task, puzzles: Sequence[str], solve: Solve, bank: Ba
     tokens = sum(s.tokens for s in found) / n
     low, high = wilson(right, n)
     cells = [f"{right / n:.1%}", f"{low:.0%} to {high:.0%}", f"{any_right / n:.1%}", f"{tokens:.0f}"]
-    return [*cells, str(used.device_calls), f"{seconds:.1f}", "" if bank is None else bank.at(tokens)]
+    return [*cells, str(used.device_calls), f"{seconds:.1f}", *(bank.at(tokens) for bank in banks)]
 
 
-def compare(
-    title: str, task_name: str, puzzles: Sequence[str], small: Local, large: Local, rows: Sequence[tuple]
-) -> None:
+def compare(title: str, task: Task, puzzles: Sequence[str], small: Local, large: Local, rows: Sequence[tuple]) -> None:
     """Prints a table of methods. Trees run on `small`, whose context holds a few steps, chains on `large`."""
-    with console.status(f"{title}: {CHAINS} chains of each puzzle"):
-        bank = bank_of(large, task_name, puzzles, 1.0)
-    heads = ("method", "submitted", "95%", "pass@n", "tokens", "device calls", "seconds", "best-of-n, equal tokens")
-    table, task = (
-        Table(*heads, title=f"{title}: {len(puzzles)} puzzles; tokens are new ones, of each puzzle"),
-        task_of(task_name),
-    )
+    with console.status(f"{title}: chains of each puzzle to compare with"):
+        banks = [bank_of(large, task, puzzles, 1.0), rollouts_of(small, task, puzzles)]
+    heads = ["method", "submitted", "95%", "pass@n", "tokens", "device calls", "seconds"]
+    heads += ["best-of-n at as many tokens", "of chains without taking back"]
+    about = "tokens are new ones, of each puzzle; calls and seconds are of all puzzles together"
+    table = Table(*heads, title=f"{title}: {len(puzzles)} puzzles; {about}")
     for name, is_search, make in rows:
         with console.status(f"{title}: {name}"):
             model = small if is_search else large
-            table.add_row(name, *row(model, task, puzzles, make(model).solve_all, bank if is_search else None))
+            table.add_row(name, *row(model, task, puzzles, make(model).solve_all, banks if is_search else []))
     console.print(table)
 
 
-def methods(task: str, depth: int) -> list[tuple]:
+def methods(task: Task, depth: int) -> list[tuple]:
     """(name, whether it is a search, what makes its solver)."""
 
     def chain(**how):
@@ -142,7 +161,7 @@ def methods(task: str, depth: int) -> list[tuple]:
 def game_of_24(limit: int | None) -> None:
     """The two tables of the Game of 24."""
     model = VishwamAI.from_pretrained("vishwamai/base")
-    small, large = Local(model, context=128, rows=4096), Local(model, context=320, rows=1024)
+    small, large, task = Local(model, context=128, rows=4096), Local(model, context=320, rows=1024), task_of("game24")
     rows = [
         ("answer at once, greedy", False, lambda m: ChainOfThought(m, task="game24", direct=True)),
         *methods("game24", 3),
@@ -150,7 +169,7 @@ def game_of_24(limit: int | None) -> None:
     for title, states in zip(
         ("Game of 24, ranks 901-1000", "Game of 24, 200 more"), game24.held_out_puzzles(), strict=True
     ):
-        compare(title, "game24", [" ".join(map(str, state)) for state in states][:limit], small, large, rows)
+        compare(title, task, [" ".join(map(str, state)) for state in states][:limit], small, large, rows)
     console.print(overlap())
     table = Table("published, ranks 901-1000", "% right", "source")
     for line in PUBLISHED:
@@ -161,9 +180,13 @@ def game_of_24(limit: int | None) -> None:
 def countdown_of_five(limit: int | None) -> None:
     """Countdown with five numbers."""
     model = VishwamAI.from_pretrained("vishwamai/countdown")
-    small, large = Local(model, context=128, rows=4096), Local(model, context=320, rows=1024)
+    small, large, task = (
+        Local(model, context=128, rows=4096),
+        Local(model, context=320, rows=1024),
+        task_of("countdown"),
+    )
     puzzles = [f"{target} from {' '.join(map(str, state))}" for state, target in countdown.held_out_puzzles()]
-    compare("Countdown, five numbers", "countdown", puzzles[:limit], small, large, methods("countdown", 4))
+    compare("Countdown, five numbers", task, puzzles[: limit or 100], small, large, methods(task, 4))
 
 
 class FewShot(Game24):
