@@ -32,7 +32,8 @@ def distinct(temperature: float, logprobs: int | None = 5) -> Proposals:
 
     def proposals(tree: Tree, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[list[Completion]]]:
         task = tree.task
-        how = SamplingParams(temperature=temperature, max_tokens=task.choice_tokens, stop=task.choice_stop)
+        said = {"max_tokens": task.choice_tokens, "stop": task.choice_stop}
+        how = SamplingParams(temperature=temperature, logprobs=None if logprobs is None else 0, **said)
         drawn = yield from _drawn(tree, nodes, n, how)
         chosen = [_first_ones(node, row) for node, row in zip(nodes, drawn, strict=True)]
         pairs = [(node, choice) for node, row in zip(nodes, chosen, strict=True) for choice in row]

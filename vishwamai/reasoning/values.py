@@ -132,10 +132,17 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
 def fit_head(
     features: np.ndarray, labels: Sequence[bool], decay: float = 1.0, steps: int = 25
 ) -> tuple[np.ndarray, float]:
-    """Weights and bias of `head` by logistic regression (Newton's method, float64, weights' squares times `decay`).
+    """Weights and bias of `head` by logistic regression: Newton's method, in float64.
 
-    `features` are `[n, D]`, from `Local.features`.
+    `features` are `[n, D]`, from `Local.features`; half of the weights' squares times `decay` is added to the loss.
+    Raises `InputError` where there is not a label for each state, and for a `decay` that is not above 0.
     """
+    if features.ndim != 2 or len(features) != len(labels) or not len(labels):
+        raise InputError(
+            f"features of shape {features.shape} and {len(labels)} labels; give each state a row and a label"
+        )
+    if not 0 < decay < math.inf:
+        raise InputError(f"decay is {decay!r}; it must be a number above 0, or separable states have no best weights")
     x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
     y, w = np.asarray(labels, np.float64), np.zeros(x.shape[1])
     penalty = np.diag([decay] * features.shape[1] + [1e-6])
