@@ -195,3 +195,21 @@ def test_searches_in_step_do_not_overdraw_a_budget_together(land):
     model = Scripted(lambda prompt, n: ["two words"] * n)
     found = drive.run(model, [search(budget.within(), 2) for _ in range(3)])
     assert found == [6, 4, 1 if len(asked) > 2 else "tokens"] and budget.spent["tokens"] <= 21
+
+
+def test_no_thought_is_made_that_the_tree_has_no_room_for(land):
+    task = land({"start": ["a", "b", "c"]}, dict.fromkeys("abc", 0.5))
+    mine = TreeOfThoughts(task.model, 3, task=task, proposals=sampled(0.7), values=program(task.worth), even=False)
+    made = mine.solve("x", budget=Budget(nodes=7))
+    assert (made.nodes, made.stopped) == (7, "nodes")
+    assert task.model.usage.completion_tokens == sum(thought.tokens for thought in made.trace.thoughts)
+
+
+def test_a_search_that_was_cut_short_says_so_though_it_came_to_an_end(land):
+    """With nothing to go on from, for the good thoughts are those that the budget did not hold."""
+    for limit, name in ((2, "nodes"), (4, None)):
+        task = land({"start": ["wrong way", "wrong way", "a", "maybe 1"]}, {"a": 0.5})
+        mine = TreeOfThoughts(
+            task.model, 4, 1, task=task, proposals=sampled(0.7), values=program(task.worth), even=False
+        )
+        assert mine.solve("x", budget=Budget(nodes=limit)).stopped == name
