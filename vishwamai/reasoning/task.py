@@ -36,6 +36,7 @@ class Task(abc.ABC):
     closing: str = "\nAnswer:"
     prefers: str = "tree"
     scoped: bool = True
+    model: str = "vishwamai/base"  # that the command takes where none is named
 
     @abc.abstractmethod
     def read(self, problem: str) -> State:
