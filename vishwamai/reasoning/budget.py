@@ -40,7 +40,7 @@ class Budget:
             if limit is not None and not _is_limit(limit, whole=name != "seconds"):
                 kind = "number" if name == "seconds" else "whole number"
                 raise InputError(f"the budget's {name} is {limit!r}; it must be a {kind}, 0 or more, or None")
-        self.spent = dict.fromkeys(("tokens", "calls", "nodes"), 0)
+        self.spent: dict[str, int] = dict.fromkeys(("tokens", "calls", "nodes"), 0)
         self.short: str | None = None  # the limit, if any, for which less was made than was wanted
         self._clock, self._begun, self._outer = clock, clock(), _outer
 

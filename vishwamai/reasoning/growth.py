@@ -106,8 +106,8 @@ class Tree:
         for node, value in zip(nodes, (yield from self._values(self, nodes)), strict=True):
             if value is not None and math.isnan(value):
                 self._note("a value was no number (nan); it counts as 0")
-            known = value is not None and not math.isnan(value)
-            node.thought.value = round(min(max(value, 0.0), 1.0), DIGITS) if known else None
+                value = None
+            node.thought.value = None if value is None else round(min(max(value, 0.0), 1.0), DIGITS)
 
     def _child(self, parent: Node, made: Completion) -> Node | None:
         """The node of a thought, or None where it is wrong or leads to a known state; the trace has it either way."""

@@ -133,8 +133,6 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
     """What a tree has come to."""
     ranked, spent = tree.ranked, tree.budget.spent
     best = ranked[0] if ranked else None
-    figures = {"tokens": spent["tokens"], "calls": spent["calls"], "nodes": spent["nodes"]}
-    figures["seconds"] = round(tree.budget.seconds, 6)
     found = Solution(
         problem=tree.problem,
         method=tree.trace.method,
@@ -144,9 +142,12 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
         candidates=tuple(dict.fromkeys(node.answer for node in ranked if node.answer is not None)),
         confidence=None if best is None else best.value,
         stopped=stopped,
+        tokens=spent["tokens"],
+        calls=spent["calls"],
+        nodes=spent["nodes"],
+        seconds=round(tree.budget.seconds, 6),
         trace=tree.trace,
         notes=tuple(tree.notes),
-        **figures,
     )
     tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
     return found
