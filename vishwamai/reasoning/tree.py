@@ -22,6 +22,7 @@ from vishwamai.reasoning.solution import Solution, Step
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 
+DRAWS = 4
 SEARCHES = {"breadth": breadth, "depth": depth, "beam": beam, "best_first": best_first, "mcts": mcts}
 
 
@@ -101,14 +102,19 @@ class TreeOfThoughts:
         return Tree(*parts, budget=budget, seed=self.seed, method=f"tot-{self.method}")
 
     def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
-        """New thoughts after some steps: right ones, no two of which lead to the same state."""
+        """Up to `n` new thoughts after some steps: right ones, no two of which lead to the same state.
+
+        Fewer where the model has no others in `DRAWS` times as many draws.
+        """
         n = self.settings.max_branches if n is None else n
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise InputError(f"n is {n!r}; it must be a whole number, 0 or more")
         tree = self.tree(problem)
         node = _at(tree, steps)
-        [new] = run(self.model, [tree.expand([node], [n])])
-        return [child.thought.text for child in new]
+        for _ in range(DRAWS):
+            if len(node.children) < n:
+                run(self.model, [tree.expand([node], [n])])
+        return [child.thought.text for child in node.children[:n]]
 
     def estimate_value(self, problem: str, steps: Sequence[str] = ()) -> float:
         """How promising the state after some steps is, 0 to 1."""

@@ -17,7 +17,7 @@ from vishwamai.reasoning.drive import Search, ask, rate
 from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
-from vishwamai.reasoning.task import guarded
+from vishwamai.reasoning.task import guarded, share
 
 WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
 
@@ -29,12 +29,23 @@ class Features(Protocol):
 
 
 def inline() -> Values:
-    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing."""
+    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing.
+
+    After a step that the model did not write, the task's marks are scored.
+    """
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        found = [None if node.made is None else tree.task.value(node.made) for node in nodes]
-        return [0.5 if value is None else value for value in found]
-        yield  # a generator like the others, that asks for nothing
+        task = tree.task
+        found = {node: task.value(node.made) for node in nodes if node.made is not None}
+        given = [node for node in nodes if node.made is None and node.steps]
+        if given and task.marks is not None:
+            texts = [node.steps[-1].rstrip() for node in given]
+            bare = [text.removesuffix(task.marks[0]).removesuffix(task.marks[1]) for text in texts]
+            before = [pieces(task.prompt(tree.problem, node.steps[:-1])) for node in given]
+            prompts = [(*prompt, text) for prompt, text in zip(before, bare, strict=True)]
+            scores = yield from rate(tree.budget, prompts, [task.marks] * len(given))
+            found |= {node: share(*pair) for node, pair in zip(given, scores, strict=True)}
+        return [0.5 if found.get(node) is None else found[node] for node in nodes]
 
     return values
 
@@ -48,7 +59,7 @@ def token(question: str, yes: str = " yes", no: str = " no") -> Values:
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         prompts = [(*_pieces(tree, node), question) for node in nodes]
         scores = yield from rate(tree.budget, prompts, [(yes, no)] * len(nodes))
-        return [None if of == against == -math.inf else _share(of, against) for of, against in scores]
+        return [share(of, against) for of, against in scores]
 
     return values
 
@@ -155,11 +166,6 @@ def fit_head(
 
 def _logistic(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(z, -500, 500)))
-
-
-def _share(of: float, against: float) -> float:
-    """The part that one of two log-probabilities has of both."""
-    return 1 / (1 + math.exp(min(against - of, 700.0)))
 
 
 def _mean(known: Sequence[float]) -> float | None:

@@ -4,14 +4,13 @@ The rules and the way in which steps are written are those of `data.countdown`; 
 step whether the target can still be reached (`yes` or `no`), and how sure it is of that is the value of the state.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from vishwamai.data import countdown
 from vishwamai.errors import InputError
-from vishwamai.reasoning.model import Completion, Prompt
+from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import Task
 
 YES, NO = " yes", " no"
@@ -28,6 +27,7 @@ class Countdown(Task):
     name = "countdown"
     step_tokens = 24
     choice_stop = (" =",)
+    marks = (YES, NO)
     chain_tokens = 256
 
     def read(self, problem: str) -> countdown.State:
@@ -75,11 +75,8 @@ class Countdown(Task):
         match = countdown.ANSWER.fullmatch(text.strip().split("\n")[-1].strip())
         return None if match is None else match[1]
 
-    def value(self, made: Completion) -> float | None:
-        # The mark is the last token but for the one that ends the line, which some endpoints leave out.
-        told = [(t.get(YES, -math.inf), t.get(NO, -math.inf)) for t in made.likeliest[-2:]]
-        yes, no = max(told, key=max, default=(-math.inf, -math.inf))
-        return None if yes == no == -math.inf else 1 / (1 + math.exp(min(no - yes, 700.0)))
+    def depth_of(self, problem: str) -> int:
+        return max(len(self.read(problem)) - 1, 1)
 
     def _asked(self, problem: str, *, at_once: bool = False) -> str:
         """The first line of a prompt, with the numbers in the order in which they were written."""
