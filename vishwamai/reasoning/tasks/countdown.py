@@ -28,6 +28,7 @@ class Countdown(Task):
     step_tokens = 24
     choice_stop = (" =",)
     chain_tokens = 256
+    closing = "\n Answer:"
 
     def read(self, problem: str) -> countdown.State:
         return self.numbers(problem)[0]
