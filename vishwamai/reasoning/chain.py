@@ -70,9 +70,9 @@ class ChainOfThought:
     @property
     def method(self) -> str:
         """The name of what it does."""
-        if self.settings.samples > 1:
-            return "self-consistency" if self.settings.choose == "vote" else "best-of-n"
-        return "direct" if self.settings.direct else "cot"
+        if self.settings.direct or self.settings.samples == 1:
+            return "direct" if self.settings.direct else "cot"
+        return "self-consistency" if self.settings.choose == "vote" else "best-of-n"
 
     def solve(
         self, problem: str, show_work: bool = True, validate_steps: bool = True, *, budget: Budget | None = None

@@ -222,18 +222,19 @@ def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], sto
 
 
 def _submitted(found: Sequence[Solution]) -> tuple[Solution, float | None]:
-    """The best stage: one with a right answer, else one that was not refuted, by the votes of all; of equals the later.
+    """The best stage, and how sure that is: one with a right answer, else by the votes of all one that is not refuted.
 
-    And how sure that is, for all stages have looked at the same problem.
+    Of equals it is one that has thought, and then the first: the likeliest chain stands before drawn ones.
     """
     votes = [answer for one in found for answer in (one.samples or one.candidates)]
     counts = collections.Counter(canonical(answer) for answer in votes if answer is not None)
     rank = {True: 2, None: 1, False: 0}
 
-    def worth(one: Solution) -> tuple[int, int]:
-        return (-1, 0) if one.answer is None else (rank[one.verified], counts[canonical(one.answer)])
+    def worth(one: Solution) -> tuple[int, int, bool]:
+        votes = 0 if one.answer is None else counts[canonical(one.answer)]
+        return -1 if one.answer is None else rank[one.verified], votes, one.method != "direct"
 
-    best = max(reversed(found), key=worth)
+    best = max(found, key=worth)
     if best.verified is not None or len(found) == 1:
         return best, best.confidence if best.verified is None else float(best.verified)
     return best, 0.0 if best.answer is None else counts[canonical(best.answer)] / len(votes)

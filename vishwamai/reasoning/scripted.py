@@ -1,5 +1,6 @@
 """A model whose words are given: for tests, for replaying a recorded search, and for trying a task without weights."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from vishwamai.errors import BackendError
@@ -91,5 +92,6 @@ def _completion(said: Said, sampling: SamplingParams) -> Completion:
     tokens = max(len(words.split()), 1)
     most = sampling.max_tokens
     if most is not None and tokens > most:
-        return Completion(text=" ".join(words.split()[:most]), tokens=most, finish_reason="length")
+        end = list(re.finditer(r"\S+", words))[most - 1].end()
+        return Completion(text=words[:end], tokens=most, finish_reason="length")
     return Completion(text=words, tokens=tokens)

@@ -146,11 +146,9 @@ class Thinking:
     def _closed(self, one: _Cut) -> str:
         """A cut chain with what makes it answer: nothing more, where it was about to."""
         text = _shortened(one.made) if one.full else one.made.text
-        return (
-            text
-            if self._stated(text) is not None and not self._has_answered(text)
-            else text.rstrip() + self.task.closing
-        )
+        if self._stated(text) is not None and not self._has_answered(text):
+            return text
+        return text.rstrip() + self.task.closing
 
     def _close(self) -> Search[None]:
         """Makes the chains that were cut off answer."""
@@ -162,9 +160,7 @@ class Thinking:
             )
         self._cut = []
         texts = [self._closed(one) for one in cut]
-        how = dataclasses.replace(
-            self._how, temperature=0.0, max_tokens=ANSWER_TOKENS, stop=tuple(self.task.closing_stop)
-        )
+        how = dataclasses.replace(self._how, temperature=0.0, max_tokens=ANSWER_TOKENS, stop=self.task.closing_stop)
 
         def take(i: int, said: Completion) -> None:
             sums = {"tokens": cut[i].made.tokens + said.tokens, "logprob": cut[i].made.logprob + said.logprob}
