@@ -104,12 +104,15 @@ class ChainOfThought:
         stopped = None
         try:
             yield from thinking.write()
+            stopped = "tokens" if thinking.short else None
         except Spent as spent:
             stopped = spent.limit
         except BackendError as error:
-            if not thinking.chains:
+            late = own.left("seconds") <= 0  # a model that gives nothing in time fails
+            if not late and not thinking.chains:
                 raise
-            stopped = str(error)
+            thinking.notes += [str(error)] if late else []
+            stopped = "seconds" if late else str(error)
         return self._solution(thinking, stopped, show_work)
 
     def _solution(self, thinking: Thinking, stopped: str | None, show_work: bool) -> Solution:

@@ -75,6 +75,7 @@ class Thinking:
         self.validate = validate
         self.chains: list[Chain] = []
         self.notes: list[str] = []
+        self.short = False  # whether a chain had fewer tokens to think than it was to have, for want of budget
         self._how = settings.sampling(task)
         self._prompt = task.direct_prompt(problem) if settings.direct else task.prompt(problem)
         self._mark = task.closing.strip()
@@ -113,6 +114,7 @@ class Thinking:
         self.chains.append(self._chain(path, made, answered=not is_cut))
         if is_cut:
             full = made.tokens < (how.max_tokens or 0)
+            self.short = self.short or how.max_tokens != self._how.max_tokens
             self._cut.append(_Cut(len(self.chains) - 1, prompt, made, full))
         return len(self.chains) - 1
 
