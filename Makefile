@@ -14,7 +14,7 @@ export PYTHONUTF8 = 1
 # Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
 UNOPTIMISED ?= 1
 
-.PHONY: setup demo test parity families mutate aot docs-test lint format types base lock clean
+.PHONY: setup demo test parity families mutate aot docs-test lint format types base countdown reason-bench lock clean
 
 setup: $(VENV)/ready
 
@@ -59,6 +59,17 @@ base: $(VENV)/ready
 	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(BIN)/vishwamai train configs/train/base.json -o runs/base
 	rm -rf vishwamai/assets/base
 	$(BIN)/vishwamai convert runs/base/model vishwamai/assets/base --dtype bfloat16 --certificate none
+
+# Trains vishwamai/countdown, from vishwamai/base on.
+countdown: $(VENV)/ready
+	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(BIN)/vishwamai train configs/train/countdown.json \
+		-o runs/countdown
+	rm -rf vishwamai/assets/countdown
+	$(BIN)/vishwamai convert runs/countdown/model vishwamai/assets/countdown --dtype bfloat16 --certificate none
+
+# Ways of reasoning side by side, with the built-in models.
+reason-bench: $(VENV)/ready
+	$(BIN)/python benchmarks/reason.py
 
 # Needs uv. One lock serves Python 3.11 to 3.13 and names no index.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

@@ -15,7 +15,8 @@ from vishwamai.hub.fetch import download, is_offline
 
 __all__ = ["BUILT_IN", "INDEX", "WANTED", "Part", "is_complete", "member", "resolve", "stays_inside"]
 
-BUILT_IN = {"vishwamai/base": Path(__file__).parents[1] / "assets" / "base"}
+ASSETS = Path(__file__).parents[1] / "assets"
+BUILT_IN = {f"vishwamai/{name}": ASSETS / name for name in ("base", "countdown")}
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)

@@ -40,6 +40,7 @@ class Task(abc.ABC):
     closing_stop: tuple[str, ...] = ("\n",)
     prefers: str = "tree"
     scoped: bool = True
+    model: str = "vishwamai/base"  # that the command takes where none is named
 
     @abc.abstractmethod
     def read(self, problem: str) -> State:

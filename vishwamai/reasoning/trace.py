@@ -51,7 +51,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Writes JSON lines: a header, a line for each thought, the result."""
-        lines = [{"kind": "search", "problem": self.problem, "method": self.method}]
+        lines: list[dict[str, Any]] = [{"kind": "search", "problem": self.problem, "method": self.method}]
         for thought in self.thoughts:
             state = None if thought.state is None else str(thought.state)
             lines.append({"kind": "thought", **dataclasses.asdict(thought), "state": state})

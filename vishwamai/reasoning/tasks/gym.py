@@ -86,7 +86,7 @@ def gym(name: str, *, size: int = 100, seed: int = 0, **config: Any) -> Gym:
     Raises `BackendError` without the package, `InputError` for a name or a configuration that it refuses.
     """
     try:
-        import reasoning_gym
+        import reasoning_gym  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BackendError(
             f'the package reasoning-gym cannot be imported ({error}); run: pip install "vishwamai[gym]"'

@@ -90,8 +90,10 @@ class FreeText(Task):
         plain = self._unmarked(text)
         if not plain:
             return None
-        if self.checker is not None and guarded(lambda: self.checker(plain).valid)[0] is False:
-            return None
+        if self.checker is not None:
+            verdict, _ = guarded(self.checker, plain)
+            if getattr(verdict, "valid", None) is False:
+                return None
         return *state, " ".join(plain.split()).casefold()
 
     def judge(self, state: tuple[str, ...], text: str) -> Verdict:
@@ -163,7 +165,7 @@ class FreeText(Task):
         messages = []
         for question, (_, reply) in zip(asked, turns, strict=True):
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-        return render(messages[:-1], self.chat_template, add_generation_prompt=True, variables=self.variables)
+        return render(messages[:-1], self.chat_template or "", add_generation_prompt=True, variables=self.variables)
 
     def _rule(self, direct: bool) -> str:
         """What the model is told before the first question."""

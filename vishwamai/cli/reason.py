@@ -1,0 +1,142 @@
+"""`vishwamai reason`: solves a problem in steps, by a chain or a tree of thoughts, and shows the work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
+from vishwamai.cli.texts import read_text
+from vishwamai.errors import InputError
+
+METHODS = ("auto", "hybrid", "cot", "tot", "direct", "self-consistency", "best-of-n")
+SEARCHES = ("breadth", "depth", "beam", "best_first", "mcts")
+LIMITS = ("tokens", "calls", "seconds", "nodes")
+PAGE = "reason.html"
+MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]·[/]"}
+
+
+def add(verbs: Any) -> None:
+    """Makes the verb known."""
+    verb = add_verb(verbs, "reason", reason, "Solve a problem in steps: a chain, a tree of thoughts, or both.")
+    add = verb.add_argument
+    add("problem", help='the problem, such as "4 9 10 13"; - reads it from standard input')
+    add("--task", default="text", help="what kind of problem it is: game24, countdown, gsm8k, ... [%(default)s]")
+    add("--method", default="auto", choices=METHODS, help="how to solve it [%(default)s]")
+    add("--search", default="breadth", choices=SEARCHES, help="how a tree is searched [%(default)s]")
+    add("-m", "--model", help="built-in name, folder or hub id [the task's own, else vishwamai/base]")
+    add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
+    add_revision(verb)
+    add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
+    add("--context", type=int, help="tokens of a prompt and its steps together [the model's, at most 512]")
+    add("--branches", type=int, default=3, help="thoughts for each state [%(default)s]")
+    add("--depth", type=int, help="steps of a search [as many as the task has, else 3]")
+    add("--beam", type=int, default=5, help="states that a search goes on from at each level [%(default)s]")
+    add("--rounds", type=int, default=8, help="passes of a search that finds no answer [%(default)s]")
+    add("-n", "--samples", type=int, default=10, help="chains to choose among [%(default)s]")
+    add("-t", "--temperature", type=float, default=1.0, help="of what is drawn [%(default)s]")
+    add("--seed", type=int, default=0, help="the same seed thinks the same [%(default)s]")
+    for limit in LIMITS:
+        add(f"--max-{limit}", type=float if limit == "seconds" else int, help=f"end after so many {limit}")
+    add("--memory", metavar="FILE", help="keep the values of states here, for this model's next searches")
+    add("--trace", metavar="FILE", help="write every thought here as JSON lines")
+    add("--view", nargs="?", const=PAGE, metavar="FILE", help=f"write the tree as a page and open it [{PAGE}]")
+    add("--json", action="store_true", help="print the solution as JSON")
+
+
+def reason(args: argparse.Namespace) -> int:
+    """`vishwamai reason`: the answer and the steps to it; 1 where no right answer was found."""
+    from rich.console import Console
+
+    from vishwamai.reasoning.budget import Budget
+    from vishwamai.reasoning.page import write
+
+    problem = read_text(args.problem).strip()
+    budget = Budget(**{limit: getattr(args, f"max_{limit}") for limit in LIMITS})
+    with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
+        solver = _solver(args)
+        found = solver.solve(problem, budget=budget)
+    if args.trace:
+        found.trace.save(args.trace)
+    if args.json:
+        print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}, ensure_ascii=False))
+    else:
+        _show(found)
+    if args.view:
+        write(found.trace, args.view)
+        page = Path(args.view).resolve()
+        print(f"the tree is in {page}", file=sys.stderr)
+        webbrowser.open(page.as_uri())
+    return 0 if found.answer is not None and found.verified is not False else 1
+
+
+def _solver(args: argparse.Namespace) -> Any:
+    """What `--method` names."""
+    from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
+    from vishwamai.reasoning.tasks import task_of
+
+    task = task_of(args.task)
+    model = _model(args, task.model)
+    memory = None if args.memory is None else ThoughtMemory(args.memory)
+    shared = {"task": task, "seed": args.seed}
+    widths = {"max_branches": args.branches, "beam_width": args.beam, "rounds": args.rounds, "search": args.search}
+    drawn = {"temperature": args.temperature, **shared}
+    match args.method:
+        case "tot":
+            depth = args.depth or task.depth or 3
+            return TreeOfThoughts(model, max_depth=depth, memory=memory, **widths, **drawn)
+        case "direct" | "cot":
+            return ChainOfThought(model, direct=args.method == "direct", **shared)
+        case "self-consistency" | "best-of-n":
+            choose = "vote" if args.method == "self-consistency" else "best"
+            return ChainOfThought(model, samples=args.samples, choose=choose, **drawn)
+    return _Integrated(IntegratedReasoning(model, memory=memory, **widths, **drawn), args)
+
+
+class _Integrated:
+    """Integrated reasoning with the approach and depth that were asked for."""
+
+    def __init__(self, solver: Any, args: argparse.Namespace):
+        self._solver, self._approach, self._depth = solver, args.method, args.depth
+
+    def solve(self, problem: str, *, budget: Any) -> Any:
+        return self._solver.solve(problem, self._approach, self._depth, budget=budget)
+
+
+def _model(args: argparse.Namespace, own: str) -> Any:
+    from vishwamai.api import VishwamAI
+    from vishwamai.reasoning import Local, Remote
+
+    if args.url is not None:
+        if args.model is None:
+            raise InputError("--url needs --model: the name that the endpoint knows the model by")
+        return Remote(args.url, args.model)
+    model = VishwamAI.from_pretrained(args.model or own, revision=args.revision, dtype=args.dtype)
+    return Local(model, context=args.context)
+
+
+def _show(found: Any) -> None:
+    """The tree where there is one, the steps with a mark each, the answer, and what it took."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from vishwamai.reasoning.show import terminal
+
+    console = Console(highlight=False)
+    if found.method.startswith("tot"):
+        console.print(terminal(found.trace, console.width))
+        return
+    for step in found.steps:
+        line = Text.from_markup(MARKS[step.valid] + " ")
+        console.print(line.append(step.text).append(f"  {step.why}" if step.why else "", style="dim"))
+    console.print(Text("no answer" if found.answer is None else found.answer, style="bold"))
+    word = {True: "checked and right", False: "checked and not right", None: "not checked"}[found.verified]
+    end = "" if found.stopped is None else f"; ended early: {found.stopped}"
+    figures = f"{found.method}, {word}: {found.tokens} tokens, {found.calls} calls, {found.seconds:.1f} s{end}"
+    console.print(Text(figures, style="dim"))
+    for note in found.notes + found.stages:
+        console.print(Text(note, style="dim"))
