@@ -237,12 +237,12 @@ class Thinking:
         After a step that is wrong and not taken back, the task cannot tell of those that follow.
         """
         if text not in self._judged:
-            by = self._by_task if self.checker is None else self._by_checker
-            self._judged[text] = tuple(by(self.lines(text)))
+            lines, by = self.lines(text), self.checker
+            self._judged[text] = tuple(self._by_task(lines) if by is None else self._by_checker(lines, by))
         return self._judged[text]
 
-    def _by_checker(self, lines: Sequence[str]) -> list[Step]:
-        told = [(line.strip(), self._verdict(self.checker, line)) for line in lines]
+    def _by_checker(self, lines: Sequence[str], checker: Checker) -> list[Step]:
+        told = [(line.strip(), self._verdict(checker, line)) for line in lines]
         return [Step(line, verdict.valid, verdict.why) for line, verdict in told]
 
     def _by_task(self, lines: Sequence[str]) -> list[Step]:
@@ -257,7 +257,7 @@ class Thinking:
                 state = self._guarded(self.task.step, state, line)
         return steps
 
-    def _verdict(self, judge: Callable | None, *args) -> Verdict:
+    def _verdict(self, judge: Callable, *args) -> Verdict:
         found = self._guarded(judge, *args)
         if isinstance(found, Verdict):
             return found
