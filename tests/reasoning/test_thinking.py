@@ -5,13 +5,16 @@ import json
 
 import pytest
 
+from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.chain import ChainOfThought
 from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks.countdown import Game24
+from vishwamai.reasoning.tasks.crosswords import MiniCrosswords
 from vishwamai.reasoning.tasks.gsm8k import GSM8K
 from vishwamai.reasoning.tasks.text import FreeText
+from vishwamai.reasoning.tasks.word_problems import WordProblems
 from vishwamai.reasoning.verify import arithmetic, asks, calculator, expression, matches
 
 QUESTION = "Nine eggs at $2. How much?"
@@ -189,15 +192,30 @@ def test_only_chains_that_were_cut_off_are_closed_and_all_at_once():
     assert (found.answer, found.samples, found.tokens) == ("18", ("18", "19", "18"), 3 * 5 + 2)
 
 
+CLUES = "\n".join(f"{line}{i}. a clue" for line in "hv" for i in range(1, 6))
+ROWS = "HEART\nEMBER\nABUSE\nRESIN\nTREND"
+
+
 @pytest.mark.parametrize(
-    ("task", "closing"), [(bare(answer_marker="So:", separator="\n\n"), "\n\nSo:"), (Game24(), "\n Answer:")]
+    ("task", "problem", "closing", "said", "answer"),
+    [
+        (bare(answer_marker="So:", separator="\n\n"), QUESTION, "\n\nSo:", " 18\nor so\n\nNext", "18\nor so"),
+        (Game24(), "4 9 10 13", "\n Answer:", " ( 10 - ( 13 - 9 ) ) * 4 = 24", "( 10 - ( 13 - 9 ) ) * 4"),
+        (GSM8K(), QUESTION, "\n####", " 18\n\nNext: 20", "18"),
+        (WordProblems(), QUESTION, "\n Answer:", " 18\n 9 * 2", "18"),
+        (MiniCrosswords(), CLUES, "\nRows:\n", f"{ROWS}\n\nNEXT.", ROWS),
+    ],
 )
-def test_the_closing_words_are_those_by_which_the_task_finds_the_answer(task, closing):
-    said = {"\n\nSo:": " 18", "\n Answer:": " ( 10 - ( 13 - 9 ) ) * 4 = 24"}[closing]
+def test_the_closing_words_are_those_by_which_the_task_finds_the_answer(task, problem, closing, said, answer):
     model = says("10 - 4 = 6, left 6", said)
-    found = ChainOfThought(model, task=task, thinking=4).solve("4 9 10 13")
-    assert model.asked[1][0].endswith(f"10 - 4 ={closing}")
-    assert found.answer == said.removesuffix(" = 24").strip()
+    found = ChainOfThought(model, task=task, thinking=4).solve(problem)
+    assert model.asked[1][0].endswith(f"10 - 4 ={closing}") and found.answer == answer
+
+
+def test_all_are_closed_where_the_budget_holds_one_answer_at_a_time():
+    model = Scripted(lambda prompt, n: [" 18"] * n if prompt.endswith("Answer:") else ["a b c d e f g"] * n)
+    found = ChainOfThought(model, task=bare(), samples=3, thinking=5).solve(QUESTION, budget=Budget(tokens=100))
+    assert model.n == [[3], [1], [1], [1]] and found.samples == ("18", "18", "18")
 
 
 def test_a_task_of_ones_own_is_closed_by_default():
@@ -256,6 +274,14 @@ def test_a_refuted_answer_and_no_answer_are_complaints_and_a_right_one_is_none()
         ChainOfThought(model, task=bare(final=right("18"), checker=arithmetic), refinements=5).solve(QUESTION).calls
         == 1
     )
+
+
+def test_a_wrong_step_that_was_taken_back_is_no_complaint():
+    line = "9 - 4 = 4, left 4 4 10 no\nAnswer: ( 4 + 9 ) + ( 10 + 13 ) = 24"
+    model = says(line, "Answer: ( 10 - ( 13 - 9 ) ) * 4 = 24")
+    found = ChainOfThought(model, task=Game24(), refinements=1).solve("4 9 10 13")
+    assert "\nThis is wrong: ( 4 + 9 ) + ( 10 + 13 ) is not the answer. Try again." in model.asked[1][0]
+    assert found.verified
 
 
 def test_a_worse_attempt_takes_no_place():

@@ -236,5 +236,5 @@ def _submitted(found: Sequence[Solution]) -> tuple[Solution, float | None]:
 
     best = max(found, key=worth)
     if best.verified is not None or len(found) == 1:
-        return best, best.confidence if best.verified is None else float(best.verified)
+        return best, best.confidence
     return best, 0.0 if best.answer is None else counts[canonical(best.answer)] / len(votes)
