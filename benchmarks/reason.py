@@ -29,7 +29,7 @@ from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.tasks.countdown import Game24
 
-CHAINS, ROLLOUTS = 20, 64  # of each puzzle, from which best-of-n is computed for any number of tokens
+CHAINS, ROLLOUTS = 20, 128  # of each puzzle, from which best-of-n is computed for any number of tokens
 PUBLISHED = (
     ("GPT-4 answers at once, mean of 100 samples", "7.3", "Yao et al. 2023, and its published log scored again"),
     ("GPT-4 chain of thought, mean of 100 samples", "4.0", "Yao et al. 2023, and its published log scored again"),
@@ -148,7 +148,7 @@ def methods(task: Task, depth: int) -> list[tuple]:
         ("best-of-20 with the checker, T=1", False, chain(samples=20, choose="best", temperature=1.0, wave=1)),
         ("tree, 3 thoughts a state, b=5, T=0.7", True, tree(even=False)),
         ("tree, 15 thoughts a level, b=5, T=1", True, tree(temperature=1.0)),
-        ("tree, the same, at most 10 rounds", True, tree(temperature=1.0, rounds=10)),
+        ("tree, the same, T=1.4, at most 12 rounds", True, tree(temperature=1.4, rounds=12)),
         (
             "tree, 4 thoughts a level, b=1, at most 24 rounds",
             True,

@@ -88,7 +88,9 @@ def test_every_row_is_true():
 
 
 def test_the_choice_of_a_bad_step_is_not_in_the_loss():
-    spans = [span for i in range(200) for span in countdown.steps_row((4, 9, 10, 13), 24, random.Random(i)).text_spans[1:]]
+    spans = [
+        span for i in range(200) for span in countdown.steps_row((4, 9, 10, 13), 24, random.Random(i)).text_spans[1:]
+    ]
     for text, weight in spans:
         if not weight:
             assert re.fullmatch(r"\n \d+ [-+*/] \d+", text)

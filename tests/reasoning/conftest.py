@@ -1,15 +1,20 @@
-"""An OpenAI-compatible endpoint on this machine that answers, refuses, breaks off or hangs, and a clock that waits for
-nobody.
+"""An OpenAI-compatible endpoint on this machine that answers, refuses, breaks off or hangs; a clock that waits for
+nobody; and a task whose tree of thoughts is made up by chance.
 """
 
 import contextlib
 import http.server
 import json
+import random
 import threading
 
 import pytest
 
+from vishwamai.errors import InputError
+from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.remote import Remote
+from vishwamai.reasoning.scripted import Scripted
+from vishwamai.reasoning.task import Task
 
 
 class FakeEndpoint:
@@ -129,3 +134,84 @@ def clock():
 def remote(fake_endpoint, clock):
     """Makes models of the fake endpoint that wait by the test's clock."""
     return lambda **options: Remote(fake_endpoint.url, "tiny", **{"sleep": clock.sleep, "clock": clock} | options)
+
+
+class Land(Task):
+    """Places that lead to places: a step is the name of the next one, and the model's words are the roads from here.
+
+    `roads` is {place: texts}, the first being "start"; without it they are drawn by `seed`, problem and place: to new
+    places, to known ones, wrong ways and answers (`right 1`, `maybe 2`, `refuted 1`). What is asked for again goes on
+    where the texts were left, and after the last of them come wrong ways.
+    """
+
+    name, step_tokens, question = "land", 4, "Ways:"
+
+    def __init__(self, roads=None, worth=None, seed=0):
+        self._roads, self._worth, self.seed, self._drawn = roads, worth, seed, {}
+        self.model = Scripted(self.says)
+
+    def roads(self, problem, place):
+        if self._roads is not None:
+            return self._roads.get(place, [])
+        rng = random.Random(f"{self.seed} {problem} {place}")
+        ways = {
+            "new": lambda: place.removeprefix("start") + rng.choice("abcd"),
+            "known": lambda: rng.choice(["start", "a", "b", "ab", "ba", "abc"]),
+            "wrong": lambda: "wrong way",
+            "answer": lambda: f"{rng.choice(['right', 'maybe', 'maybe', 'refuted'])} {rng.randrange(3)}",
+        }
+        return [ways[way]() for way in rng.choices(list(ways), (12, 3, 2, 1), k=rng.randrange(8))]
+
+    def worth(self, problem, place):
+        if self._worth is not None:
+            return self._worth[place]
+        return random.Random(f"worth {self.seed} {problem} {place}").choice([0, 0.25, 0.5, 0.5, 1])
+
+    def logprob(self, problem, place, text):
+        return -random.Random(f"logprob {self.seed} {problem} {place} {text}").choice([0.5, 1.0, 1.5, 2.0])
+
+    def says(self, prompt, n):
+        listed = prompt.endswith(self.question)
+        problem, place = self.at(prompt)
+        texts = self.roads(problem, place)
+        if listed:
+            return ["\n".join(texts)] * n
+        begin = self._drawn.get(prompt, 0)
+        self._drawn[prompt] = begin + n
+        drawn = (texts[begin:] + ["wrong way"] * n)[:n]
+        return [
+            Completion(text=text, tokens=max(len(text.split()), 1), logprob=self.logprob(problem, place, text))
+            for text in drawn
+        ]
+
+    def at(self, prompt):
+        """The problem, and the place that a prompt has come to."""
+        problem, *places = prompt.removesuffix(self.question).removesuffix("\n").split("\n")
+        return problem, places[-1] if places else "start"
+
+    def visited(self):
+        """The places that each call asked for thoughts at."""
+        return [[self.at(prompt)[1] for prompt in call] for call in self.model.asked]
+
+    def read(self, problem):
+        if not problem.strip():
+            raise InputError("the problem is empty; name a land")
+        return "start"
+
+    def prompt(self, problem, steps=()):
+        return (problem, "\n", *(f"{step}\n" for step in steps))
+
+    def step(self, state, text):
+        return None if text.startswith("wrong") else text
+
+    def answer(self, problem, steps, state):
+        return state if state[:5] in ("right", "maybe", "refut") else None
+
+    def check(self, problem, answer):
+        return {"right": True, "refuted": False}.get(answer.split()[0])
+
+
+@pytest.fixture
+def land():
+    """Makes lands."""
+    return Land

@@ -136,9 +136,8 @@ def test_a_refuted_answer_is_submitted_where_there_is_no_better_one():
 
 def test_what_nobody_refuted_is_better_than_what_is_refuted_and_worse_than_what_is_right():
     words = {"once": "?", "several": "555"}
-    found = reasoner(model(**words, search=["= 5", "= 6", "a", "b"], deeper=["= 4"]), Toy({"7"}, depth=2)).solve(
-        PROBLEM, "hybrid"
-    )
+    wrong = model(**words, search=["= 5", "= 6", "a", "b"], deeper=["= 4"])
+    found = reasoner(wrong, Toy({"7"}, depth=2)).solve(PROBLEM, "hybrid")
     assert (found.answer, found.verified) == ("?", None)
     found = reasoner(model(**words, **FOUND), Toy({"7"}, depth=2)).solve(PROBLEM, "hybrid")
     assert (found.answer, found.verified) == ("7", True)
@@ -235,11 +234,16 @@ def depths(words: Scripted) -> int:
 
 
 def test_a_task_that_knows_its_depth_is_searched_once_and_no_deeper():
-    for task_depth, max_depth, expected in ((2, None, 2), (2, 9, 2), (4, 3, 3)):
+    class Known(Toy):
+        def depth_of(self, problem):
+            return 4 if problem == PROBLEM else None
+
+    for task, max_depth, deep in ((Toy({"7"}, depth=2), None, 2), (Toy({"7"}, depth=2), 9, 2), (Known({"7"}), 3, 3)):
         counter = itertools.count()
         words = Scripted(lambda p, n, c=counter: [f"s{next(c)}" for _ in range(n)])
-        found = reasoner(words, Toy({"7"}, depth=task_depth), rounds=1).solve(PROBLEM, "tot", max_depth)
-        assert (depths(words), names(found), found.answer) == (expected, ["tot-breadth"], None)
+        found = reasoner(words, task, rounds=1).solve(PROBLEM, "tot", max_depth)
+        assert (depths(words), names(found), found.answer) == (deep, ["tot-breadth"], None)
+    assert len(reasoner(words, Known({"7"}), rounds=1).solve(PROBLEM, "tot").stages) == 1
 
 
 @pytest.mark.parametrize(("max_depth", "searches"), [(1, [1]), (3, [3]), (4, [3, 4]), (None, [3, 6, DEEPEST])])
@@ -249,12 +253,7 @@ def test_a_depth_that_nobody_knows_is_doubled(max_depth, searches):
     found = reasoner(words, Toy({"7"}), rounds=1).solve(PROBLEM, "tot", max_depth)
     assert names(found) == ["tot-breadth"] * len(searches) and depths(words) == searches[-1]
     assert found.calls == sum(searches)
-    roots = [
-        s
-        for texts, seeds in zip(words.asked, words.seeds, strict=True)
-        for t, s in zip(texts, seeds, strict=True)
-        if t == "p\n"
-    ]
+    roots = [seeds[0] for texts, seeds in zip(words.asked, words.seeds, strict=True) if texts == ["p\n"]]
     assert len(set(roots)) == len(roots) == len(searches)
 
 

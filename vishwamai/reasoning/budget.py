@@ -1,5 +1,6 @@
 """How much a search may use: tokens, calls, seconds and nodes, one budget within another. It knows no search."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ class Budget:
     """Limits, each None where there is none: new tokens, model calls of one problem, seconds, thoughts in the tree.
 
     What is spent within `within(...)` is spent here too. Time runs from the making of the budget. 0 is a limit like any
-    other. Raises `InputError` for a negative one.
+    other. Raises `InputError` for a negative one, and for a part of a token, call or node.
     """
 
     def __init__(
@@ -36,13 +37,18 @@ class Budget:
     ):
         self.limits: dict[str, Any] = {"tokens": tokens, "calls": calls, "seconds": seconds, "nodes": nodes}
         for name, limit in self.limits.items():
-            if limit is not None and not (isinstance(limit, int | float) and limit >= 0):
-                raise InputError(f"the budget's {name} is {limit!r}; it must be a number, 0 or more, or None")
-        self.spent = dict.fromkeys(("tokens", "calls", "nodes"), 0)
+            if limit is not None and not _is_limit(limit, whole=name != "seconds"):
+                kind = "number" if name == "seconds" else "whole number"
+                raise InputError(f"the budget's {name} is {limit!r}; it must be a {kind}, 0 or more, or None")
+        self.spent: dict[str, int] = dict.fromkeys(("tokens", "calls", "nodes"), 0)
+        self.short: str | None = None  # the limit, if any, for which less was made than was wanted
         self._clock, self._begun, self._outer = clock, clock(), _outer
 
     def within(self, **limits: Any) -> "Budget":
-        """A budget inside this one, with limits of its own."""
+        """A budget inside this one, with limits of its own. Raises `InputError` for a limit that there is not."""
+        for name in limits:
+            if name not in LIMITS:
+                raise InputError(f"a budget has no limit {name!r}; it has {', '.join(LIMITS)}")
         return Budget(**limits, clock=self._clock, _outer=self)
 
     def fresh(self) -> "Budget":
@@ -81,3 +87,9 @@ class Budget:
         for name in LIMITS:
             if self.left(name) <= 0:
                 raise Spent(name)
+
+
+def _is_limit(limit: Any, whole: bool) -> bool:
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
+        return False
+    return not whole or limit == math.inf or limit == int(limit)

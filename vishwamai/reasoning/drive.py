@@ -6,6 +6,7 @@ budget. So a strategy is written for one problem, and the branches of a level of
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import Completion, Model, Prompt
 
 T = TypeVar("T")
+TOGETHER = 0.1  # seconds: searches whose deadlines are as close share a call, which ends at the first of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +50,24 @@ def ask(
     A prompt may come back with fewer completions than were asked for, the last prompts first.
     """
     budget.check()
-    many, sampling = _afforded(n, sampling, budget.left("tokens"))
+    many, how = _afforded(n, sampling, budget.left("tokens"))
     asked = [i for i, wanted in enumerate(many) if wanted]
-    held = 0 if sampling.max_tokens is None else sum(many) * sampling.max_tokens
+    if not asked:
+        return [[] for _ in prompts]
+    held = 0 if how.max_tokens is None else sum(many) * how.max_tokens
     budget.spend(calls=1, tokens=held)  # the most it can be, so that searches in one budget do not overdraw it together
-    parts = tuple(prompts[i] for i in asked), tuple(many[i] for i in asked), sampling, tuple(seeds[i] for i in asked)
+    parts = tuple(prompts[i] for i in asked), tuple(many[i] for i in asked), how, tuple(seeds[i] for i in asked)
     made = 0
     try:
         found = yield Ask(*parts, budget.deadline)
         made = sum(c.tokens for row in found for c in row)
     finally:
         budget.spend(tokens=made - held)
+    cut = any(c.finish_reason == "length" for row in found for c in row)
+    if sum(many) < sum(n) or (cut and how != sampling):
+        budget.short = "tokens"
+    elif cut and budget.left("seconds") <= 0:
+        budget.short = "seconds"
     out: list[list[Completion]] = [[] for _ in prompts]
     for i, row in zip(asked, found, strict=True):
         out[i] = row
@@ -117,18 +126,30 @@ def run(model: Model, searches: Sequence[Search[T]]) -> list[T]:
 
 
 def _groups(waiting: dict[int, Ask | Rate]) -> list[list[int]]:
-    """The searches whose requests can be one call: of one kind, and drawn in the same way."""
+    """The searches whose requests can be one call: of one kind, drawn in the same way, and to end at the same time."""
     groups: dict[Any, list[int]] = {}
     for i in sorted(waiting):
         request = waiting[i]
-        groups.setdefault(request.sampling if isinstance(request, Ask) else None, []).append(i)
-    return list(groups.values())
+        how = request.sampling if isinstance(request, Ask) else None
+        groups.setdefault((how, request.deadline is None), []).append(i)
+    return [part for group in groups.values() for part in _by_deadline(group, waiting)]
+
+
+def _by_deadline(group: list[int], waiting: dict[int, Ask | Rate]) -> list[list[int]]:
+    """A group in parts whose deadlines are close, so that none is late and none is cut off for another."""
+    parts: list[list[int]] = []
+    begins = math.inf
+    for end, i in sorted((waiting[i].deadline or 0.0, i) for i in group):
+        if not parts or end > begins + TOGETHER:
+            parts.append([])
+            begins = end
+        parts[-1].append(i)
+    return [sorted(part) for part in parts]
 
 
 def _call(model: Model, asked: list[Any]) -> list[list[Any]]:
     """The replies to requests of one kind, each its own part of one call."""
-    ends = [request.deadline for request in asked if request.deadline is not None]
-    deadline = max(ends) if len(ends) == len(asked) else None
+    deadline = min((request.deadline for request in asked if request.deadline is not None), default=None)
     prompts = [prompt for request in asked for prompt in request.prompts]
     if isinstance(asked[0], Rate):
         continuations = [c for request in asked for c in request.continuations]

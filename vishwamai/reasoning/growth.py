@@ -4,9 +4,11 @@ Every way of searching (`search/`) calls `Tree.expand` and decides where. It kno
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vishwamai.errors import InputError
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.drive import Search
 from vishwamai.reasoning.model import Completion, seed_of
@@ -46,10 +48,14 @@ class Node:
     @property
     def score(self) -> float:
         """The log-probability of all thoughts on the way here."""
-        return self.thought.logprob + (0.0 if self.parent is None else self.parent.score)
+        node, thoughts = self, []
+        while node.parent is not None:
+            thoughts.append(node.thought.logprob)
+            node = node.parent
+        return math.fsum(thoughts)
 
 
-Values = Callable[["Tree", Sequence[Node]], Search[list[float]]]
+Values = Callable[["Tree", Sequence[Node]], Search[Sequence[float | None]]]  # None: nothing is known
 Proposals = Callable[["Tree", Sequence[Node], Sequence[int]], Search[list[list[Completion]]]]
 
 
@@ -68,8 +74,9 @@ class Tree:
         self.root = Node(self.trace.add(Thought((), "", state)), None, (), state)
         self.nodes = [self.root]
         self.answers: list[Node] = []
-        self._places: dict[Any, Node] = {task.key(state): self.root}
+        self._places: dict[Any, Node] = {self._key(state): self.root}
         self._tried: dict[tuple[int, ...], int] = {}
+        self._judge(self.root)
 
     def expand(self, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[Node]]:
         """New nodes after `n[i]` thoughts of node i: those that are right steps and lead to states not seen before.
@@ -77,24 +84,34 @@ class Tree:
         Raises `Spent` where the budget allows none.
         """
         self.budget.check()
-        n = _within(n, self.budget.left("nodes"))
+        wanted, n = n, _within(n, self.budget.left("nodes"))
         proposed = yield from self._proposals(self, nodes, n)
-        new: list[Node] = []
+        new, less = [], sum(n) < sum(wanted)
         for node, thoughts in zip(nodes, proposed, strict=True):
             node.draws += 1
             if node.thought.status in ("open", "kept"):
                 node.thought.status = "expanded"
-            new += [child for made in thoughts if (child := self._child(node, made)) is not None]
+            [room] = _within([len(thoughts)], self.budget.left("nodes"))  # others may spend from the same budget
+            less = less or room < len(thoughts)
+            new += [child for made in thoughts[:room] if (child := self._child(node, made)) is not None]
+        if less:
+            self.budget.short = "nodes"
         live = [node for node in new if node.answer is None]
-        for node, value in zip(live, (yield from self._values(self, live)) if live else [], strict=True):
-            node.thought.value = round(min(max(value, 0.0), 1.0), DIGITS)
+        if live:
+            yield from self.value(live)
         return new
+
+    def value(self, nodes: Sequence[Node]) -> Search[None]:
+        """Notes what states are worth, 0 to 1; what is not known, or no number, counts as 0."""
+        for node, value in zip(nodes, (yield from self._values(self, nodes)), strict=True):
+            if value is not None and math.isnan(value):
+                self._note("a value was no number (nan); it counts as 0")
+                value = None
+            node.thought.value = None if value is None else round(min(max(value, 0.0), 1.0), DIGITS)
 
     def _child(self, parent: Node, made: Completion) -> Node | None:
         """The node of a thought, or None where it is wrong or leads to a known state; the trace has it either way."""
-        tried = self._tried.get(parent.path, 0)
-        self._tried[parent.path] = tried + 1
-        thought = self.trace.add(Thought((*parent.path, tried), made.text, tokens=made.tokens, logprob=made.logprob))
+        thought = self.trace.add(Thought(self._place(parent), made.text, tokens=made.tokens, logprob=made.logprob))
         thought.seconds = round(self.budget.seconds, 6)
         self.budget.spend(nodes=1)
         return self._placed(parent, thought, made)
@@ -102,10 +119,28 @@ class Tree:
     def given(self, parent: Node, text: str) -> Node | None:
         """The node after a step that is given, or None where the step is wrong; of a known state, its node."""
         state, _ = guarded(self.task.step, parent.state, text)
-        known = None if state is None else self._places.get(self.task.key(state))
+        known = None if state is None else self._places.get(self._key(state))
         if state is None or known is not None:
             return known
-        return self._placed(parent, self.trace.add(Thought((*parent.path, len(parent.children)), text)), None)
+        return self._placed(parent, self.trace.add(Thought(self._place(parent), text)), None)
+
+    def _place(self, parent: Node) -> tuple[int, ...]:
+        """The path of the next thought there."""
+        tried = self._tried.get(parent.path, 0)
+        self._tried[parent.path] = tried + 1
+        return (*parent.path, tried)
+
+    def _key(self, state: Any) -> Any:
+        """What tells whether a state was seen before. Raises `InputError` for a task whose states have no such key."""
+        key = self.task.key(state)
+        try:
+            hash(key)
+        except TypeError:
+            kind = type(key).__name__
+            raise InputError(
+                f"a state of the task {self.task.name!r} is a {kind}, which has no hash; make it a tuple or a text"
+            ) from None
+        return key
 
     def _placed(self, parent: Node, thought: Thought, made: Completion | None) -> Node | None:
         state, why = guarded(self.task.step, parent.state, thought.text)
@@ -114,7 +149,7 @@ class Tree:
             self._note(why)
             return None
         thought.state = state
-        key = self.task.key(state)
+        key = self._key(state)
         if key in self._places:
             thought.status, thought.why = "repeat", ".".join(map(str, self._places[key].path))
             return None

@@ -122,7 +122,7 @@ class IntegratedReasoning:
         found: list[Solution] = []
         stages: list[str] = []
         stopped = None
-        for solver in self._stages(approach, max_depth, found):
+        for solver in self._stages(problem, approach, max_depth, found):
             stage = own.within()
             try:
                 found.append((yield from solver.search(problem, stage)))
@@ -152,7 +152,7 @@ class IntegratedReasoning:
         return len(found.samples) > 1 and self.difficulty(found).agreement >= self.agreement
 
     def _stages(
-        self, approach: str, max_depth: int | None, found: Sequence[Solution]
+        self, problem: str, approach: str, max_depth: int | None, found: Sequence[Solution]
     ) -> Iterator[ChainOfThought | TreeOfThoughts]:
         """The solvers to try, cheapest first; each is chosen by what was found up to then."""
         if approach == "auto":
@@ -166,21 +166,21 @@ class IntegratedReasoning:
         if approach == "cot" or (approach == "auto" and self.task.prefers == "samples"):
             yield self._more
         else:
-            yield from self._searches(max_depth, found)
+            yield from self._searches(problem, max_depth, found)
 
-    def _searches(self, max_depth: int | None, found: Sequence[Solution]) -> Iterator[TreeOfThoughts]:
+    def _searches(self, problem: str, max_depth: int | None, found: Sequence[Solution]) -> Iterator[TreeOfThoughts]:
         """Searches, deeper and deeper while they come to no answer; the last of them has all the rounds."""
-        depths = self._depths(max_depth, max((len(one.steps) for one in found), default=0))
+        depths = self._depths(self.task.depth_of(problem), max_depth, max((len(one.steps) for one in found), default=0))
         for depth in depths:
             can_tell = not any(map(_is_unjudged, found))
             yield self._search(depth, self._rounds if can_tell and depth == depths[-1] else 1)
             if _is_unjudged(found[-1]):
                 return
 
-    def _depths(self, max_depth: int | None, steps: int) -> list[int]:
-        """How deep to search: as deep as the task goes; where nobody knows, from `steps` of a chain on, doubled."""
-        if self.task.depth is not None:
-            return [min(max_depth or self.task.depth, self.task.depth)]
+    def _depths(self, known: int | None, max_depth: int | None, steps: int) -> list[int]:
+        """How deep to search: as deep as the problem goes; where nobody knows, from `steps` of a chain on, doubled."""
+        if known is not None:
+            return [min(max_depth or known, known)]
         most, depths = max_depth or DEEPEST, [steps or DEPTH]
         while depths[-1] < most:
             depths.append(2 * depths[-1])

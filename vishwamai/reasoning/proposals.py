@@ -10,25 +10,30 @@ from vishwamai.reasoning.model import Completion, pieces, seed_of
 from vishwamai.reasoning.task import Task
 
 
-def sampled(temperature: float) -> Proposals:
-    """Each thought is a continuation of its own, drawn independently (Yao et al. 2023, "sample")."""
+def sampled(temperature: float, logprobs: int | None = 5) -> Proposals:
+    """Each thought is a continuation of its own, drawn independently (Yao et al. 2023, "sample").
+
+    `logprobs` is how many likeliest tokens are asked for with each; None for an endpoint that gives none.
+    """
 
     def proposals(tree: Tree, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[list[Completion]]]:
-        return (yield from _drawn(tree, nodes, n, _step(tree.task, temperature)))
+        return (yield from _drawn(tree, nodes, n, _step(tree.task, temperature, logprobs)))
 
     return proposals
 
 
-def distinct(temperature: float) -> Proposals:
+def distinct(temperature: float, logprobs: int | None = 5) -> Proposals:
     """Choices are drawn independently, and of equal ones at a state one is written out, by the likeliest tokens.
 
     For tasks with a `choice_stop`, where what follows from a choice is no choice. A choice that was written out at the
-    state before is not written out again. The tokens of equal choices are counted with the first of them.
+    state before is not written out again. The tokens of equal choices are counted with the first of them. `logprobs`
+    is as in `sampled`.
     """
 
     def proposals(tree: Tree, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[list[Completion]]]:
         task = tree.task
-        how = SamplingParams(temperature=temperature, max_tokens=task.choice_tokens, stop=task.choice_stop)
+        said = {"max_tokens": task.choice_tokens, "stop": task.choice_stop}
+        how = SamplingParams(temperature=temperature, logprobs=None if logprobs is None else 0, **said)
         drawn = yield from _drawn(tree, nodes, n, how)
         chosen = [_first_ones(node, row) for node, row in zip(nodes, drawn, strict=True)]
         pairs = [(node, choice) for node, row in zip(nodes, chosen, strict=True) for choice in row]
@@ -37,10 +42,10 @@ def distinct(temperature: float) -> Proposals:
             return out
         prompts = [(*pieces(task.prompt(tree.problem, node.steps)), choice.text) for node, choice in pairs]
         seeds = [seed_of(tree.seed, *node.path, choice.text) for node, choice in pairs]
-        written = yield from ask(tree.budget, prompts, [1] * len(pairs), _step(task, 0.0), seeds)
+        written = yield from ask(tree.budget, prompts, [1] * len(pairs), _step(task, 0.0, logprobs), seeds)
         places = {id(node): i for i, node in enumerate(nodes)}
         for (node, choice), row in zip(pairs, written, strict=True):
-            node.choices.add(choice.text)
+            node.choices |= {choice.text for _ in row}  # none where the budget did not hold it
             out[places[id(node)]] += [_joined(choice, rest) for rest in row]
         return out
 
@@ -70,8 +75,9 @@ def _drawn(tree: Tree, nodes: Sequence[Node], n: Sequence[int], how: SamplingPar
     return (yield from ask(tree.budget, prompts, n, how, seeds))
 
 
-def _step(task: Task, temperature: float) -> SamplingParams:
-    return SamplingParams(temperature=temperature, max_tokens=task.step_tokens, stop=task.stop, logprobs=5)
+def _step(task: Task, temperature: float, logprobs: int | None) -> SamplingParams:
+    how = {"max_tokens": task.step_tokens, "stop": task.stop}
+    return SamplingParams(temperature=temperature, logprobs=logprobs, **how)
 
 
 def _first_ones(node: Node, drawn: Sequence[Completion]) -> list[Completion]:

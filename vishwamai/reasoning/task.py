@@ -6,6 +6,7 @@ search never goes on from one twice. It knows no model and no search.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class Task(abc.ABC):
     what a chain is given that has thought for long enough, so that the answer follows, and `closing_stop` ends that;
     without the space around it, it is also how a chain itself marks its answer. `prefers` says which of "tree" and
     "samples" was measured to find more right answers for as many tokens; `scoped` whether what a state is worth
-    depends on the problem too.
+    depends on the problem too. `marks` are the two texts, a token each, with which a step ends where the state after it
+    is promising and where it is not.
     """
 
     name: str = "task"
@@ -40,6 +42,7 @@ class Task(abc.ABC):
     closing_stop: tuple[str, ...] = ("\n",)
     prefers: str = "tree"
     scoped: bool = True
+    marks: tuple[str, str] | None = None
     model: str = "vishwamai/base"  # that the command takes where none is named
 
     @abc.abstractmethod
@@ -87,9 +90,19 @@ class Task(abc.ABC):
         """What two states share that are the same place."""
         return state
 
+    def depth_of(self, problem: str) -> int | None:
+        """How many steps this problem may take at most."""
+        return self.depth
+
     def value(self, made: Completion) -> float | None:
-        """How promising the state after a step is, 0 to 1, where the model says it in passing."""
-        return None
+        """How promising the state after a step is, 0 to 1, where the model says it in passing: by its `marks`.
+
+        The mark is the last token but for the one that ends the line, which some endpoints leave out.
+        """
+        if self.marks is None:
+            return None
+        told = [tuple(t.get(mark, -math.inf) for mark in self.marks) for t in made.likeliest[-2:]]
+        return share(*max(told, key=max, default=(-math.inf, -math.inf)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +111,11 @@ class Verdict:
 
     valid: bool | None
     why: str = ""
+
+
+def share(yes: float, no: float) -> float | None:
+    """The probability of the first of two log-probabilities, None where neither is possible."""
+    return None if yes == no == -math.inf else 1 / (1 + math.exp(min(no - yes, 700.0)))
 
 
 Checker = Callable[[str], Verdict]

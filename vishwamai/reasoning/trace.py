@@ -62,23 +62,55 @@ class Trace:
 
 def load(path: str | Path) -> Trace:
     """A saved trace; its states are texts. Raises `DataError` for a file that is none, naming the line."""
-    trace = None
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line:
+    trace, kind, number = None, "", 0
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: this trace cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode("utf-8"))
             kind = entry.pop("kind")
-            if kind == "search":
-                trace = Trace(**entry)
-            elif trace is None:
-                raise ValueError("no search stands before it")
-            elif kind == "thought":
-                trace.add(Thought(**{**entry, "path": tuple(entry["path"])}))
-            elif kind == "result":
-                trace.result = entry
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            trace = _with(trace, kind, entry)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}:{number}: this line is not of a trace ({error})") from None
     if trace is None:
         raise DataError(f"{path}: there is no trace in this file")
+    if kind != "result":
+        raise DataError(f"{path}:{number}: the trace ends before its result; the file was cut off")
     return trace
+
+
+def _with(trace: Trace | None, kind: str, entry: dict[str, Any]) -> Trace:
+    """The trace with what a line says. Raises the errors of Python for a line that is none."""
+    if trace is None:
+        if kind != "search":
+            raise ValueError("no search stands before it")
+        return Trace(_of(str, entry["problem"]), _of(str, entry["method"]))
+    if kind == "thought":
+        trace.add(_thought(entry))
+    elif kind == "result":
+        trace.result = entry
+    else:
+        raise ValueError("a second search begins" if kind == "search" else f"there is no kind {kind!r}")
+    return trace
+
+
+def _thought(entry: dict[str, Any]) -> Thought:
+    thought = Thought(**{**entry, "path": tuple(_of(int, place) for place in _of(list, entry["path"]))})
+    for name in ("text", "status", "why"):
+        _of(str, getattr(thought, name))
+    for name in ("tokens", "logprob", "seconds"):
+        _of(int | float, getattr(thought, name))
+    _of(int | float | None, thought.value)
+    if thought.status not in STATUSES:
+        raise ValueError(f"there is no status {thought.status!r}")
+    return thought
+
+
+def _of(kind: Any, found: Any) -> Any:
+    if not isinstance(found, kind):
+        raise TypeError(f"{found!r:.40} stands where {getattr(kind, '__name__', kind)} should")
+    return found

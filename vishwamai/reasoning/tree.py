@@ -22,6 +22,7 @@ from vishwamai.reasoning.solution import Solution, Step
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 
+DRAWS = 4
 SEARCHES = {"breadth": breadth, "depth": depth, "beam": beam, "best_first": best_first, "mcts": mcts}
 
 
@@ -77,16 +78,21 @@ class TreeOfThoughts:
 
     def search(self, problem: str, budget: Budget) -> Search[Solution]:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
-        tree = self.tree(problem, budget)
+        tree = self.tree(problem, budget.within())  # what is spent in it is the problem's own
         stopped = None
         try:
-            yield from SEARCHES[self.method].search(tree, self.settings)
+            if tree.root.answer is None:
+                yield from SEARCHES[self.method].search(tree, self.settings)
+            if not (tree.solved and self.settings.stop_early):
+                stopped = tree.budget.short
         except Spent as spent:
             stopped = spent.limit
         except BackendError as error:
-            if not tree.answers:
+            late = tree.budget.left("seconds") <= 0
+            if not late and not tree.answers:
                 raise
-            stopped = str(error)
+            tree.notes += [str(error)] if late else []
+            stopped = "seconds" if late else str(error)
         return solution(tree, stopped)
 
     def tree(self, problem: str, budget: Budget | None = None) -> Tree:
@@ -96,20 +102,27 @@ class TreeOfThoughts:
         return Tree(*parts, budget=budget, seed=self.seed, method=f"tot-{self.method}")
 
     def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
-        """New thoughts after some steps: right ones, no two of which lead to the same state."""
+        """Up to `n` new thoughts after some steps: right ones, no two of which lead to the same state.
+
+        Fewer where the model has no others in `DRAWS` times as many draws.
+        """
+        n = self.settings.max_branches if n is None else n
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise InputError(f"n is {n!r}; it must be a whole number, 0 or more")
         tree = self.tree(problem)
         node = _at(tree, steps)
-        [new] = run(self.model, [tree.expand([node], [self.settings.max_branches if n is None else n])])
-        return [child.thought.text for child in new]
+        for _ in range(DRAWS):
+            if len(node.children) < n:
+                run(self.model, [tree.expand([node], [n])])
+        return [child.thought.text for child in node.children[:n]]
 
     def estimate_value(self, problem: str, steps: Sequence[str] = ()) -> float:
         """How promising the state after some steps is, 0 to 1."""
         tree = self.tree(problem)
         node = _at(tree, steps)
-        if node.answer is not None:
-            return node.value
-        [[value]] = run(self.model, [self._values(tree, [node])])
-        return value
+        if node.answer is None:
+            run(self.model, [tree.value([node])])
+        return node.value
 
 
 def _at(tree: Tree, steps: Sequence[str]) -> Node:
@@ -126,8 +139,6 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
     """What a tree has come to."""
     ranked, spent = tree.ranked, tree.budget.spent
     best = ranked[0] if ranked else None
-    figures = {"tokens": spent["tokens"], "calls": spent["calls"], "nodes": spent["nodes"]}
-    figures["seconds"] = round(tree.budget.seconds, 6)
     found = Solution(
         problem=tree.problem,
         method=tree.trace.method,
@@ -137,9 +148,12 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
         candidates=tuple(dict.fromkeys(node.answer for node in ranked if node.answer is not None)),
         confidence=None if best is None else best.value,
         stopped=stopped,
+        tokens=spent["tokens"],
+        calls=spent["calls"],
+        nodes=spent["nodes"],
+        seconds=round(tree.budget.seconds, 6),
         trace=tree.trace,
         notes=tuple(tree.notes),
-        **figures,
     )
     tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
     return found

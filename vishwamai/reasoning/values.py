@@ -1,10 +1,11 @@
 """How promising a state is: said in passing, asked for in words, read from one token, from the residuals, or computed.
 
 Each is made by a call that checks its settings and gives a function of (tree, nodes), which asks through the tree's
-budget. Values are from 0 to 1.
+budget. Values are from 0 to 1, None where nothing is known.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,8 +16,8 @@ from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.drive import Search, ask, rate
 from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
-from vishwamai.reasoning.model import Prompt, pieces, seed_of
-from vishwamai.reasoning.task import guarded
+from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
+from vishwamai.reasoning.task import guarded, share
 
 WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
 
@@ -28,23 +29,37 @@ class Features(Protocol):
 
 
 def inline() -> Values:
-    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing."""
+    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing.
+
+    After a step that the model did not write, the task's marks are scored.
+    """
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        found = [None if node.made is None else tree.task.value(node.made) for node in nodes]
-        return [0.5 if value is None else value for value in found]
-        yield  # a generator like the others, that asks for nothing
+        task = tree.task
+        found = {node: task.value(node.made) for node in nodes if node.made is not None}
+        given = [node for node in nodes if node.made is None and node.steps]
+        if given and task.marks is not None:
+            texts = [node.steps[-1].rstrip() for node in given]
+            bare = [text.removesuffix(task.marks[0]).removesuffix(task.marks[1]) for text in texts]
+            before = [pieces(task.prompt(tree.problem, node.steps[:-1])) for node in given]
+            prompts = [(*prompt, text) for prompt, text in zip(before, bare, strict=True)]
+            scores = yield from rate(tree.budget, prompts, [task.marks] * len(given))
+            found |= {node: share(*pair) for node, pair in zip(given, scores, strict=True)}
+        return [0.5 if found.get(node) is None else found[node] for node in nodes]
 
     return values
 
 
 def token(question: str, yes: str = " yes", no: str = " no") -> Values:
-    """The probability of `yes` against `no` after the state's prompt and a question: scored, so no token is made."""
+    """The probability of `yes` against `no` after the state's prompt and a question: scored, so no token is made.
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+    None where the model gives neither any probability.
+    """
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         prompts = [(*_pieces(tree, node), question) for node in nodes]
         scores = yield from rate(tree.budget, prompts, [(yes, no)] * len(nodes))
-        return [1 / (1 + math.exp(min(against - of, 700.0))) for of, against in scores]
+        return [share(of, against) for of, against in scores]
 
     return values
 
@@ -52,25 +67,38 @@ def token(question: str, yes: str = " yes", no: str = " no") -> Values:
 def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, temperature: float = 0.7) -> Values:
     """The mean of what the model says in words, `samples` times; an answer without one of the words counts as 0.
 
-    The longest of the words that stands in the answer counts, and of those that stand last.
+    Of words in an answer the last counts, where two begin at one place the longer; capitals and parts of longer words
+    do not matter ("unlikely" is not "likely"). An answer that was cut off before a word is none.
     """
     if samples < 1 or not words:
         raise InputError("values in words need one sample or more, and words that say how promising a state is")
     how = SamplingParams(temperature=temperature, max_tokens=24, stop=("\n",))
+    worth = {word.lower(): value for word, value in words.items()}
+    longest = sorted(worth, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+    def said_of(made: Completion) -> float | None:
+        found = pattern.findall(made.text.lower())
+        return worth[found[-1]] if found else None if made.finish_reason == "length" else 0.0
+
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         prompts = [(*_pieces(tree, node), question) for node in nodes]
         seeds = [seed_of(tree.seed, *node.path, "value") for node in nodes]
         said = yield from ask(tree.budget, prompts, [samples] * len(nodes), how, seeds)
-        return [sum(_word(c.text, words) for c in row) / max(len(row), 1) for row in said]
+        return [_mean([worth for c in row if (worth := said_of(c)) is not None]) for row in said]
 
     return values
 
 
 def head(model: Features, weights: np.ndarray, bias: float = 0.0) -> Values:
-    """A learned head: the logistic function of the residuals after the state's prompt. `fit_head` makes the weights."""
+    """A learned head: the logistic function of the residuals after the state's prompt. `fit_head` makes the weights.
+
+    It is a call of the model, and no token.
+    """
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+        tree.budget.check()
+        tree.budget.spend(calls=1)
         x = model.features([_pieces(tree, node) for node in nodes])
         return [float(value) for value in _logistic(x.astype(np.float64) @ weights + bias)]
         yield
@@ -84,8 +112,8 @@ def program(value: Callable[[str, Any], float]) -> Values:
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
         found = []
         for node in nodes:
-            number, why = guarded(value, tree.problem, node.state)
-            found.append(0.0 if number is None else float(number))
+            number, why = guarded(lambda state: float(value(tree.problem, state)), node.state)
+            found.append(0.0 if number is None else number)
             if why and why not in tree.notes:
                 tree.notes.append(why)
         return found
@@ -97,7 +125,7 @@ def program(value: Callable[[str, Any], float]) -> Values:
 def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
     """Values that the same model gave to the same states of the same task before, and where there is none, new ones."""
 
-    def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+    def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         name = tree.task.name
         keys = [(tree.problem if tree.task.scoped else "", tree.task.key(node.state)) for node in nodes]
         known = [memory.value(identity, name, key) for key in keys]
@@ -105,7 +133,7 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
         new = iter((yield from values(tree, missing)) if missing else [])
         found = [next(new) if value is None else value for value in known]
         for key, old, value in zip(keys, known, found, strict=True):
-            if old is None:
+            if old is None and value is not None and math.isfinite(value):
                 memory.note_value(identity, name, key, value)
         return found
 
@@ -115,10 +143,17 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
 def fit_head(
     features: np.ndarray, labels: Sequence[bool], decay: float = 1.0, steps: int = 25
 ) -> tuple[np.ndarray, float]:
-    """Weights and bias of `head` by logistic regression (Newton's method, float64, weights' squares times `decay`).
+    """Weights and bias of `head` by logistic regression: Newton's method, in float64.
 
-    `features` are `[n, D]`, from `Local.features`.
+    `features` are `[n, D]`, from `Local.features`; half of the weights' squares times `decay` is added to the loss.
+    Raises `InputError` where there is not a label for each state, and for a `decay` that is not above 0.
     """
+    if features.ndim != 2 or len(features) != len(labels) or not len(labels):
+        raise InputError(
+            f"features of shape {features.shape} and {len(labels)} labels; give each state a row and a label"
+        )
+    if not 0 < decay < math.inf:
+        raise InputError(f"decay is {decay!r}; it must be a number above 0, or separable states have no best weights")
     x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
     y, w = np.asarray(labels, np.float64), np.zeros(x.shape[1])
     penalty = np.diag([decay] * features.shape[1] + [1e-6])
@@ -133,12 +168,9 @@ def _logistic(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(z, -500, 500)))
 
 
+def _mean(known: Sequence[float]) -> float | None:
+    return sum(known) / len(known) if known else None
+
+
 def _pieces(tree: Tree, node: Node) -> tuple[str, ...]:
     return pieces(tree.task.prompt(tree.problem, node.steps))
-
-
-def _word(said: str, words: Mapping[str, float]) -> float:
-    """The value of the word that stands last in what was said."""
-    places = [(said.lower().rfind(word), len(word), value) for word, value in words.items()]
-    at, _, value = max(places)
-    return value if at >= 0 else 0.0

@@ -13,8 +13,8 @@ def search(tree: Tree, s: TreeSettings) -> Search[None]:
     waiting, done = [tree.root], 0
     while waiting and done < s.expansions:
         waiting.sort(key=lambda node: (-node.value, -len(node.path)))
-        now, waiting = waiting[: s.beam_width], waiting[s.beam_width :]
-        now = now[: s.expansions - done]
+        most = min(s.beam_width, s.expansions - done)
+        now, waiting = waiting[:most], waiting[most:]
         new = yield from tree.expand(now, [s.max_branches] * len(now))
         done += len(now)
         if tree.solved and s.stop_early:

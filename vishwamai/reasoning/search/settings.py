@@ -5,15 +5,17 @@ import math
 
 from vishwamai.errors import InputError
 
+WIDEST = 1 << 16  # thoughts of a level: more is a slip, and would ask for memory without end
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TreeSettings:
     """Widths and depths. Raises `InputError` for values out of range.
 
     A level has `max_branches * beam_width` thoughts, evenly over the states that are gone on from (`even`; the root has
-    all of them), or `max_branches` for each state. `rounds` are passes of breadth-first and beam search; `expansions`
-    bounds the others. `threshold` is the value under which depth-first search turns back; `exploration` weighs the
-    rarely visited in MCTS.
+    all of them), or `max_branches` for each state. `rounds` are passes of breadth-first search; `expansions` bounds
+    depth-first, best-first and Monte Carlo search. `threshold` is the value under which depth-first search turns back;
+    `exploration` weighs the rarely visited in MCTS.
     """
 
     max_branches: int = 3
@@ -36,6 +38,8 @@ class TreeSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a number, 0 or more")
+        if self.width > WIDEST:
+            raise InputError(f"max_branches times beam_width is {self.width}; a level has at most {WIDEST} thoughts")
 
     @property
     def width(self) -> int:

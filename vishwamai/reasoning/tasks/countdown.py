@@ -4,18 +4,18 @@ The rules and the way in which steps are written are those of `data.countdown`; 
 step whether the target can still be reached (`yes` or `no`), and how sure it is of that is the value of the state.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from vishwamai.data import countdown
 from vishwamai.errors import InputError
-from vishwamai.reasoning.model import Completion, Prompt
+from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import Task
 
 YES, NO = " yes", " no"
 MOST_NUMBERS = 8
+MOST_DIGITS = 9  # of a number: one with thousands of digits cannot even be read
 
 
 class Countdown(Task):
@@ -27,6 +27,7 @@ class Countdown(Task):
     name = "countdown"
     step_tokens = 24
     choice_stop = (" =",)
+    marks = (YES, NO)
     chain_tokens = 256
     closing = "\n Answer:"
 
@@ -41,11 +42,10 @@ class Countdown(Task):
         return _checked(match[2], problem), int(match[1])
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        asked = countdown.prompt(self._as_given(problem), self.numbers(problem)[1])
-        return (asked, "\n", *(_kept(step) for step in steps))
+        return (self._asked(problem), "\n", *(_kept(step) for step in steps))
 
     def direct_prompt(self, problem: str) -> Prompt:
-        return countdown.prompt(self._as_given(problem), self.numbers(problem)[1], at_once=True), "\n"
+        return self._asked(problem, at_once=True), "\n"
 
     def step(self, state: Any, text: str) -> countdown.State | None:
         move = countdown.move_of(state, text)
@@ -57,6 +57,8 @@ class Countdown(Task):
     def answer(self, problem: str, steps: Sequence[str], state: Any) -> str | None:
         if len(state) > 1:
             return None
+        if not steps:
+            return str(state[0])
         here, path = self.read(problem), []
         for text in steps:
             path.append(countdown.move_of(here, text))
@@ -74,18 +76,14 @@ class Countdown(Task):
         match = countdown.ANSWER.fullmatch(text.strip().split("\n")[-1].strip())
         return None if match is None else match[1]
 
-    def value(self, made: Completion) -> float | None:
-        at = -2 if made.finish_reason == "stop" else -1
-        if len(made.likeliest) < -at:
-            return None
-        told = made.likeliest[at]
-        yes, no = told.get(YES, -math.inf), told.get(NO, -math.inf)
-        return None if yes == no == -math.inf else 1 / (1 + math.exp(min(no - yes, 700.0)))
+    def depth_of(self, problem: str) -> int:
+        return max(len(self.read(problem)) - 1, 1)
 
-    def _as_given(self, problem: str) -> tuple[int, ...]:
-        """The numbers in the order in which they were written."""
+    def _asked(self, problem: str, *, at_once: bool = False) -> str:
+        """The first line of a prompt, with the numbers in the order in which they were written."""
+        target = self.numbers(problem)[1]
         text = problem.strip().rstrip(".").lower().removesuffix(" at once").split("from")[-1]
-        return tuple(map(int, text.replace(",", " ").split()))
+        return countdown.prompt(tuple(map(int, text.replace(",", " ").split())), target, at_once=at_once)
 
 
 class Game24(Countdown):
@@ -96,20 +94,21 @@ class Game24(Countdown):
     scoped = False  # the target is always the same
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
-        text = re.sub(r"^make 24 from ", "", problem.strip().rstrip("."), flags=re.IGNORECASE)
-        if not re.fullmatch(r"[0-9 ,]+", text):
+        match = re.fullmatch(r"(?:make 24 from )?([0-9 ,]+?)(?: at once)?\.?", problem.strip(), re.IGNORECASE)
+        if match is None:
             raise InputError(f"{problem!r:.60} is no Game of 24; write four numbers like 4 9 10 13")
-        state = _checked(text, problem)
+        state = _checked(match[1], problem)
         if len(state) != 4:
             raise InputError(f"{problem!r:.60} has {len(state)} numbers; the Game of 24 has four")
         return state, 24
 
 
 def _checked(text: str, problem: str) -> countdown.State:
-    numbers = tuple(sorted(map(int, text.replace(",", " ").split())))
-    if not 1 <= len(numbers) <= MOST_NUMBERS or numbers[-1] > countdown.MAX_VALUE:
+    written = text.replace(",", " ").split()
+    numbers = tuple(sorted(int(number) for number in written if len(number) <= MOST_DIGITS))
+    if not 1 <= len(written) <= MOST_NUMBERS or len(numbers) < len(written) or numbers[-1] > countdown.MAX_VALUE:
         raise InputError(
-            f"{problem!r:.60} has {len(numbers)} numbers; give 1 to {MOST_NUMBERS} of 0 to {countdown.MAX_VALUE}"
+            f"{problem!r:.60} has {len(written)} numbers; give 1 to {MOST_NUMBERS} of 0 to {countdown.MAX_VALUE}"
         )
     return numbers
 

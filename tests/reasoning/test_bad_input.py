@@ -1,0 +1,164 @@
+"""Searches among models, checkers, values and endpoints that misbehave: each ends with a result or a sentence."""
+
+import math
+import time
+
+import pytest
+
+from vishwamai.errors import BackendError, InputError, VishwamAIError
+from vishwamai.reasoning import values
+from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.memory import ThoughtMemory
+from vishwamai.reasoning.proposals import proposed, sampled
+from vishwamai.reasoning.remote import Remote
+from vishwamai.reasoning.scripted import Scripted
+from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+
+
+def solver(task, name="breadth", **how):
+    settings = {"values": values.program(task.worth), "proposals": sampled(0.7)} | how
+    return TreeOfThoughts(task.model, search=name, task=task, **settings)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_model_that_never_closes_an_answer(name):
+    count = iter(range(10**9))
+    model = Scripted(lambda prompt, n: [f"so it is {next(count)} and so on" for _ in range(n)])
+    made = TreeOfThoughts(model, search=name, task="text", max_depth=10**9, expansions=10**9).solve(
+        "Why?", budget=Budget(tokens=6000)
+    )
+    assert (made.answer, made.verified, made.candidates) == (None, None, ()) and made.stopped == "tokens"
+    assert made.tokens <= 6000 and str(made) == "no answer"
+    made = TreeOfThoughts(model, search=name, task="text").solve("Why?")
+    assert (made.answer, made.stopped) == (None, None) and max(t.level for t in made.trace.thoughts) == 3
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    "roads", [{"start": ["a"] * 99, "a": ["a"] * 99}, {"start": ["a"], "a": ["b"], "b": ["start", "a"]}]
+)
+def test_thoughts_that_go_round_in_a_circle(name, roads, land):
+    task = land(roads, {"a": 1.0, "b": 1.0})
+    made = solver(task, name, max_depth=50, rounds=3).solve("x")
+    assert (made.answer, made.stopped) == (None, None) and made.calls <= 12
+    assert {t.status for t in made.trace.thoughts} <= {"expanded", "repeat", "wrong", "kept"}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("what", ["check", "step", "answer"])
+def test_a_verifier_that_raises(what, name, land):
+    def broken(*args):
+        raise ZeroDivisionError("by zero, of all things")
+
+    task = land({"start": ["maybe 1", "right 2"]}, {"maybe 1": 0.5, "right 2": 0.5})
+    setattr(task, what, broken)
+    made = solver(task, name, max_branches=2).solve("x")
+    assert made.notes == ("the checker raised ZeroDivisionError: by zero, of all things",)
+    assert made.answer == ("maybe 1" if what == "check" else None) and made.verified is None and made.stopped is None
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("worth", [math.nan, math.inf, -math.inf, 10**400])
+def test_values_that_are_none(worth, name, land):
+    task = land({"start": ["a", "b"], "b": ["right 1"]}, {"a": worth, "b": 0.5})
+    with ThoughtMemory() as memory:
+        made = solver(task, name, max_branches=2, memory=memory).solve("x")
+    assert (made.answer, made.verified) == ("right 1", True)
+    told = {"nan": ("a value was no number (nan); it counts as 0",), "inf": (), "-inf": ()}
+    assert made.notes == told.get(str(worth), ("the checker raised OverflowError: int too large to convert to float",))
+
+
+@pytest.mark.parametrize("name", ["breadth", "best_first"])
+@pytest.mark.parametrize("faults", ["fails for ever", "hangs", "answers, then fails"])
+def test_an_endpoint_that_fails_ends_a_search_in_time(faults, name, fake_endpoint):
+    half = [(429, {"error": "slow down"}), "cut"]
+    fake_endpoint.faults = {"fails for ever": half * 999, "hangs": ["hang"] * 99, "answers, then fails": []}[faults]
+    answers = iter([f"Answer: {i}" if i % 2 else f"A step {i}." for i in range(3)])
+
+    def say(path, body):
+        said = next(answers, None)
+        if said is None:
+            fake_endpoint.faults = half * 999
+        return {"choices": [fake_endpoint.choice(f"{said}\n", body)]}
+
+    fake_endpoint.answer = say
+    model = Remote(fake_endpoint.url, "tiny", retries=999, concurrency=2)
+    mine = TreeOfThoughts(model, 3, search=name, even=False, task="text")
+    begun = time.monotonic()
+    if faults == "answers, then fails":
+        made = mine.solve("Why?", budget=Budget(seconds=0.6))
+        assert made.answer == "1" and made.verified is None
+        assert made.stopped == "seconds" or "before the deadline" in made.stopped
+    else:
+        budget = Budget(seconds=0.4)
+        try:
+            made = mine.solve("Why?", budget=budget)
+            assert (made.answer, made.stopped) == (None, "seconds") and "deadline" in made.notes[0]
+        except BackendError as error:
+            assert "before the deadline" in str(error) and fake_endpoint.url in str(error)
+    assert time.monotonic() - begun < 1.5
+
+
+def test_an_endpoint_that_recovers_is_searched_to_the_end(fake_endpoint):
+    fake_endpoint.faults = [(429, {"error": "slow down"}), "cut", (503, b"half a bod")]
+
+    def say(path, body):
+        return {"choices": [fake_endpoint.choice("Answer: 42" if "A step" in body["prompt"] else "A step", body)]}
+
+    fake_endpoint.answer = say
+    model = Remote(fake_endpoint.url, "tiny")
+    made = TreeOfThoughts(model, 2, 2, 1, task="text", proposals=sampled(0.7)).solve("Why?", budget=Budget(seconds=2))
+    assert (made.answer, made.stopped) == ("42", None) and model.usage.device_calls == len(fake_endpoint.seen) == 3 + 4
+
+
+MALFORMED = [("game24", "4 9 10"), ("game24", "a b c d"), ("game24", ""), ("game24", "4 9 10 " + "9" * 9999)]
+MALFORMED += [("countdown", "x from 3 4"), ("countdown", "9" * 9999 + " from 3"), ("text", ""), ("text", " \n")]
+
+
+@pytest.mark.parametrize("task, problem", MALFORMED, ids=lambda text: text[:20])
+def test_a_problem_that_cannot_be_read(task, problem):
+    model = Scripted({})
+    mine = TreeOfThoughts(model, task=task)
+    good = {"game24": "4 9 10 13", "countdown": "7 from 3 4", "text": "Why?"}[task]
+    for ask in (mine.solve, mine.generate_thoughts, mine.estimate_value, lambda text: mine.solve_all([good, text])):
+        with pytest.raises(InputError, match=r"(?s)^.{20,300}$"):
+            ask(problem)
+    assert model.asked == []
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("limit", [{"nodes": 100}, {"tokens": 300}, {"calls": 20}, {"seconds": 0.1}], ids=str)
+def test_huge_widths_and_depths_stay_in_the_budget(name, limit, land):
+    task = land({"start": ["a", "b"], **{place * n: [place * (n + 1)] for place in "ab" for n in range(1, 60)}})
+    task.worth = lambda problem, place: 0.5
+    mine = solver(task, name, max_branches=4, beam_width=200, max_depth=10**12, expansions=10**12)
+    begun = time.monotonic()
+    made = mine.solve("x", budget=Budget(**limit))
+    assert made.answer is None and time.monotonic() - begun < 2
+    assert made.stopped in (*limit, None)
+    for used, most in limit.items():
+        assert getattr(made, used) <= most or used == "seconds"
+
+
+def test_a_budget_that_is_spent_before_it_begins(land):
+    task = land(seed=3)
+    budget = Budget(calls=2)
+    budget.spend(calls=2)
+    made = solver(task).solve_all(["x", "y"], budget=budget)
+    assert [(one.answer, one.stopped, one.calls) for one in made] == [(None, "calls", 0)] * 2 and task.model.asked == []
+
+
+def test_a_list_with_nothing_in_it(land):
+    task = land()
+    task.model = Scripted(lambda prompt, n: ["\n \n\n"] * n)
+    made = solver(task, proposals=proposed(task.question, 0.5)).solve("x")
+    assert (made.answer, made.stopped, made.nodes, made.calls) == (None, None, 0, 1)
+
+
+def test_arguments_that_are_none(land):
+    wrong = [{"max_branches": 0}, {"search": "A*"}, {"beam_width": 10**9}, {"task": "chess"}, {"temperature": -1}]
+    for how in wrong:
+        with pytest.raises(VishwamAIError, match=r"^.{20,200}$"):
+            TreeOfThoughts(Scripted({}), **{"task": land(), **how})
+    with pytest.raises(InputError, match="tokens is -5; it must be a whole number, 0 or more, or None"):
+        TreeOfThoughts(Scripted({}), task=land()).solve_all(["x"], each={"tokens": -5})
