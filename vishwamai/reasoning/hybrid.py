@@ -4,33 +4,33 @@ How hard it is, is measured on a few samples: whether a program calls one of the
 they agree. Every stage spends from one budget, and the best answer so far is there whenever it ends.
 """
 
+import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vishwamai.errors import BackendError, InputError
-from vishwamai.reasoning.answers import vote
+from vishwamai.reasoning.answers import canonical, vote
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.chain import ChainOfThought
+from vishwamai.reasoning.chain import ChainOfThought, different
 from vishwamai.reasoning.drive import Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
-from vishwamai.reasoning.model import Model
+from vishwamai.reasoning.model import Model, seed_of
 from vishwamai.reasoning.solution import Solution
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.tree import TreeOfThoughts
 
 APPROACHES = ("auto", "hybrid", "cot", "tot")
-DEPTH = 3  # of a search whose task does not know how deep it goes
-RANK = {True: 2, None: 1, False: 0}
+DEPTH, DEEPEST = 3, 12  # of the first and the last search of a problem of which nobody knows how deep it goes
 
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
     """What a few samples say of a problem: the largest share that agrees, the entropy of their answers in nats, and
-    whether a program calls one of them right (None: no program can tell)."""
+    whether a program calls the answer right (None: no program can tell)."""
 
     agreement: float
     entropy: float
@@ -40,10 +40,15 @@ class Difficulty:
 class IntegratedReasoning:
     """Chains and trees by one name.
 
-    `solve(approach=...)`: "cot" thinks once, and in several chains where a program refutes the answer; "tot" searches;
-    "hybrid" thinks once and searches where that was not right; "auto" also asks for answers without steps first, and
-    goes on to several chains and to a search only while the answers are refuted, or agree less than `agreement`. It
-    ends with the way that the task prefers: a search in `rounds`, or as many more chains (`samples` at a time).
+    `solve(approach=...)`: "cot" thinks once, and in more chains where a program refutes the answer; "tot" searches;
+    "hybrid" thinks once, where no program can tell `samples` times more, and searches where the answer is refuted or
+    the samples agree less than `agreement`; "auto" asks for answers without steps first, then thinks, once and
+    `samples` times, and goes on while the answers are refuted or do not agree. It ends with the way that the task
+    prefers: a search in `rounds`, or up to `most_chains` more chains.
+
+    An answer that a program calls right is submitted. Where none can tell, it is that of the stage which most samples
+    of all stages agree with, and `confidence` is their share; a search then has one round, for it would not know when
+    to stop, and each of its answers counts as a sample. `stages` says what was done, with tokens and agreement.
     """
 
     def __init__(
@@ -64,17 +69,28 @@ class IntegratedReasoning:
     ):
         if not 0 < agreement <= 1:
             raise InputError(f"agreement is {agreement!r}; it must be a share above 0 and at most 1")
+        for name, number in (("samples", samples), ("most_chains", most_chains)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise InputError(f"{name} is {number!r}; it must be a whole number, 1 or more")
         self.model: Model = as_model(model)
-        self.task, self.agreement, self.samples = task_of(task), agreement, samples
-        self._tree = {"max_branches": max_branches, "beam_width": beam_width, "rounds": rounds, "search": search}
-        self._tree |= {"temperature": temperature, "memory": memory}
-        self._shared = {"task": self.task, "seed": seed}
-        self._temperature, self._most_chains = temperature, most_chains
+        self.task, self.agreement, self.samples, self.seed = task_of(task), agreement, samples, seed
+        self._tree = {"max_branches": max_branches, "beam_width": beam_width, "search": search, "memory": memory}
+        self._tree |= {"temperature": temperature, "task": self.task}
+        self._rounds = rounds
+        several = {"temperature": temperature, "choose": "best"}
+        self._at_once = self._chains("at once", samples=samples, direct=True, **several)
+        self._once = self._chains("once")
+        self._several = self._chains("several", samples=samples, **several)
+        self._more = self._chains("more", samples=most_chains, wave=samples, **several)
+        self._search(DEPTH, rounds)  # refuses what is out of range
 
     def solve(
         self, problem: str, approach: str = "auto", max_depth: int | None = None, *, budget: Budget | None = None
     ) -> Solution:
-        """The answer to one problem. `max_depth` bounds a search's steps (None: as many as the task has, else 3)."""
+        """The answer to one problem. `max_depth` bounds a search's steps (None: as many as the task has, else 12).
+
+        Where the task does not know its depth, a search is as deep as the chains were long, and then deeper.
+        """
         budget = Budget() if budget is None else budget
         return run(self.model, [self.search(problem, budget, approach, max_depth)])[0]
 
@@ -99,77 +115,126 @@ class IntegratedReasoning:
         """The stages as a generator, to be run by `drive.run`."""
         if approach not in APPROACHES:
             raise InputError(f"there is no approach {approach!r}; there are {', '.join(APPROACHES)}")
+        if max_depth is not None and (isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 1):
+            raise InputError(f"max_depth is {max_depth!r}; it must be a whole number, 1 or more, or None")
         self.task.read(problem)
-        best: Solution | None = None
+        own = budget.within()
+        found: list[Solution] = []
         stages: list[str] = []
-        for solver in self._stages(approach, max_depth):
+        stopped = None
+        for solver in self._stages(problem, approach, max_depth, found):
+            stage = own.within()
             try:
-                found = yield from solver.search(problem, budget.within())
+                found.append((yield from solver.search(problem, stage)))
             except BackendError as error:
-                if best is None:
+                if not found:
                     raise
-                return self._ended(best, budget, stages, str(error))
-            stages.append(f"{found.method}: {found.tokens} tokens")
-            best = found if best is None or _better(found, best) else best
-            if found.stopped is not None or self.settled(found):
-                return self._ended(best, budget, stages, found.stopped)
-        if best is None:
-            raise InputError(f"there is no way to solve {problem!r:.60}")
-        return self._ended(best, budget, stages, None)
+                stopped = str(error)
+                stages.append(f"{solver.method}: {stage.spent['tokens']} tokens, then an error")
+                break
+            stages.append(self._told(found[-1]))
+            stopped = found[-1].stopped
+            if stopped is not None or self.settled(found[-1]):
+                break
+        return _ended(found, own, stages, stopped)
 
     def difficulty(self, found: Solution) -> Difficulty:
-        """What the chains of a solution say of its problem."""
-        answers = [] if found.trace is None else [self.task.extract(thought.text) for thought in found.trace.thoughts]
-        shares = [group.share for group in vote(answers)]
-        said = len([answer for answer in answers if answer is not None]) / max(len(answers), 1)
+        """What the chains of a solution say of its problem; nothing agrees where there are none."""
+        shares = [group.share for group in vote(found.samples)]
+        said = sum(answer is not None for answer in found.samples) / max(len(found.samples), 1)
         entropy = -sum(share * math.log(share) for share in shares)
         return Difficulty(max(shares, default=0.0) * said, entropy, found.verified)
 
     def settled(self, found: Solution) -> bool:
         """Whether an answer can be submitted: a program calls it right, or none can tell and the samples agree."""
-        if found.answer is None or found.verified is False:
-            return False
-        return bool(found.verified) or (
-            found.trace is not None
-            and len(found.trace.thoughts) > 1
-            and self.difficulty(found).agreement >= self.agreement
-        )
+        if found.answer is None or found.verified is not None:
+            return bool(found.verified)
+        return len(found.samples) > 1 and self.difficulty(found).agreement >= self.agreement
 
-    def _stages(self, approach: str, max_depth: int | None):
-        """The solvers to try, cheapest first."""
-        several = {"temperature": self._temperature, **self._shared}
+    def _stages(
+        self, problem: str, approach: str, max_depth: int | None, found: Sequence[Solution]
+    ) -> Iterator[ChainOfThought | TreeOfThoughts]:
+        """The solvers to try, cheapest first; each is chosen by what was found up to then."""
         if approach == "auto":
-            yield ChainOfThought(self.model, samples=self.samples, direct=True, choose=self._choose, **several)
+            yield self._at_once
         if approach != "tot":
-            yield ChainOfThought(self.model, **self._shared)
-        if approach == "auto":
-            yield ChainOfThought(self.model, samples=self.samples, choose=self._choose, **several)
+            yield self._once
+        if self.samples > 1 and (approach == "auto" or (approach == "hybrid" and found[-1].verified is None)):
+            yield self._several
+        if approach == "cot" and _is_unjudged(found[-1]):
+            return
         if approach == "cot" or (approach == "auto" and self.task.prefers == "samples"):
-            yield ChainOfThought(
-                self.model, samples=self._most_chains, choose="best", wave=max(self.samples, 1), **several
-            )
+            yield self._more
         else:
-            for depth in self._depths(max_depth):
-                yield TreeOfThoughts(self.model, max_depth=depth, **self._tree, **self._shared)
+            yield from self._searches(problem, max_depth, found)
 
-    @property
-    def _choose(self) -> str:
-        return "best" if self.samples == 1 else "vote"
+    def _searches(self, problem: str, max_depth: int | None, found: Sequence[Solution]) -> Iterator[TreeOfThoughts]:
+        """Searches, deeper and deeper while they come to no answer; the last of them has all the rounds."""
+        depths = self._depths(self.task.depth_of(problem), max_depth, max((len(one.steps) for one in found), default=0))
+        for depth in depths:
+            can_tell = not any(map(_is_unjudged, found))
+            yield self._search(depth, self._rounds if can_tell and depth == depths[-1] else 1)
+            if _is_unjudged(found[-1]):
+                return
 
-    def _depths(self, max_depth: int | None) -> list[int]:
-        """How deep to search: as deep as the task goes, or where that is not known deeper and deeper."""
-        most = max_depth or self.task.depth or DEPTH
-        if self.task.depth is not None:
-            return [min(most, self.task.depth)]
-        return sorted({min(DEPTH, most), most})
+    def _depths(self, known: int | None, max_depth: int | None, steps: int) -> list[int]:
+        """How deep to search: as deep as the problem goes; where nobody knows, from `steps` of a chain on, doubled."""
+        if known is not None:
+            return [min(max_depth or known, known)]
+        most, depths = max_depth or DEEPEST, [steps or DEPTH]
+        while depths[-1] < most:
+            depths.append(2 * depths[-1])
+        return [*depths[:-1], most]
 
-    def _ended(self, best: Solution, budget: Budget, stages: list[str], stopped: str | None) -> Solution:
-        used = {name: budget.spent[name] for name in ("tokens", "calls", "nodes")}
-        return dataclasses.replace(
-            best, stopped=stopped, stages=tuple(stages), seconds=round(budget.seconds, 6), **used
-        )
+    def _chains(self, stage: str, **how: Any) -> ChainOfThought:
+        # Stages with the same prompt must not draw the same chains.
+        return ChainOfThought(self.model, task=self.task, seed=seed_of(self.seed, stage), **how)
+
+    def _search(self, depth: int, rounds: int) -> TreeOfThoughts:
+        seed = seed_of(self.seed, "search", depth)
+        return TreeOfThoughts(self.model, max_depth=depth, rounds=rounds, seed=seed, **self._tree)
+
+    def _told(self, found: Solution) -> str:
+        """A stage in words."""
+        agree = len(found.samples) > 1 and found.verified is None
+        share = f", {self.difficulty(found).agreement:.0%} agree" if agree else ""
+        return f"{found.method}: {found.tokens} tokens{share}"
 
 
-def _better(new: Solution, old: Solution) -> bool:
-    """Whether a later answer takes the place of an earlier one: where it is not worse by the program's word."""
-    return new.answer is not None and (old.answer is None or RANK[new.verified] >= RANK[old.verified])
+def _is_unjudged(found: Solution) -> bool:
+    """Whether there is an answer of which no program can tell."""
+    return found.answer is not None and found.verified is None
+
+
+def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], stopped: str | None) -> Solution:
+    """The solution to submit, with what all stages took and found."""
+    best, confidence = _submitted(found)
+    return dataclasses.replace(
+        best,
+        confidence=confidence,
+        candidates=different([best.answer, *(answer for one in found for answer in one.candidates)]),
+        notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
+        stopped=stopped,
+        stages=tuple(stages),
+        seconds=round(budget.seconds, 6),
+        **{name: budget.spent[name] for name in ("tokens", "calls", "nodes")},
+    )
+
+
+def _submitted(found: Sequence[Solution]) -> tuple[Solution, float | None]:
+    """The best stage, and how sure that is: one with a right answer, else by the votes of all one that is not refuted.
+
+    Of equals it is one that has thought, and then the first: the likeliest chain stands before drawn ones.
+    """
+    votes = [answer for one in found for answer in (one.samples or one.candidates)]
+    counts = collections.Counter(canonical(answer) for answer in votes if answer is not None)
+    rank = {True: 2, None: 1, False: 0}
+
+    def worth(one: Solution) -> tuple[int, int, bool]:
+        votes = 0 if one.answer is None else counts[canonical(one.answer)]
+        return -1 if one.answer is None else rank[one.verified], votes, one.method != "direct"
+
+    best = max(found, key=worth)
+    if best.verified is not None or len(found) == 1:
+        return best, best.confidence
+    return best, 0.0 if best.answer is None else counts[canonical(best.answer)] / len(votes)

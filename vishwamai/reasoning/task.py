@@ -21,11 +21,13 @@ class Task(abc.ABC):
     Where a step is a choice and what follows from it, `choice_stop` stands between the two and `choice_tokens` bounds
     the choice: equal choices are then written out once.
 
-    `depth` is how many steps a problem may take at most, None where nobody knows. `closing` is what a chain is given
-    that has thought for long enough, so that the answer follows; `prefers` says which of "tree" and "samples" was
-    measured to find more right answers for as many tokens; `scoped` whether what a state is worth depends on the
-    problem too. `marks` are the two texts, a token each, with which a step ends where the state after it is promising
-    and where it is not.
+    `depth` is how many steps a problem may take at most, None where nobody knows. A whole chain has at most
+    `chain_tokens`, and a text of `chain_stop` ends it: that with which a model begins another problem. `closing` is
+    what a chain is given that has thought for long enough, so that the answer follows, and `closing_stop` ends that;
+    without the space around it, it is also how a chain itself marks its answer. `prefers` says which of "tree" and
+    "samples" was measured to find more right answers for as many tokens; `scoped` whether what a state is worth
+    depends on the problem too. `marks` are the two texts, a token each, with which a step ends where the state after it
+    is promising and where it is not.
     """
 
     name: str = "task"
@@ -34,8 +36,10 @@ class Task(abc.ABC):
     choice_tokens: int = 8
     step_tokens: int = 32
     chain_tokens: int = 256
+    chain_stop: tuple[str, ...] = ()
     depth: int | None = None
     closing: str = "\nAnswer:"
+    closing_stop: tuple[str, ...] = ("\n",)
     prefers: str = "tree"
     scoped: bool = True
     marks: tuple[str, str] | None = None
@@ -70,8 +74,13 @@ class Task(abc.ABC):
         return [line for line in text.split("\n") if line.strip()]
 
     def extract(self, text: str) -> str | None:
-        """The answer of a whole chain."""
-        return (self.split(text) or [None])[-1]
+        """The answer of a whole chain: its last step, without the mark that `closing` puts before it."""
+        steps = self.split(text)
+        return steps[-1].strip().removeprefix(self.closing.strip()).strip() or None if steps else None
+
+    def judge(self, state: State, text: str) -> "Verdict":
+        """What can be said of a step after a state: here whether it is one at all."""
+        return Verdict(self.step(state, text) is not None)
 
     def takes_back(self, text: str) -> bool:
         """Whether a step of a whole chain takes itself back, so that the next goes on from the state before it."""

@@ -29,6 +29,7 @@ class Countdown(Task):
     choice_stop = (" =",)
     marks = (YES, NO)
     chain_tokens = 256
+    closing = "\n Answer:"
 
     def read(self, problem: str) -> countdown.State:
         return self.numbers(problem)[0]

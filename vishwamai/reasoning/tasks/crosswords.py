@@ -75,6 +75,9 @@ class MiniCrosswords(Task):
 
     name = "crosswords"
     depth = 10
+    chain_stop = (f"\n{NEXT}",)
+    closing = "\nRows:\n"
+    closing_stop = ("\n\n",)
 
     def __init__(self, solutions: Mapping[str, str] | None = None, words: Collection[str] | None = None):
         self.words = None if words is None else frozenset(word.strip().upper() for word in words)

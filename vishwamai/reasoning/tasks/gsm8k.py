@@ -10,9 +10,10 @@ from typing import cast
 from vishwamai.errors import InputError
 from vishwamai.reasoning import answers, verify
 from vishwamai.reasoning.model import Prompt
-from vishwamai.reasoning.task import Checker, State, Task
+from vishwamai.reasoning.task import Checker, State, Task, Verdict
 
 FINAL = "####"
+QUESTION = "Question:"
 Steps = tuple[str, ...]
 
 EXAMPLES = (
@@ -56,6 +57,8 @@ class GSM8K(Task):
     name = "gsm8k"
     step_tokens = 128
     chain_tokens = 512
+    chain_stop = (f"\n{QUESTION}",)
+    closing = f"\n{FINAL}"
     depth = 12  # the longest published answer has as many lines
 
     def __init__(
@@ -95,8 +98,15 @@ class GSM8K(Task):
         ended = bool(before) and FINAL in before[-1]
         if not text or ended or (FINAL in text and _final(text) is None):
             return None
-        [verdict] = verify.check_steps([text], self._checker)
-        return None if verdict.valid is False else (*before, text)
+        return None if self._verdict(text).valid is False else (*before, text)
+
+    def judge(self, state: State, text: str) -> Verdict:
+        """The checker's word, which is None where a line has nothing to compute."""
+        told = self._verdict(text.strip())
+        return told if told.valid is False or self.step(state, text) is not None else Verdict(False)
+
+    def _verdict(self, text: str) -> Verdict:
+        return verify.check_steps([text], self._checker)[0]
 
     def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
         lines = cast(Steps, state)
@@ -117,7 +127,7 @@ class GSM8K(Task):
 
 
 def _asked(question: str) -> str:
-    return f"Question: {question.strip()}\nAnswer:\n"
+    return f"{QUESTION} {question.strip()}\nAnswer:\n"
 
 
 def _final(line: str) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning.model import Prompt
-from vishwamai.reasoning.task import Checker, Task, guarded
+from vishwamai.reasoning.task import Checker, Task, Verdict, guarded
+from vishwamai.reasoning.verify import check_steps
 from vishwamai.text.chat import render
 
 Example = tuple[str, Sequence[str], str]  # question, steps, answer
@@ -31,6 +32,7 @@ class FreeText(Task):
     where the model's tokenizer puts one. A special token that is spelt out in a problem is read as that token.
 
     `checker` judges a step without its mark, `final(problem, answer)` an answer; where one raises, it cannot tell.
+    Without both a search is blind, so samples are preferred.
     Raises `InputError` for malformed examples and empty marks.
     """
 
@@ -61,6 +63,9 @@ class FreeText(Task):
         self.chat_template, self.variables = chat_template, variables
         self.checker, self.final = checker, final
         self.stop, self.step_tokens, self.chain_tokens, self.depth = (separator,), step_tokens, chain_tokens, depth
+        self.closing, self.closing_stop = f"{separator}{self.answer_marker}", (separator,)
+        self.chain_stop = () if chat_template is not None else (f"\n{QUESTION}",)
+        self.prefers = "samples" if checker is None and final is None else "tree"
         # Chat models set marks in bold: `**Answer:** 7`, `**Answer**: 7`.
         words, last = re.escape(self.answer_marker[:-1]), re.escape(self.answer_marker[-1])
         self._answer_mark = re.compile(rf"(?<!\w){words}\**{last}", re.IGNORECASE)
@@ -90,6 +95,13 @@ class FreeText(Task):
             if getattr(verdict, "valid", None) is False:
                 return None
         return *state, " ".join(plain.split()).casefold()
+
+    def judge(self, state: tuple[str, ...], text: str) -> Verdict:
+        """What the checker says; None without one."""
+        plain = self._unmarked(text)
+        if not plain or self.checker is None:
+            return Verdict(None if plain else False)
+        return check_steps([plain], self.checker)[0]
 
     def answer(self, problem: str, steps: Sequence[str], state: tuple[str, ...]) -> str | None:
         """What stands after the last mark of an answer; None before there is one."""

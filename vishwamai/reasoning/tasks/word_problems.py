@@ -27,6 +27,7 @@ class WordProblems(Task):
     name = "word_problems"
     step_tokens = 48
     chain_tokens = 128
+    closing = f"\n {FINAL}"
     depth = 4
 
     def read(self, problem: str) -> State:
