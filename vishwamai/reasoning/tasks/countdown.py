@@ -74,11 +74,9 @@ class Countdown(Task):
         return None if match is None else match[1]
 
     def value(self, made: Completion) -> float | None:
-        at = -2 if made.finish_reason == "stop" else -1
-        if len(made.likeliest) < -at:
-            return None
-        told = made.likeliest[at]
-        yes, no = told.get(YES, -math.inf), told.get(NO, -math.inf)
+        # Of all steps that with the likeliest yes or no: endpoints differ in whether the stop text's steps are there.
+        pairs = [(told.get(YES, -math.inf), told.get(NO, -math.inf)) for told in made.likeliest]
+        yes, no = max(pairs, key=max, default=(-math.inf, -math.inf))
         return None if yes == no == -math.inf else 1 / (1 + math.exp(min(no - yes, 700.0)))
 
     def _as_given(self, problem: str) -> tuple[int, ...]:
