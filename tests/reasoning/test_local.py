@@ -15,7 +15,7 @@ from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, Stack
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.reasoning import local
@@ -27,7 +27,7 @@ TEXTS = ["yes.\nno;\nyes yes no.\n", "so; it is.\n"] * 9  # from which "yes", ".
 TOKENIZER = VishwamAITokenizer.train(TEXTS, 276)
 CONFIG = ModelConfig(
     vocab_size=len(TOKENIZER), d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64,
-    stacks=(Stack(pattern=(Layer(window=16), Layer()), repeats=1),),
+    stacks=uniform(2, window=16),
 )  # fmt: skip
 HOW = SamplingParams(temperature=1.0, max_tokens=16, logprobs=3)
 SHARED = "The sum of "
@@ -101,8 +101,8 @@ def test_completions_are_those_of_the_plain_generator(model, want):
 
 def test_the_likeliest_completion(model):
     how = dataclasses.replace(HOW, temperature=0.0)
-    made = model.generate(PROMPTS, [1] * 5, how, [0] * 5)
-    check_against_the_plain_generator(model, made, how, n=[1] * 5)
+    made = model.generate(PROMPTS, N, how, SEEDS)
+    check_against_the_plain_generator(model, made, how)
 
 
 def test_special_tokens_are_not_in_the_text(model, want):
@@ -306,17 +306,22 @@ def test_features_are_the_last_residuals(model):
 # Which model it is
 
 
+def another(face, seed: int) -> VishwamAI:
+    """A model with weights of its own, and the other's programs."""
+    made = VishwamAI(CONFIG, weights_of(seed), tokenizer=TOKENIZER)
+    made.generator = face.generator
+    return made
+
+
 def test_identity_is_that_of_the_weights(face, model):
-    same = Local(VishwamAI(CONFIG, weights_of(3), tokenizer=TOKENIZER), rows=2)
-    other = Local(VishwamAI(CONFIG, weights_of(4), tokenizer=TOKENIZER), rows=2)
+    same, other = Local(another(face, 3), rows=2), Local(another(face, 4), rows=2)
     assert model.identity == model.identity == same.identity != other.identity
     assert model.identity.startswith("local-")
 
 
 def test_other_weights_are_another_model(face, want):
     """As after `set_adapter`."""
-    changed = VishwamAI(CONFIG, weights_of(4), tokenizer=TOKENIZER)
-    changed.generator = face.generator  # for its programs
+    changed = another(face, 4)
     model = Local(changed, rows=16)
     before = model.identity, model.generate(PROMPTS, N, HOW, SEEDS), model.features(PROMPTS)
     changed.weights = weights_of(3)
