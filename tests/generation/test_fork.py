@@ -182,6 +182,8 @@ def test_prompts_that_do_not_fit_are_refused():
         with pytest.raises(InputError, match=words):
             some.read(weights(), [prompt])
     some.check((run(1, 60), run(2, 4)))
+    with pytest.raises(InputError, match="13 rows reads at most 6 prompts"):
+        some.read(weights(), [((i,),) for i in range(7)])
     with pytest.raises(InputError, match="context of 65 is longer"):
         Forks(CFG, dataclasses.replace(SIZES, context=65))
 

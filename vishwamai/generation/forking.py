@@ -75,6 +75,8 @@ class Forks:
         """The pool's row of each prompt, after what is not there yet was read."""
         for prompt in prompts:
             self.check(prompt)
+        if len(set(prompts)) > self.most:
+            raise InputError(f"a pool of {self.sizes.rows} rows reads at most {self.most} prompts at once")
         for jobs in self._prefixes.rounds(prompts):
             self._read(weights, jobs, scored=False)
         return [self._prefixes.row(prompt) for prompt in prompts]

@@ -55,6 +55,8 @@ class _Going:
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top: list[dict[int, float]] = dataclasses.field(default_factory=list)
+    text: str = ""
+    stopped: bool = False  # by a stop text
     ended: bool = False
 
 
@@ -197,12 +199,12 @@ class Local:
         row.logprobs += new.logprobs
         row.top += new.top
         made = len(row.tokens)
-        stopped = self._text(row, made)[1]
-        if stopped and self._text(row, made - 1)[1]:
+        row.text, row.stopped = self._text(row, made)
+        if row.stopped and self._text(row, made - 1)[1]:
             end = bisect.bisect_left(range(made), True, key=lambda n: self._text(row, n)[1])
             for part in (row.tokens, row.logprobs, row.top):
                 del part[end:]
-        row.ended = stopped or new.stopped or not self._room(row)
+        row.ended = row.stopped or new.stopped or not self._room(row)
 
     def _draw_apart(self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends) -> list[Row]:
         """What `Forks.draw` gives, by reading every row's whole prompt for itself."""
@@ -226,13 +228,15 @@ class Local:
         return text.push(row.tokens[:n], last=True), text.stopped
 
     def _completion(self, row: _Going) -> Completion:
-        text, stopped = self._text(row, len(row.tokens))
         decode = self.model.tokenizer.decode
         likeliest = tuple({decode([i]): x for i, x in reversed(top.items())} for top in row.top)
         is_end = bool(row.tokens) and row.tokens[-1] in self._end_ids(row.params)
-        reason = "stop" if stopped or is_end else "length"
         return Completion(
-            text=text, tokens=len(row.tokens), logprob=sum(row.logprobs), finish_reason=reason, likeliest=likeliest
+            text=row.text,
+            tokens=len(row.tokens),
+            logprob=sum(row.logprobs),
+            finish_reason="stop" if row.stopped or is_end else "length",
+            likeliest=likeliest,
         )
 
     def _end_ids(self, params: SamplingParams) -> list[int]:
