@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.generation import decode
-from vishwamai.generation.decode import LENGTH, RUNNING, Rules, State, seen_tokens
+from vishwamai.generation.decode import LENGTH, RUNNING, Rules, State, laid_out, seen_tokens
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, LayerCache, init_cache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -59,11 +59,12 @@ class Drawn:
 
 def init_pool(*, cfg: ModelConfig, rows: int, size: int, dtypes, sharding: Sharding) -> Pool:
     """An empty pool. `dtypes` are those of activations and cache."""
-    return Pool(
-        cache=init_cache(cfg, rows, size, dtypes[1]),
+    pool = Pool(
+        cache=init_cache(cfg, rows, size, dtypes[1], sharding),
         tokens=jnp.zeros((rows, size), jnp.int32),
         last=jnp.zeros((rows, cfg.d_model), dtypes[0]),
     )
+    return laid_out(pool, sharding)
 
 
 def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cfg: ModelConfig, dtypes, sharding):
@@ -85,7 +86,7 @@ def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cf
             new = _sums(transformer.logits(head, before, cfg), part)
             sums = jax.lax.dynamic_update_slice_in_dim(sums, new, i * tile, 0)
         last_PD = jnp.take_along_axis(x_PTD, jnp.maximum(part.lengths - 1, 0)[:, None, None], axis=1)[:, 0]
-        return _stored(pool, part, cache, last_PD), sums
+        return laid_out(_stored(pool, part, cache, last_PD), sharding), sums
 
     return jax.lax.fori_loop(0, tiles, body, (pool, jnp.zeros(jobs.src.shape, jnp.float32)))
 
@@ -210,17 +211,27 @@ def _new_tokens(state: State, start_B: Array, room: int) -> Drawn:
 
 
 def fingerprint(weights) -> Array:
-    """`[2]` uint32 that different weights are unlikely to share: sums of all bits, weighed by their place."""
+    """`[2]` uint32 that different weights are unlikely to share, and no layout changes: a sum of hashes of all numbers.
+
+    A number's hash mixes its bits with its place, since layers and experts that change places lie powers of two apart.
+    """
     total = jnp.zeros((2,), jnp.uint32)
     for leaf in jax.tree.leaves(weights):
-        flat = leaf.reshape(-1)
-        if jnp.issubdtype(flat.dtype, jnp.floating) and flat.dtype.itemsize in (1, 2, 4):
-            flat = jax.lax.bitcast_convert_type(flat, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[flat.dtype.itemsize])
-        bits = flat.astype(jnp.uint32)
-        place = jnp.arange(bits.shape[0], dtype=jnp.uint32)
-        own = jnp.stack([jnp.sum(bits * (2 * place + 1)), jnp.sum((bits ^ (bits >> 7)) * (place * 40503 + 1))])
-        total = total * jnp.uint32(2654435761) + own
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, n in enumerate(leaf.shape):
+            place = place * jnp.uint32(n) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            leaf = jax.lax.bitcast_convert_type(leaf, f"uint{jnp.finfo(leaf.dtype).bits}")
+        one = _mixed(leaf.astype(jnp.uint32) ^ _mixed(place))
+        total = total * jnp.uint32(40503) + jnp.stack([one.sum(), _mixed(one + place).sum()])
     return total
+
+
+def _mixed(x: Array) -> Array:
+    """Each uint32 as another one, in which all bits of the first have a part."""
+    for shift in (16, 13, 15):
+        x = (x ^ (x >> shift)) * jnp.uint32(2654435761)
+    return x ^ (x >> 16)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,32 +60,38 @@ class Forks:
         self.cfg, self.sizes, self.counts = cfg, sizes, Counts()
         self.programs = Programs() if programs is None else programs
         self._fixed = {"cfg": cfg, "dtypes": (compute, cache), "sharding": sharding}
-        self._prefixes = Prefixes(sizes.rows)
-        self._pool = self.programs.run(fork.init_pool, rows=sizes.rows, size=sizes.context, **self._fixed)
+        self.forget()
 
     @property
     def most(self) -> int:
         """The prompts that one call may have."""
         return self.sizes.rows // 2
 
+    def forget(self) -> None:
+        """Empties the pool, as it must be where the weights are others now."""
+        self._prefixes, self._pool = Prefixes(self.sizes.rows), None
+
     def read(self, weights, prompts: Sequence[Runs]) -> list[int]:
         """The pool's row of each prompt, after what is not there yet was read."""
         for prompt in prompts:
-            self._check(prompt)
+            self.check(prompt)
+        if len(set(prompts)) > self.most:
+            raise InputError(f"a pool of {self.sizes.rows} rows reads at most {self.most} prompts at once")
         for jobs in self._prefixes.rounds(prompts):
             self._read(weights, jobs, scored=False)
         return [self._prefixes.row(prompt) for prompt in prompts]
 
     def score(self, weights, prompts: Sequence[Runs], continuations: Sequence[tuple[int, ...]]) -> list[float]:
         """The log-probability of continuation i after prompt i."""
-        rows = self.read(weights, prompts)
-        nowhere = self.sizes.rows
-        jobs = []
-        for row, prompt, new in zip(rows, prompts, continuations, strict=True):
-            self._check((*prompt, new))
+        for prompt, new in zip(prompts, continuations, strict=True):
             if not 0 < len(new) <= READ_LENGTHS[-1]:
                 raise InputError(f"a continuation has {len(new)} tokens; it must be from 1 to {READ_LENGTHS[-1]}")
-            jobs.append(Job(row, nowhere, sum(map(len, prompt)), new))
+            self.check((*prompt, new))
+        rows, nowhere = self.read(weights, prompts), self.sizes.rows
+        jobs = [
+            Job(row, nowhere, sum(map(len, prompt)), new)
+            for row, prompt, new in zip(rows, prompts, continuations, strict=True)
+        ]
         return self._read(weights, jobs, scored=True)
 
     def draw(
@@ -103,7 +109,8 @@ class Forks:
         """The residuals of the last token of each row, `[n, D]` float32."""
         return np.asarray(self._pool.last[jnp.asarray(rows)], np.float32)
 
-    def _check(self, prompt: Runs) -> None:
+    def check(self, prompt: Runs) -> None:
+        """Raises `InputError` for a prompt that the pool cannot hold."""
         length = sum(map(len, prompt))
         if not prompt or not all(prompt):
             raise InputError("a prompt is empty; give at least one token")
@@ -114,6 +121,15 @@ class Forks:
 
     def _read(self, weights, jobs: Sequence[Job], *, scored: bool) -> list[float]:
         """Carries jobs out; the log-probability of each where `scored`."""
+        try:
+            return self._carry_out(weights, jobs, scored)
+        except BaseException:  # rows are noted before they are read, and the pool is donated
+            self.forget()
+            raise
+
+    def _carry_out(self, weights, jobs: Sequence[Job], scored: bool) -> list[float]:
+        if self._pool is None:
+            self._pool = self.programs.run(fork.init_pool, rows=self.sizes.rows, size=self.sizes.context, **self._fixed)
         sums: dict[int, float] = {}
         place = {id(job): i for i, job in enumerate(jobs)}
         for T, group in tiles(jobs, _read_length).items():

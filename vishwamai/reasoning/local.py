@@ -4,6 +4,7 @@ It draws text with `generation.forking`; what it is given (a `VishwamAI`) it kno
 tokens are those of the whole text where that text's tokens begin with its prompt's, else its own.
 """
 
+import bisect
 import dataclasses
 import functools
 import time
@@ -19,7 +20,7 @@ from vishwamai.generation.forking import READ_LENGTHS, Forks, Row
 from vishwamai.generation.generator import TURN as GENERATOR_TURN
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
-from vishwamai.generation.sampling import SamplingParams
+from vishwamai.generation.sampling import SamplingParams, check_whole
 from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -52,18 +53,20 @@ class _Going:
     prompt: Runs
     params: SamplingParams
     tokens: list[int] = dataclasses.field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = dataclasses.field(default_factory=list)
     top: list[dict[int, float]] = dataclasses.field(default_factory=list)
+    text: str = ""
+    stopped: bool = False  # by a stop text
     ended: bool = False
 
 
 class Local:
-    """A local model. The numbers of a row depend on its prompt and seed alone, bit for bit, at any `width`.
+    """A local model. The numbers of a row depend on its prompt and seed alone, bit for bit, at any `width` and `rows`.
 
     `context` bounds a prompt and its continuation together (by default the model's own, at most 512), `rows` the
     prefixes that are kept (by default as many as 512 MiB hold, 16 to 1024), `width` the continuations of one
     device call, `tile` those that are decoded at once; `share=False` reads every row's prompt anew, as a model without
-    forking would.
+    forking would, and its last bits do depend on the other rows. Raises `InputError` for arguments out of range.
     """
 
     def __init__(
@@ -78,21 +81,23 @@ class Local:
     ):
         context = min(model.config.max_length, 512) if context is None else context
         rows = _rows(model, context) if rows is None else rows
-        for name, value, least in (("context", context, 2), ("rows", rows, 2), ("width", width, 1), ("tile", tile, 1)):
-            if not isinstance(value, int) or not least <= value <= (JOBS if name in ("width", "tile") else 1 << 20):
-                raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more and at most {JOBS}")
+        check_whole("context", context, 2, model.config.max_length)
+        check_whole("rows", rows, 2, 1 << 20)
+        check_whole("width", width, 1, JOBS)
+        check_whole("tile", tile, 1, JOBS)
         self.model, self.share, self.usage, self.width = model, share, Usage(), width
         self._sizes = Sizes(rows=rows, context=context, jobs=JOBS, tile=tile)
         self._ends: dict[tuple[str, ...], list[int]] = {}
         self._runs: dict[tuple[str, ...], Runs] = {}
         self._identity: str | None = None
+        self._known = model.weights
 
     @property
     def identity(self) -> str:
         """The model's shape and a hash of its weights."""
+        weights = self._weights()
         if self._identity is None:
-            generator = self.model.generator
-            bits = np.asarray(generator.programs.run(fingerprint, self.model.weights)).tolist()
+            bits = np.asarray(self.model.generator.programs.run(fingerprint, weights)).tolist()
             self._identity = f"local-{seed_of(0, repr(self.model.config), *bits):016x}"
         return self._identity
 
@@ -107,6 +112,8 @@ class Local:
     ) -> list[list[Completion]]:
         """As the protocol says. What is compiled for the first time is not interrupted by a deadline."""
         begun, runs = time.perf_counter(), [self.runs(prompt) for prompt in prompts]
+        for run in runs:
+            self._forks.check(run)
         rows = [
             _Going(prompt, dataclasses.replace(sampling, seed=seed_of(seed, j)))
             for prompt, many, seed in zip(runs, n, seeds, strict=True)
@@ -114,7 +121,7 @@ class Local:
         ]
         for part in _parts(rows, lambda row: row.prompt, self._forks.most, self.width):
             self._carry_out(part, deadline)
-        made = iter([self._completion(row, sampling) for row in rows])
+        made = iter([self._completion(row) for row in rows])
         self.usage.calls += 1
         self.usage.prompt_tokens += sum(len(run) for row in rows for run in row.prompt)
         self.usage.completion_tokens += sum(len(row.tokens) for row in rows)
@@ -125,7 +132,7 @@ class Local:
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
     ) -> list[list[float]]:
         """As the protocol says."""
-        begun, weights = time.perf_counter(), self.model.weights
+        begun, weights = time.perf_counter(), self._weights()
         pairs = [
             (self.runs(p), self._new_tokens(p, c)) for p, own in zip(prompts, continuations, strict=True) for c in own
         ]
@@ -140,10 +147,11 @@ class Local:
 
     def features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """The residuals after the last token of each prompt, `[n, D]` float32: what a learned head of values reads."""
-        begun, found = time.perf_counter(), []
+        begun, weights = time.perf_counter(), self._weights()
+        found = [np.zeros((0, self.model.config.d_model), np.float32)]
         runs = [self.runs(prompt) for prompt in prompts]
         for part in _parts(runs, lambda run: run, self._forks.most, self._forks.most):
-            found.append(self._forks.last(self._forks.read(self.model.weights, part)))
+            found.append(self._forks.last(self._forks.read(weights, part)))
         self._account(begun)
         return np.concatenate(found)
 
@@ -171,21 +179,32 @@ class Local:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
     def _carry_out(self, rows: Sequence[_Going], deadline: float | None) -> None:
-        """Draws rows to their ends, in turns."""
-        going = list(rows)
-        while going and (deadline is None or time.monotonic() < deadline):
-            prompts = [_whole(row) for row in going]
-            params = [_turn(row) for row in going]
-            ends = self._end_ids(going[0].params)
-            draw = self._forks.draw if self.share else self._draw_apart
-            for row, new in zip(going, draw(self.model.weights, prompts, params, ends), strict=True):
-                row.tokens, row.logprob, row.top = (
-                    row.tokens + new.tokens,
-                    row.logprob + sum(new.logprobs),
-                    row.top + new.top,
-                )
-                row.ended = new.stopped or self._is_full(row) or self._text(row)[1]
+        """Draws rows to their ends, in turns. What follows a prompt is its own prompt at the next turn."""
+        weights, ends = self._weights(), self._end_ids(rows[0].params)
+        draw = self._forks.draw if self.share else self._draw_apart
+        going = [row for row in rows if self._room(row)]
+        while going:
+            for part in _parts(going, _whole, self._forks.most, self.width):
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+                turns = [min(TURN, self._room(row)) for row in part]
+                params = [dataclasses.replace(row.params, max_tokens=n) for row, n in zip(part, turns, strict=True)]
+                for row, new in zip(part, draw(weights, [_whole(row) for row in part], params, ends), strict=True):
+                    self._grow(row, new)
             going = [row for row in going if not row.ended]
+
+    def _grow(self, row: _Going, new: Row) -> None:
+        """Adds a turn's tokens, those after a stop text left out."""
+        row.tokens += new.tokens
+        row.logprobs += new.logprobs
+        row.top += new.top
+        made = len(row.tokens)
+        row.text, row.stopped = self._text(row, made)
+        if row.stopped and self._text(row, made - 1)[1]:
+            end = bisect.bisect_left(range(made), True, key=lambda n: self._text(row, n)[1])
+            for part in (row.tokens, row.logprobs, row.top):
+                del part[end:]
+        row.ended = row.stopped or new.stopped or not self._room(row)
 
     def _draw_apart(self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends) -> list[Row]:
         """What `Forks.draw` gives, by reading every row's whole prompt for itself."""
@@ -197,36 +216,45 @@ class Local:
         parts = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
         return [Row(tokens, logprobs, top, reason == "stop") for tokens, logprobs, top, reason in parts]
 
-    def _is_full(self, row: _Going) -> bool:
-        most = row.params.max_tokens
-        length = sum(map(len, row.prompt)) + len(row.tokens)
-        return length >= self._sizes.context or (most is not None and len(row.tokens) >= most)
+    def _room(self, row: _Going) -> int:
+        """The tokens that a row may still get."""
+        most = self._sizes.context - sum(map(len, row.prompt))
+        return min(most, row.params.max_tokens or most) - len(row.tokens)
 
-    def _text(self, row: _Going) -> tuple[str, bool]:
-        """The text so far, and whether a stop text ends it."""
+    def _text(self, row: _Going, n: int) -> tuple[str, bool]:
+        """The text of the first n new tokens, and whether a stop text ends it."""
         context = [token for run in row.prompt for token in run]
-        text = Continuation(self.model.tokenizer, context).push(row.tokens, last=True)
-        places = [at for at in (text.find(stop) for stop in row.params.stop) if at >= 0]
-        return text[: min(places, default=len(text))], bool(places)
+        text = Continuation(self.model.tokenizer, context, row.params.stop)
+        return text.push(row.tokens[:n], last=True), text.stopped
 
-    def _completion(self, row: _Going, sampling: SamplingParams) -> Completion:
-        text, stopped = self._text(row)
+    def _completion(self, row: _Going) -> Completion:
         decode = self.model.tokenizer.decode
         likeliest = tuple({decode([i]): x for i, x in reversed(top.items())} for top in row.top)
         is_end = bool(row.tokens) and row.tokens[-1] in self._end_ids(row.params)
-        reason = "stop" if stopped or is_end else "length"
         return Completion(
-            text=text, tokens=len(row.tokens), logprob=row.logprob, finish_reason=reason, likeliest=likeliest
+            text=row.text,
+            tokens=len(row.tokens),
+            logprob=sum(row.logprobs),
+            finish_reason="stop" if row.stopped or is_end else "length",
+            likeliest=likeliest,
         )
 
     def _end_ids(self, params: SamplingParams) -> list[int]:
         """The tokens that end a row: the model's, those asked for, and those whose text holds a stop text."""
         if params.stop not in self._ends:
             tokenizer = self.model.tokenizer
-            texts = enumerate(tokenizer.decode([i]) for i in range(len(tokenizer)))
+            texts = enumerate(tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
             self._ends[params.stop] = [i for i, text in texts if any(stop in text for stop in params.stop)]
         own = () if params.ignore_eos else self.model.generator.eos_ids
         return [*own, *params.stop_token_ids, *self._ends[params.stop]]
+
+    def _weights(self) -> Any:
+        """The model's weights; what was kept of other ones, before an adapter was set for instance, is forgotten."""
+        weights = self.model.weights
+        if weights is not self._known:
+            self._known, self._identity = weights, None
+            self._forks.forget()
+        return weights
 
     def _account(self, begun: float) -> None:
         counts = self._forks.counts
@@ -259,16 +287,9 @@ def _rows(model: Face, context: int) -> int:
 
 
 def _whole(row: _Going) -> Runs:
-    """A row's prompt and what was made of it so far."""
+    """A row's prompt and what was made of it so far, a run for each turn."""
     new = tuple(row.tokens)
-    most = READ_LENGTHS[-1]
-    return row.prompt + tuple(new[at : at + most] for at in range(0, len(new), most))
-
-
-def _turn(row: _Going) -> SamplingParams:
-    most = row.params.max_tokens
-    left = TURN if most is None else min(TURN, most - len(row.tokens))
-    return dataclasses.replace(row.params, max_tokens=left)
+    return row.prompt + tuple(new[at : at + TURN] for at in range(0, len(new), TURN))
 
 
 def _parts(rows: Sequence[Any], key: Callable[[Any], Runs], prompts: int, width: int):
