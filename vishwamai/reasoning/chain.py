@@ -9,14 +9,13 @@ the task's. It knows no particular model or task; chains are written in `thinkin
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vishwamai.errors import BackendError
 from vishwamai.reasoning.answers import canonical
 from vishwamai.reasoning.budget import Budget, Spent
 from vishwamai.reasoning.choose import Chain, chosen, standing
-from vishwamai.reasoning.drive import Search, run
+from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.solution import Solution, Step, failed
 from vishwamai.reasoning.task import Checker, Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.thinking import ChainSettings, Thinking
@@ -94,7 +93,8 @@ class ChainOfThought:
         whole = Budget() if budget is None else budget
         budgets = [whole.within(**(each or {})) for _ in problems]
         pairs = zip(problems, budgets, strict=True)
-        return run(self.model, [self.search(problem, own, show_work, validate_steps) for problem, own in pairs])
+        searches = [self.search(problem, own, show_work, validate_steps) for problem, own in pairs]
+        return run(self.model, searches, lambda i, error: failed(problems[i], self.method, error))
 
     def search(self, problem: str, budget: Budget, show_work: bool = True, validate: bool = True) -> Search[Solution]:
         """The chains as a generator, to be run by `drive.run` or as a part of another."""
@@ -107,7 +107,7 @@ class ChainOfThought:
             stopped = "tokens" if thinking.short else None
         except Spent as spent:
             stopped = spent.limit
-        except BackendError as error:
+        except FAILURES as error:
             late = own.left("seconds") <= 0  # a model that gives nothing in time fails
             if not late and not thinking.chains:
                 raise

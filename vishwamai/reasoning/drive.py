@@ -7,15 +7,16 @@ budget. So a strategy is written for one problem, and the branches of a level of
 import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from vishwamai.errors import BackendError
+from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import Completion, Model, Prompt
 
 T = TypeVar("T")
+FAILURES = (BackendError, InputError)  # of a model: it cannot be reached, or a prompt does not fit
 TOGETHER = 0.1  # seconds: searches whose deadlines are as close share a call, which ends at the first of them
 
 
@@ -95,12 +96,14 @@ def rate(
     return (yield Rate(tuple(prompts), tuple(map(tuple, continuations)), budget.deadline))
 
 
-def run(model: Model, searches: Sequence[Search[T]]) -> list[T]:
+def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exception], T] | None = None) -> list[T]:
     """The results of all searches.
 
-    A `BackendError` is raised inside the searches whose call it ended, so that they can give what they have.
+    An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have. Where
+    one of several gives it back, its result is `failed(number, error)`, so that the others' are not lost.
     """
     results: dict[int, T] = {}
+    errors: dict[int, Exception] = {}
     waiting: dict[int, Ask | Rate] = {}
 
     def step(i: int, reply: Any, error: Exception | None = None) -> None:
@@ -109,20 +112,32 @@ def run(model: Model, searches: Sequence[Search[T]]) -> list[T]:
             waiting[i] = searches[i].throw(error) if error is not None else searches[i].send(reply)
         except StopIteration as end:
             results[i] = end.value
+        except FAILURES as own:
+            if failed is None or (error is None and reply is None):  # a problem that cannot be read begins nothing
+                raise
+            errors[i] = own
 
     for i in range(len(searches)):
         step(i, None)
     while waiting:
         for group in _groups(waiting):
-            try:
-                replies = _call(model, [waiting[i] for i in group])
-            except BackendError as error:
-                for i in group:
-                    step(i, None, error)
-                continue
-            for i, reply in zip(group, replies, strict=True):
-                step(i, reply)
-    return [results[i] for i in range(len(searches))]
+            for i, (reply, error) in zip(group, _replies(model, [waiting[i] for i in group]), strict=True):
+                step(i, reply, error)
+    if errors and not results:
+        raise next(iter(errors.values()))
+    return [results[i] if failed is None or i in results else failed(i, errors[i]) for i in range(len(searches))]
+
+
+def _replies(model: Model, asked: list[Any]) -> list[tuple[Any, Exception | None]]:
+    """The reply to each request, or the error that ended it. What one request has wrong does not end the others."""
+    try:
+        return [(reply, None) for reply in _call(model, asked)]
+    except BackendError as error:
+        return [(None, error)] * len(asked)
+    except InputError as error:
+        if len(asked) == 1:
+            return [(None, error)]
+        return [_replies(model, [request])[0] for request in asked]
 
 
 def _groups(waiting: dict[int, Ask | Rate]) -> list[list[int]]:

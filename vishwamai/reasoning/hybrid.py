@@ -10,15 +10,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vishwamai.errors import BackendError, InputError
+from vishwamai.errors import InputError
 from vishwamai.reasoning.answers import canonical, vote
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.chain import ChainOfThought, different
-from vishwamai.reasoning.drive import Search, run
+from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Model, seed_of
-from vishwamai.reasoning.solution import Solution
+from vishwamai.reasoning.solution import Solution, failed
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.tree import TreeOfThoughts
@@ -107,7 +107,8 @@ class IntegratedReasoning:
         whole = Budget() if budget is None else budget
         budgets = [whole.within(**(each or {})) for _ in problems]
         pairs = zip(problems, budgets, strict=True)
-        return run(self.model, [self.search(problem, own, approach, max_depth) for problem, own in pairs])
+        searches = [self.search(problem, own, approach, max_depth) for problem, own in pairs]
+        return run(self.model, searches, lambda i, error: failed(problems[i], approach, error))
 
     def search(
         self, problem: str, budget: Budget, approach: str = "auto", max_depth: int | None = None
@@ -126,7 +127,7 @@ class IntegratedReasoning:
             stage = own.within()
             try:
                 found.append((yield from solver.search(problem, stage)))
-            except BackendError as error:
+            except FAILURES as error:
                 if not found:
                     raise
                 stopped = str(error)

@@ -62,3 +62,8 @@ class Solution:
         """The figures, without trace and work."""
         skipped = ("trace", "steps")
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skipped}
+
+
+def failed(problem: str, method: str, error: Exception) -> Solution:
+    """What is known of a problem whose search an error ended before there was any answer."""
+    return Solution(problem=problem, method=method, stopped=str(error))

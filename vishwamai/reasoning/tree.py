@@ -7,10 +7,10 @@ in `search/`, what a state is worth in `values.py`. It knows no particular model
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vishwamai.errors import BackendError, InputError
+from vishwamai.errors import InputError
 from vishwamai.reasoning import values as ways_to_value
 from vishwamai.reasoning.budget import Budget, Spent
-from vishwamai.reasoning.drive import Search, run
+from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.growth import Node, Proposals, Tree, Values
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
@@ -18,7 +18,7 @@ from vishwamai.reasoning.model import Model
 from vishwamai.reasoning.proposals import distinct, sampled
 from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
 from vishwamai.reasoning.search.settings import TreeSettings
-from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.solution import Solution, Step, failed
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 
@@ -74,7 +74,8 @@ class TreeOfThoughts:
     ) -> list[Solution]:
         """The answers to many problems, searched in step within one budget; `each` has the limits of every problem."""
         whole = Budget() if budget is None else budget
-        return run(self.model, [self.search(problem, whole.within(**(each or {}))) for problem in problems])
+        searches = [self.search(problem, whole.within(**(each or {}))) for problem in problems]
+        return run(self.model, searches, lambda i, error: failed(problems[i], f"tot-{self.method}", error))
 
     def search(self, problem: str, budget: Budget) -> Search[Solution]:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
@@ -87,7 +88,7 @@ class TreeOfThoughts:
                 stopped = tree.budget.short
         except Spent as spent:
             stopped = spent.limit
-        except BackendError as error:
+        except FAILURES as error:
             late = tree.budget.left("seconds") <= 0
             if not late and not tree.answers:
                 raise
