@@ -211,9 +211,9 @@ def test_without_sharing_every_row_reads_its_prompt(face, model, want):
 # Where a row ends
 
 
-@pytest.mark.parametrize("stop", [(".",), ("\n",), ("es", "yes.")])
+@pytest.mark.parametrize("stop", [(".",), ("\n",), ("es", "yes."), ("|",)])
 def test_stop_texts(model, stop):
-    """Tokens of this tokenizer hold one, and more: "yes", ".\\n"."""
+    """Tokens of this tokenizer hold one, and more: "yes", ".\\n". Special tokens have no text that could."""
     how, n = dataclasses.replace(HOW, stop=stop), [16, 16]
     made = model.generate(PROMPTS[:2], n, how, [1, 2])
     found, _ = check_against_the_plain_generator(model, made, how, prompts=PROMPTS[:2], n=n, seeds=[1, 2])
