@@ -83,7 +83,7 @@ def tokenizer():
 
 def read(tokenizer, prompt):
     """A prompt's tokens as a local model reads its pieces."""
-    local = Local(SimpleNamespace(config=SimpleNamespace(max_length=512), tokenizer=tokenizer), rows=2)
+    local = Local(SimpleNamespace(config=SimpleNamespace(max_length=512), tokenizer=tokenizer, weights=None), rows=2)
     return [token for run in local.runs(prompt) for token in run]
 
 

@@ -99,8 +99,8 @@ def rate(
 def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exception], T] | None = None) -> list[T]:
     """The results of all searches.
 
-    An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have. Where
-    one of several gives it back, its result is `failed(number, error)`, so that the others' are not lost.
+    An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have.
+    Where one of several gives it back, its result is `failed(number, error)`, so that the others' are not lost.
     """
     results: dict[int, T] = {}
     errors: dict[int, Exception] = {}

@@ -27,6 +27,7 @@ from vishwamai.text.tokenizer import VishwamAITokenizer
 
 JOBS = 1024  # of one device call; one number for all, since programs of other shapes differ in the last bits
 PREFIX_BYTES = 512 << 20
+MOST_RUNS = 1 << 16  # prompts whose tokens are remembered
 TURN = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
 
 
@@ -42,7 +43,7 @@ class Face(Protocol):
     @property
     def tokenizer(self) -> VishwamAITokenizer: ...
 
-    @property
+    @functools.cached_property
     def generator(self) -> Generator: ...
 
 
@@ -79,9 +80,9 @@ class Local:
         tile: int = 32,
         share: bool = True,
     ):
-        context = min(model.config.max_length, 512) if context is None else context
-        rows = _rows(model, context) if rows is None else rows
+        context = int(min(model.config.max_length, 512)) if context is None else context
         check_whole("context", context, 2, model.config.max_length)
+        rows = _rows(model, context) if rows is None else rows
         check_whole("rows", rows, 2, 1 << 20)
         check_whole("width", width, 1, JOBS)
         check_whole("tile", tile, 1, JOBS)
@@ -161,8 +162,11 @@ class Local:
         if not own:
             raise InputError("a prompt is empty; give it at least one character")
         if own not in self._runs:
-            before = self.runs(own[:-1]) if len(own) > 1 else ()
-            new = self._new_tokens(own[:-1], own[-1])
+            if len(self._runs) >= MOST_RUNS:
+                self._runs.clear()
+            *rest, last = own
+            before = self.runs(tuple(rest)) if rest else ()
+            new = self._new_tokens(tuple(rest), last)
             most = READ_LENGTHS[-1]
             self._runs[own] = before + tuple(new[at : at + most] for at in range(0, len(new), most))
         return self._runs[own]

@@ -34,7 +34,7 @@ def inline() -> Values:
     After a step that the model did not write, the task's marks are scored.
     """
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
+    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         task = tree.task
         found = {node: task.value(node.made) for node in nodes if node.made is not None}
         given = [node for node in nodes if node.made is None and node.steps]
