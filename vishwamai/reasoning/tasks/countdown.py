@@ -25,6 +25,7 @@ class Countdown(Task):
     """
 
     name = "countdown"
+    model = "vishwamai/countdown"
     step_tokens = 24
     choice_stop = (" =",)
     marks = (YES, NO)
@@ -90,8 +91,10 @@ class Game24(Countdown):
     """Make 24 from four numbers of 1 to 13: `4 9 10 13`. Puzzles that need fractions are out of its reach."""
 
     name = "game24"
+    model = "vishwamai/base"
     depth = 3
     scoped = False  # the target is always the same
+    prefers = "samples"  # benchmarks/reason.py: with as many tokens best-of-n is as good as a tree or better
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
         match = re.fullmatch(r"(?:make 24 from )?([0-9 ,]+?)(?: at once)?\.?", problem.strip(), re.IGNORECASE)
