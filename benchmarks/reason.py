@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from base_accuracy import overlap, wilson
 from rich.console import Console
@@ -29,7 +30,8 @@ from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.tasks.countdown import Game24
 
-CHAINS, ROLLOUTS = 20, 128  # of each puzzle, from which best-of-n is computed for any number of tokens
+CHAINS = 20  # of each puzzle, from which best-of-n is computed for any number of tokens
+ROLLOUTS = {"game24": 48, "countdown": 128}
 PUBLISHED = (
     ("GPT-4 answers at once, mean of 100 samples", "7.3", "Yao et al. 2023, and its published log scored again"),
     ("GPT-4 chain of thought, mean of 100 samples", "4.0", "Yao et al. 2023, and its published log scored again"),
@@ -37,9 +39,10 @@ PUBLISHED = (
     ("the log published with it: any of the five leaves", "69", "princeton-nlp/tree-of-thought-llm, log scored again"),
     ("the log published with it: the leaf ranked first", "62", "princeton-nlp/tree-of-thought-llm, log scored again"),
 )
-console = Console(highlight=False, width=150)
+console = Console(highlight=False, width=180)
 
 Solve = Callable[[Sequence[str]], list[Solution]]
+Way = tuple[bool, Callable[[Local], Any]]  # whether it is a search, and what makes its solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +101,9 @@ def rollouts_of(model: Local, task: Task, puzzles: Sequence[str]) -> Bank:
         answer = task.answer(problem, steps, state)
         return answer is not None and bool(task.check(problem, answer)), tokens
 
-    found = run(model, [walk(problem, i) for problem in puzzles for i in range(ROLLOUTS)])
-    rows = [found[at : at + ROLLOUTS] for at in range(0, len(found), ROLLOUTS)]
+    n = ROLLOUTS[task.name]
+    found = run(model, [walk(problem, i) for problem in puzzles for i in range(n)])
+    rows = [found[at : at + n] for at in range(0, len(found), n)]
     return Bank([[right for right, _ in row] for row in rows], [[tokens for _, tokens in row] for row in rows])
 
 
@@ -117,7 +121,7 @@ def row(model: Local, task: Task, puzzles: Sequence[str], solve: Solve, banks: S
     return [*cells, str(used.device_calls), f"{seconds:.1f}", *(bank.at(tokens) for bank in banks)]
 
 
-def compare(title: str, task: Task, puzzles: Sequence[str], small: Local, large: Local, rows: Sequence[tuple]) -> None:
+def compare(title: str, task: Task, puzzles: Sequence[str], small: Local, large: Local, rows: dict[str, Way]) -> None:
     """Prints a table of methods. Trees run on `small`, whose context holds a few steps, chains on `large`."""
     with console.status(f"{title}: chains of each puzzle to compare with"):
         banks = [bank_of(large, task, puzzles, 1.0), rollouts_of(small, task, puzzles)]
@@ -125,15 +129,15 @@ def compare(title: str, task: Task, puzzles: Sequence[str], small: Local, large:
     heads += ["best-of-n at as many tokens", "of chains without taking back"]
     about = "tokens are new ones, of each puzzle; calls and seconds are of all puzzles together"
     table = Table(*heads, title=f"{title}: {len(puzzles)} puzzles; {about}")
-    for name, is_search, make in rows:
+    for name, (is_search, make) in rows.items():
         with console.status(f"{title}: {name}"):
             model = small if is_search else large
             table.add_row(name, *row(model, task, puzzles, make(model).solve_all, banks if is_search else []))
     console.print(table)
 
 
-def methods(task: Task, depth: int) -> list[tuple]:
-    """(name, whether it is a search, what makes its solver)."""
+def methods(task: Task, depth: int) -> dict[str, Way]:
+    """Ways of solving, by name."""
 
     def chain(**how):
         return lambda model: ChainOfThought(model, task=task, **how)
@@ -141,35 +145,32 @@ def methods(task: Task, depth: int) -> list[tuple]:
     def tree(**how):
         return lambda model: TreeOfThoughts(model, task=task, max_depth=depth, **how)
 
-    return [
-        ("chain of thought, greedy", False, chain()),
-        ("self-consistency, 10 chains, T=0.7", False, chain(samples=10)),
-        ("best-of-5 with the checker, T=1", False, chain(samples=5, choose="best", temperature=1.0, wave=1)),
-        ("best-of-20 with the checker, T=1", False, chain(samples=20, choose="best", temperature=1.0, wave=1)),
-        ("tree, 3 thoughts a state, b=5, T=0.7", True, tree(even=False)),
-        ("tree, 15 thoughts a level, b=5, T=1", True, tree(temperature=1.0)),
-        ("tree, the same, T=1.4, at most 12 rounds", True, tree(temperature=1.4, rounds=12)),
-        (
-            "tree, 4 thoughts a level, b=1, at most 24 rounds",
-            True,
-            tree(temperature=1.0, max_branches=4, beam_width=1, rounds=24),
-        ),
-        ("integrated, auto", False, lambda model: IntegratedReasoning(model, task=task)),
-    ]
+    return {
+        "chain of thought, greedy": (False, chain()),
+        "self-consistency, 10 chains, T=0.7": (False, chain(samples=10)),
+        "best-of-5 with the checker, T=1": (False, chain(samples=5, choose="best", temperature=1.0, wave=1)),
+        "best-of-20 with the checker, T=1": (False, chain(samples=20, choose="best", temperature=1.0, wave=1)),
+        "tree, 3 thoughts a state, b=5, T=0.7": (True, tree(even=False)),
+        "tree, 15 thoughts a level, b=5, T=1": (True, tree(temperature=1.0)),
+        "the same, T=1.4, at most 12 rounds": (True, tree(temperature=1.4, rounds=12)),
+        "tree, 4 a level, b=1, T=1, 24 rounds": (True, tree(temperature=1.0, max_branches=4, beam_width=1, rounds=24)),
+        "integrated, auto": (False, lambda model: IntegratedReasoning(model, task=task)),
+    }
+
+
+def pools(model: VishwamAI) -> tuple[Local, Local]:
+    """For trees and for chains."""
+    return Local(model, context=128, rows=4096), Local(model, context=320, rows=1024)
 
 
 def game_of_24(limit: int | None) -> None:
     """The two tables of the Game of 24."""
-    model = VishwamAI.from_pretrained("vishwamai/base")
-    small, large, task = Local(model, context=128, rows=4096), Local(model, context=320, rows=1024), task_of("game24")
-    rows = [
-        ("answer at once, greedy", False, lambda m: ChainOfThought(m, task="game24", direct=True)),
-        *methods("game24", 3),
-    ]
-    for title, states in zip(
-        ("Game of 24, ranks 901-1000", "Game of 24, 200 more"), game24.held_out_puzzles(), strict=True
-    ):
-        compare(title, task, [" ".join(map(str, state)) for state in states][:limit], small, large, rows)
+    task, models = task_of("game24"), pools(VishwamAI.from_pretrained("vishwamai/base"))
+    at_once = {"answer at once, greedy": (False, lambda model: ChainOfThought(model, task=task, direct=True))}
+    titles = "Game of 24, ranks 901-1000", "Game of 24, 200 more"
+    for title, states in zip(titles, game24.held_out_puzzles(), strict=True):
+        puzzles = [" ".join(map(str, state)) for state in states][:limit]
+        compare(title, task, puzzles, *models, at_once | methods(task, 3))
     console.print(overlap())
     table = Table("published, ranks 901-1000", "% right", "source")
     for line in PUBLISHED:
@@ -178,15 +179,11 @@ def game_of_24(limit: int | None) -> None:
 
 
 def countdown_of_five(limit: int | None) -> None:
-    """Countdown with five numbers."""
-    model = VishwamAI.from_pretrained("vishwamai/countdown")
-    small, large, task = (
-        Local(model, context=128, rows=4096),
-        Local(model, context=320, rows=1024),
-        task_of("countdown"),
-    )
+    """Countdown with five numbers. Chains take long here, so several are drawn once, for the last columns."""
+    task, models = task_of("countdown"), pools(VishwamAI.from_pretrained("vishwamai/countdown"))
     puzzles = [f"{target} from {' '.join(map(str, state))}" for state, target in countdown.held_out_puzzles()]
-    compare("Countdown, five numbers", task, puzzles[: limit or 100], small, large, methods(task, 4))
+    rows = {name: way for name, way in methods(task, 4).items() if "best-of" not in name and "self-" not in name}
+    compare("Countdown, five numbers", task, puzzles[: limit or 100], *models, rows)
 
 
 class FewShot(Game24):

@@ -60,12 +60,12 @@ def reason(args: argparse.Namespace) -> int:
     with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
         solver = _solver(args)
         found = solver.solve(problem, budget=budget)
-    if args.trace:
-        found.trace.save(args.trace)
     if args.json:
         print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}, ensure_ascii=False))
     else:
         _show(found)
+    if args.trace:
+        found.trace.save(args.trace)
     if args.view:
         write(found.trace, args.view)
         page = Path(args.view).resolve()

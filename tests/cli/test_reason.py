@@ -1,0 +1,81 @@
+"""`vishwamai reason`: answers, exit codes, traces and pages, and what is refused."""
+
+import json
+import webbrowser
+
+import pytest
+
+from vishwamai.cli import main
+from vishwamai.data import game24
+from vishwamai.reasoning import trace
+
+from .conftest import refused
+
+PUZZLE = "4 9 10 13"
+SMALL = ["--task", "game24", "--context", "128"]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The addresses that a browser was asked to open."""
+    found = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: found.append(address) or True)
+    return found
+
+
+def test_a_tree_is_searched_shown_traced_and_viewed(capsys, tmp_path, opened):
+    files = {"trace": tmp_path / "thoughts.jsonl", "view": tmp_path / "tree.html"}
+    argv = ["reason", PUZZLE, *SMALL, "--method", "tot", "--rounds", "4"]
+    assert main([*argv, "--trace", str(files["trace"]), "--view", str(files["view"])]) == 0
+    out = capsys.readouterr()
+    answer = trace.load(files["trace"]).result["answer"]
+    assert f"answer: {answer}" in out.out and "checked and right" in out.out
+    assert game24.grade((4, 9, 10, 13), f"Answer: {answer} = 24", at_once=True)
+    assert opened == [files["view"].as_uri()] and "<script" in files["view"].read_text(encoding="utf-8")
+    assert str(files["view"]) in out.err
+
+
+def test_json_has_the_figures_and_the_steps(capsys):
+    assert main(["reason", PUZZLE, *SMALL, "--method", "cot", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verified"] is True and found["method"] == "cot" and found["tokens"] > 20
+    assert [step["valid"] for step in found["steps"]] == [True] * 3
+
+
+def test_the_same_seed_thinks_the_same(capsys):
+    argv = ["reason", PUZZLE, *SMALL, "--method", "tot", "--seed", "3"]
+    shown = []
+    for _ in range(2):
+        main(argv)
+        shown.append([line for line in capsys.readouterr().out.splitlines() if "calls" not in line])
+    assert shown[0] == shown[1] and len(shown[0]) > 5
+
+
+def test_no_answer_inside_the_budget_is_exit_code_1(capsys):
+    assert main(["reason", PUZZLE, *SMALL, "--method", "tot", "--max-tokens", "0"]) == 1
+    assert "no answer" in capsys.readouterr().out
+    assert main(["reason", PUZZLE, *SMALL, "--max-nodes", "0", "--max-calls", "1", "--method", "direct"]) in (0, 1)
+    assert "direct" in capsys.readouterr().out
+
+
+def test_an_answer_is_shown_before_a_trace_that_cannot_be_written(capsys):
+    argv = ["reason", PUZZLE, *SMALL, "--method", "cot", "--trace", "/nowhere/at/all.jsonl"]
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert "checked and right" in out and "/nowhere/at/all.jsonl" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv, sentence",
+    [
+        ([PUZZLE, "--task", "chess"], "there is no task 'chess'"),
+        (["4 9 10", "--task", "game24"], "the Game of 24 has four"),
+        (["", "--task", "game24"], "write four numbers"),
+        ([PUZZLE, "--task", "game24", "--method", "tot", "--branches", "0"], "max_branches is 0"),
+        ([PUZZLE, "--task", "game24", "--max-tokens", "-1"], "0 or more"),
+        ([PUZZLE, "--task", "game24", "--url", "http://127.0.0.1:1/v1"], "--url needs --model"),
+        ([PUZZLE, "--task", "game24", "--context", "100000"], "context is 100000"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(capsys, argv, sentence):
+    assert sentence in refused(capsys, "reason", *argv)
