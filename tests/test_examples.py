@@ -59,7 +59,7 @@ def test_the_demo_asks_and_shows_only_what_was_held_out(demo, monkeypatch):
     monkeypatch.setattr(demo, "answer", lambda model, problem: shown.setdefault(model, []).append(problem.prompt))
     monkeypatch.setattr("sys.argv", ["demo.py", "--sample", "5"])
     demo.main()
-    held_out = [{problem.prompt for problem in generated.held_out(name)} for name in generated.CORPORA]
+    held_out = [{problem.prompt for problem in generated.held_out(name)} for name in demo.CORPORA]
     for model in ("built in", "trained here"):
         sampled = [{problem.prompt for problem in problems} for problems in asked[model].values()]
         assert all(len(prompts) == 5 and prompts <= kind for prompts, kind in zip(sampled, held_out, strict=True))

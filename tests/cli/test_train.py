@@ -51,8 +51,8 @@ def test_a_run_that_cannot_be_kept(capsys, tmp_path, name):
 def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
     model = VishwamAI.from_pretrained(folder)
 
-    def run(config, where, *, max_seconds):
-        assert (config.training.steps, where, max_seconds) == (7, tmp_path, 5)
+    def run(config, where, *, start, max_seconds):
+        assert (config.training.steps, where, start, max_seconds) == (7, tmp_path, None, 5)
         return trainer.Result(model.weights, model.tokenizer, 3, 1.0, False)
 
     monkeypatch.setattr(trainer, "train", run)

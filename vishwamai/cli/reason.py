@@ -35,14 +35,18 @@ def add(verbs: Any) -> None:
     add("--context", type=int, help="tokens of a prompt and its steps together [the model's, at most 512]")
     add("--branches", type=int, default=3, help="thoughts for each state [%(default)s]")
     add("--depth", type=int, help="steps of a search [as many as the task has, else 3]")
-    add("--beam", type=int, default=5, help="states that a search goes on from at each level [%(default)s]")
-    add("--rounds", type=int, default=8, help="passes of a search that finds no answer [%(default)s]")
-    add("-n", "--samples", type=int, default=10, help="chains to choose among [%(default)s]")
+    add("--beam", type=int, default=5, help="states that a search goes on from at once [%(default)s]")
+    add("--rounds", type=int, default=8, help="passes of breadth-first search that finds no answer [%(default)s]")
+    add("-n", "--samples", type=int, default=10, help="chains of self-consistency and best-of-n [%(default)s]")
     add("-t", "--temperature", type=float, default=1.0, help="of what is drawn [%(default)s]")
     add("--seed", type=int, default=0, help="the same seed thinks the same [%(default)s]")
     for limit in LIMITS:
         add(f"--max-{limit}", type=float if limit == "seconds" else int, help=f"end after so many {limit}")
-    add("--memory", metavar="FILE", help="keep the values of states here, for this model's next searches")
+    add(
+        "--memory",
+        metavar="FILE",
+        help="keep the values of states here, for the next searches (methods tot, hybrid, auto)",
+    )
     add("--trace", metavar="FILE", help="write every thought here as JSON lines")
     add("--view", nargs="?", const=PAGE, metavar="FILE", help=f"write the tree as a page and open it [{PAGE}]")
     add("--json", action="store_true", help="print the solution as JSON")
@@ -56,10 +60,11 @@ def reason(args: argparse.Namespace) -> int:
     from vishwamai.reasoning.page import write
 
     problem = read_text(args.problem).strip()
-    budget = Budget(**{limit: getattr(args, f"max_{limit}") for limit in LIMITS})
+    limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
+    Budget(**limits)  # refuses what is out of range before a model is loaded
     with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
-        solver = _solver(args)
-        found = solver.solve(problem, budget=budget)
+        solver = _solver(args, problem)
+        found = solver.solve(problem, budget=Budget(**limits))
     if args.json:
         print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}, ensure_ascii=False))
     else:
@@ -74,12 +79,15 @@ def reason(args: argparse.Namespace) -> int:
     return 0 if found.answer is not None and found.verified is not False else 1
 
 
-def _solver(args: argparse.Namespace) -> Any:
-    """What `--method` names."""
+def _solver(args: argparse.Namespace, problem: str) -> Any:
+    """What `--method` names. Raises `InputError` for a problem that the task cannot read, before a model is loaded."""
     from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
     from vishwamai.reasoning.tasks import task_of
 
     task = task_of(args.task)
+    task.read(problem)
+    if args.depth is not None and args.depth < 1:
+        raise InputError(f"--depth is {args.depth}; it must be 1 or more")
     model = _model(args, task.model)
     memory = None if args.memory is None else ThoughtMemory(args.memory)
     shared = {"task": task, "seed": args.seed}
@@ -87,7 +95,7 @@ def _solver(args: argparse.Namespace) -> Any:
     drawn = {"temperature": args.temperature, **shared}
     match args.method:
         case "tot":
-            depth = args.depth or task.depth or 3
+            depth = args.depth or task.depth_of(problem) or 3
             return TreeOfThoughts(model, max_depth=depth, memory=memory, **widths, **drawn)
         case "direct" | "cot":
             return ChainOfThought(model, direct=args.method == "direct", **shared)

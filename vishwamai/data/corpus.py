@@ -93,7 +93,8 @@ def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
         return VishwamAITokenizer.from_pretrained(data.tokenizer)
     if not (folder / "tokenizer.json").exists():
         row = rows(data)
-        texts = itertools.chain(_numbers(), (row(i).text for i in range(data.tokenizer_rows)))
+        spans = (text for i in range(data.tokenizer_rows) for text, _ in row(i).text_spans)  # as they are encoded
+        texts = itertools.chain(_numbers(), spans)
         made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
         made.save_pretrained(folder)
     return VishwamAITokenizer.from_pretrained(str(folder))

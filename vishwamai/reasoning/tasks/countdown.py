@@ -118,5 +118,5 @@ def _checked(text: str, problem: str) -> countdown.State:
 
 def _kept(step: str) -> str:
     """A step as it stands in a prompt: one that the search goes on from is never taken back."""
-    text = step.rstrip()
+    text = " " + step.strip()
     return (text.removesuffix(NO) + YES if text.endswith(NO) else text) + "\n"
