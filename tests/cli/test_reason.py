@@ -1,6 +1,7 @@
 """`vishwamai reason`: answers, exit codes, traces and pages, and what is refused."""
 
 import json
+import sqlite3
 import webbrowser
 
 import pytest
@@ -51,6 +52,31 @@ def test_the_same_seed_thinks_the_same(capsys):
     assert shown[0] == shown[1] and len(shown[0]) > 5
 
 
+def test_a_search_is_as_deep_as_its_problem(capsys):
+    argv = ["reason", "24 from 2 2 3 8 20", "--task", "countdown", "--context", "128", "--method", "tot", "-t", "1.4"]
+    assert main(argv) == 0
+    assert "checked and right" in capsys.readouterr().out
+
+
+def test_a_memory_is_used_again(capsys, tmp_path):
+    argv = ["reason", PUZZLE, *SMALL, "--method", "tot", "--memory", str(tmp_path / "thoughts.db"), "--json"]
+    assert main(argv) == 0 and main(argv) == 0
+    first, again = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["answer"] == again["answer"] and (tmp_path / "thoughts.db").stat().st_size > 0
+    with sqlite3.connect(tmp_path / "thoughts.db") as file:
+        tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert any(
+            file.execute(f"SELECT count(*) FROM {name}").fetchone()[0] > 3 for name in tables
+        )  # values of states
+    file.close()
+
+
+@pytest.mark.parametrize("method, name", [("self-consistency", "self-consistency"), ("best-of-n", "best-of-n")])
+def test_several_chains(capsys, method, name):
+    main(["reason", PUZZLE, *SMALL, "--method", method, "-n", "3", "--max-tokens", "400", "--json"])
+    assert json.loads(capsys.readouterr().out)["method"] == name
+
+
 def test_no_answer_inside_the_budget_is_exit_code_1(capsys):
     assert main(["reason", PUZZLE, *SMALL, "--method", "tot", "--max-tokens", "0"]) == 1
     assert "no answer" in capsys.readouterr().out
@@ -71,6 +97,7 @@ def test_an_answer_is_shown_before_a_trace_that_cannot_be_written(capsys):
         ([PUZZLE, "--task", "chess"], "there is no task 'chess'"),
         (["4 9 10", "--task", "game24"], "the Game of 24 has four"),
         (["", "--task", "game24"], "write four numbers"),
+        ([PUZZLE, "--task", "game24", "--method", "tot", "--depth", "0"], "--depth is 0"),
         ([PUZZLE, "--task", "game24", "--method", "tot", "--branches", "0"], "max_branches is 0"),
         ([PUZZLE, "--task", "game24", "--max-tokens", "-1"], "0 or more"),
         ([PUZZLE, "--task", "game24", "--url", "http://127.0.0.1:1/v1"], "--url needs --model"),

@@ -110,7 +110,10 @@ LISTED = {
 
 def test_a_game_of_24_by_hand():
     model = Scripted(
-        {"".join(["Make 24 from 4 9 10 13.\n", *(f"{s}\n" for s in p), "Next:\n"]): [t] for p, t in LISTED.items()}
+        {
+            "".join(["Make 24 from 4 9 10 13.\n", *(f" {s.strip()}\n" for s in p), "Next:\n"]): [t]
+            for p, t in LISTED.items()
+        }
     )
     worth = {(6, 9, 13): 0.9, (4, 4, 10): 0.9, (10, 13, 13): 0.1, (4, 6): 1.0, (7, 9): 0.0, (8, 10): 0.2}
     solver = TreeOfThoughts(

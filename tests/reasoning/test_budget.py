@@ -141,7 +141,9 @@ def test_no_search_spends_more_than_there_is(many, land):
                 assert used <= each.get(name, math.inf), case
             assert one.seconds <= min(each.get("seconds", math.inf), limits.get("seconds", math.inf)), case
             assert one.stopped is None or one.stopped in {**limits, **each}, case
-            assert one.nodes == len(one.trace.thoughts) - 1, case
+            told = [t for t in one.trace.thoughts[1:] if "choice" not in t.why]  # choices alone are no nodes
+            assert one.nodes == len(told), case
+            assert one.tokens >= sum(t.tokens for t in one.trace.thoughts), case
             stops[one.stopped] += 1
         for name, used in whole.spent.items():
             assert used <= limits.get(name, math.inf), case

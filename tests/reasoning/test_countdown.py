@@ -121,7 +121,7 @@ def test_a_prompt_without_steps_has_the_tokens_of_its_rows(tokenizer):
 
 def test_a_step_that_is_gone_on_from_is_not_taken_back():
     prompt = whole(GAME.prompt("13 4 9 10", [" 10 - 4 = 6, left 6 9 13 no", "13 - 9 = 4, left 4 6 yes "]))
-    assert prompt == "Make 24 from 13 4 9 10.\n 10 - 4 = 6, left 6 9 13 yes\n13 - 9 = 4, left 4 6 yes\n"
+    assert prompt == "Make 24 from 13 4 9 10.\n 10 - 4 = 6, left 6 9 13 yes\n 13 - 9 = 4, left 4 6 yes\n"
     assert GAME.takes_back(" 10 - 4 = 6, left 6 9 13 no ") and not GAME.takes_back(" 10 - 4 = 6, left 6 9 13 yes")
 
 

@@ -160,10 +160,14 @@ def test_of_equal_choices_one_is_written_out():
     mine = TreeOfThoughts(model, 4, 1, 1, task="countdown", rounds=2, temperature=0.9)
     made = mine.solve("9 from 1 2")
     assert [(t.text, t.tokens, t.logprob, t.status) for t in made.trace.thoughts[1:]] == [
+        ("  ", 4, -1.0, "repeat"),
         (" 1 + 2 = 3 yes", 14, -1.5, "refuted"),
         (" 2 + 1 = 3 yes", 10, -1.5, "repeat"),
+        (" 1 + 2", 4, -1.0, "repeat"),
+        (" 2 + 1", 4, -1.0, "repeat"),
         (" 2 + 2 = 4 yes", 10, -1.5, "wrong"),
     ]
+    assert made.tokens == sum(t.tokens for t in made.trace.thoughts)
     first, written, again, last = model.calls
     assert first[:5] == ([4], (" =",), 8, 0.9, 0) and written[:5] == ([1, 1], ("\n",), 24, 0.0, 5)
     assert (again[0], last[0]) == ([4], [1]) and again[5] != first[5]  # drawn anew, with other seeds

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from vishwamai.errors import InputError
+from vishwamai.errors import DataError, InputError
 from vishwamai.reasoning import drive, values
 from vishwamai.reasoning.budget import Budget, Spent
 from vishwamai.reasoning.memory import ThoughtMemory
@@ -193,11 +193,36 @@ def test_values_are_remembered_for_the_same_weights(land):
 
 def test_what_is_missing_alone_is_asked_for(land):
     memory, model = ThoughtMemory(), Scripted(lambda prompt, n: ["likely"] * n)
-    memory.note_value("one", "land", ("x", "b"), 0.875)
-    way = values.remembered(values.text("So?", samples=1), memory, "one")
+    asked = values.text("So?", samples=1)
+    memory.note_value("one", f"land: {asked.kind}", ("x", "b"), 0.875)
+    way = values.remembered(asked, memory, "one")
     assert valued(way, model, land(), "abc")[0] == [0.5, 0.875, 0.5]
     assert model.asked == [["x\na\nSo?", "x\nc\nSo?"]]
     assert valued(way, model, land(), "cba")[0] == [0.5, 0.875, 0.5] and len(model.asked) == 1
+
+
+def test_values_of_another_kind_or_question_are_others(land):
+    memory, model = ThoughtMemory(), Scripted(lambda prompt, n: ["likely" if "So?" in prompt else "sure"] * n)
+    ways = [
+        values.text("So?", samples=1),
+        values.text("Is it?", samples=1),
+        values.program(lambda problem, state: 0.25),
+    ]
+    for _ in range(2):
+        found = [valued(values.remembered(way, memory, "one"), model, land(), "a")[0] for way in ways]
+        assert found == [[0.5], [1.0], [0.25]]
+    assert len(model.asked) == 2
+
+
+def test_a_memory_that_fails_is_told_and_the_search_goes_on(land, monkeypatch):
+    memory = ThoughtMemory()
+
+    def full(*args):
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(memory, "note_value", full)
+    made, _ = searched(memory, land)
+    assert "the disk is full" in made.notes and made.answer is not None
 
 
 def test_what_is_no_value_is_not_remembered(land):
@@ -211,4 +236,5 @@ def test_what_is_no_value_is_not_remembered(land):
     task = land({"start": list("abcd")})
     made = TreeOfThoughts(task.model, 4, 1, task=task, values=unsure, memory=memory, proposals=sampled(0.7)).solve("x")
     assert [t.value for t in made.trace.thoughts[1:5]] == [None, 1.0, None, 0.25]
-    assert [memory.value("scripted", "land", ("x", place)) for place in "abcd"] == [None, None, None, 0.25]
+    name = f"land: {unsure.__qualname__}"
+    assert [memory.value("scripted", name, ("x", place)) for place in "abcd"] == [None, None, None, 0.25]

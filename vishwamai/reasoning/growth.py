@@ -116,6 +116,12 @@ class Tree:
         self.budget.spend(nodes=1)
         return self._placed(parent, thought, made)
 
+    def left(self, parent: Node, made: Completion, status: str, why: str) -> None:
+        """Notes what was made at a state and is no thought of its own, for the trace to have all tokens."""
+        seconds = round(self.budget.seconds, 6)
+        told = {"tokens": made.tokens, "logprob": made.logprob, "status": status, "why": why, "seconds": seconds}
+        self.trace.add(Thought(self._place(parent), made.text, **told))
+
     def given(self, parent: Node, text: str) -> Node | None:
         """The node after a step that is given, or None where the step is wrong; of a known state, its node."""
         state, _ = guarded(self.task.step, parent.state, text)

@@ -21,6 +21,7 @@ from vishwamai.reasoning.model import Model, seed_of
 from vishwamai.reasoning.solution import Solution, failed
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
+from vishwamai.reasoning.trace import Thought, Trace
 from vishwamai.reasoning.tree import TreeOfThoughts
 
 APPROACHES = ("auto", "hybrid", "cot", "tot")
@@ -156,7 +157,7 @@ class IntegratedReasoning:
         self, problem: str, approach: str, max_depth: int | None, found: Sequence[Solution]
     ) -> Iterator[ChainOfThought | TreeOfThoughts]:
         """The solvers to try, cheapest first; each is chosen by what was found up to then."""
-        if approach == "auto":
+        if approach == "auto" and self.task.at_once:
             yield self._at_once
         if approach != "tot":
             yield self._once
@@ -210,8 +211,9 @@ def _is_unjudged(found: Solution) -> bool:
 def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], stopped: str | None) -> Solution:
     """The solution to submit, with what all stages took and found."""
     best, confidence = _submitted(found)
-    return dataclasses.replace(
+    whole = dataclasses.replace(
         best,
+        trace=_joined(found, best),
         confidence=confidence,
         candidates=different([best.answer, *(answer for one in found for answer in one.candidates)]),
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
@@ -220,6 +222,25 @@ def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], sto
         seconds=round(budget.seconds, 6),
         **{name: budget.spent[name] for name in ("tokens", "calls", "nodes")},
     )
+    if whole.trace is not None:
+        whole.trace.result |= whole.summary()
+    return whole
+
+
+def _joined(found: Sequence[Solution], best: Solution) -> Trace:
+    """The traces of all stages as one: a stage is a thought of the root, and what it thought stands under it."""
+    joined = Trace(best.problem, best.method)
+    joined.add(Thought((), ""))
+    for number, one in enumerate(found):
+        status = {True: "answer", False: "refuted", None: "kept"}[one.verified]
+        joined.add(Thought((number,), one.method, status="expanded" if one is best else status))
+        for thought in () if one.trace is None else one.trace.thoughts:
+            if thought.path:
+                joined.add(dataclasses.replace(thought, path=(number, *thought.path)))
+        if one is best and one.trace is not None:
+            path = one.trace.result.get("path")
+            joined.result = {"path": None if path is None else [number, *path]}
+    return joined
 
 
 def _submitted(found: Sequence[Solution]) -> tuple[Solution, float | None]:

@@ -35,7 +35,7 @@ def distinct(temperature: float, logprobs: int | None = 5) -> Proposals:
         said = {"max_tokens": task.choice_tokens, "stop": task.choice_stop}
         how = SamplingParams(temperature=temperature, logprobs=None if logprobs is None else 0, **said)
         drawn = yield from _drawn(tree, nodes, n, how)
-        chosen = [_first_ones(node, row) for node, row in zip(nodes, drawn, strict=True)]
+        chosen = [_first_ones(tree, node, row) for node, row in zip(nodes, drawn, strict=True)]
         pairs = [(node, choice) for node, row in zip(nodes, chosen, strict=True) for choice in row]
         out: list[list[Completion]] = [[] for _ in nodes]
         if not pairs:
@@ -80,13 +80,15 @@ def _step(task: Task, temperature: float, logprobs: int | None) -> SamplingParam
     return SamplingParams(temperature=temperature, logprobs=logprobs, **how)
 
 
-def _first_ones(node: Node, drawn: Sequence[Completion]) -> list[Completion]:
+def _first_ones(tree: Tree, node: Node, drawn: Sequence[Completion]) -> list[Completion]:
     """One completion for each choice that was not written out yet, with the tokens of all that are equal to it."""
     found: dict[str, Completion] = {}
     for made in drawn:
-        if made.text not in node.choices and made.text.strip():
-            before = found.get(made.text, dataclasses.replace(made, tokens=0))
-            found[made.text] = dataclasses.replace(before, tokens=before.tokens + made.tokens)
+        if made.text in node.choices or not made.text.strip():
+            tree.left(node, made, "repeat", "this choice was written out before" if made.text.strip() else "no choice")
+            continue
+        before = found.get(made.text, dataclasses.replace(made, tokens=0))
+        found[made.text] = dataclasses.replace(before, tokens=before.tokens + made.tokens)
     return list(found.values())
 
 

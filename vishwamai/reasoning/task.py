@@ -27,7 +27,7 @@ class Task(abc.ABC):
     without the space around it, it is also how a chain itself marks its answer. `prefers` says which of "tree" and
     "samples" was measured to find more right answers for as many tokens; `scoped` whether what a state is worth
     depends on the problem too. `marks` are the two texts, a token each, with which a step ends where the state after it
-    is promising and where it is not.
+    is promising and where it is not. `at_once` says whether an answer without steps is worth asking for.
     """
 
     name: str = "task"
@@ -43,6 +43,7 @@ class Task(abc.ABC):
     prefers: str = "tree"
     scoped: bool = True
     marks: tuple[str, str] | None = None
+    at_once: bool = True
     model: str = "vishwamai/base"  # that the command takes where none is named
 
     @abc.abstractmethod

@@ -80,6 +80,8 @@ class TreeOfThoughts:
     def search(self, problem: str, budget: Budget) -> Search[Solution]:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
         tree = self.tree(problem, budget.within())  # what is spent in it is the problem's own
+        if (needed := self.task.depth_of(problem) or 0) > self.settings.max_depth:
+            tree.notes.append(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
         stopped = None
         try:
             if tree.root.answer is None:

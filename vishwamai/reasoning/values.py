@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vishwamai.errors import InputError
+from vishwamai.errors import DataError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.drive import Search, ask, rate
 from vishwamai.reasoning.growth import Node, Tree, Values
@@ -47,7 +47,7 @@ def inline() -> Values:
             found |= {node: share(*pair) for node, pair in zip(given, scores, strict=True)}
         return [0.5 if found.get(node) is None else found[node] for node in nodes]
 
-    return values
+    return _of_kind("inline", values)
 
 
 def token(question: str, yes: str = " yes", no: str = " no") -> Values:
@@ -61,7 +61,7 @@ def token(question: str, yes: str = " yes", no: str = " no") -> Values:
         scores = yield from rate(tree.budget, prompts, [(yes, no)] * len(nodes))
         return [share(of, against) for of, against in scores]
 
-    return values
+    return _of_kind(f"token {question!r} {yes!r} {no!r}", values)
 
 
 def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, temperature: float = 0.7) -> Values:
@@ -87,7 +87,7 @@ def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, te
         said = yield from ask(tree.budget, prompts, [samples] * len(nodes), how, seeds)
         return [_mean([worth for c in row if (worth := said_of(c)) is not None]) for row in said]
 
-    return values
+    return _of_kind(f"text {question!r} {sorted(words.items())} {samples} {temperature}", values)
 
 
 def head(model: Features, weights: np.ndarray, bias: float = 0.0) -> Values:
@@ -103,7 +103,7 @@ def head(model: Features, weights: np.ndarray, bias: float = 0.0) -> Values:
         return [float(value) for value in _logistic(x.astype(np.float64) @ weights + bias)]
         yield
 
-    return values
+    return _of_kind(f"head {seed_of(0, np.asarray(weights).tobytes().hex(), repr(bias)):016x}", values)
 
 
 def program(value: Callable[[str, Any], float]) -> Values:
@@ -119,25 +119,46 @@ def program(value: Callable[[str, Any], float]) -> Values:
         return found
         yield
 
-    return values
+    return _of_kind(f"program {getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}", values)
 
 
 def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
-    """Values that the same model gave to the same states of the same task before, and where there is none, new ones."""
+    """Values that the same model gave to the same states of the same task before, and where there is none, new ones.
+
+    Values of another kind, or of another question, are others. A memory that fails is told in the notes, and the search
+    goes on without it.
+    """
+    kind = getattr(values, "kind", getattr(values, "__qualname__", "values"))
 
     def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
-        name = tree.task.name
+        name = f"{tree.task.name}: {kind}"
         keys = [(tree.problem if tree.task.scoped else "", tree.task.key(node.state)) for node in nodes]
-        known = [memory.value(identity, name, key) for key in keys]
+        known = [_kept(tree, memory.value, identity, name, key) for key in keys]
         missing = [node for node, value in zip(nodes, known, strict=True) if value is None]
         new = iter((yield from values(tree, missing)) if missing else [])
         found = [next(new) if value is None else value for value in known]
         for key, old, value in zip(keys, known, found, strict=True):
             if old is None and value is not None and math.isfinite(value):
-                memory.note_value(identity, name, key, value)
+                _kept(tree, memory.note_value, identity, name, key, value)
         return found
 
     return seen
+
+
+def _kept(tree: Tree, use: Callable[..., Any], *args: Any) -> Any:
+    """What a memory says, or None with a note where its file cannot be used."""
+    try:
+        return use(*args)
+    except DataError as error:
+        if str(error) not in tree.notes:
+            tree.notes.append(str(error))
+        return None
+
+
+def _of_kind(kind: str, values: Values) -> Values:
+    """The same values, with what tells them from others in a memory."""
+    values.kind = kind  # pyright: ignore[reportFunctionMemberAccess]
+    return values
 
 
 def fit_head(

@@ -26,6 +26,7 @@ class Countdown(Task):
 
     name = "countdown"
     model = "vishwamai/countdown"
+    at_once = False  # the built-in model was taught steps alone
     step_tokens = 24
     choice_stop = (" =",)
     marks = (YES, NO)
@@ -92,6 +93,7 @@ class Game24(Countdown):
 
     name = "game24"
     model = "vishwamai/base"
+    at_once = True
     depth = 3
     scoped = False  # the target is always the same
     prefers = "samples"  # benchmarks/reason.py: with as many tokens best-of-n is as good as a tree or better
