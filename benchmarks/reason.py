@@ -10,6 +10,7 @@ searches do, with the first right answer. Intervals are 95% (Wilson 1927).
 
 import argparse
 import dataclasses
+import functools
 import math
 import random
 import time
@@ -23,7 +24,7 @@ from rich.table import Table
 from vishwamai import VishwamAI
 from vishwamai.data import countdown, game24
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning import Budget, ChainOfThought, IntegratedReasoning, Local, Solution, TreeOfThoughts
+from vishwamai.reasoning import Budget, ChainOfThought, IntegratedReasoning, Local, TreeOfThoughts
 from vishwamai.reasoning.drive import Search, ask, run
 from vishwamai.reasoning.model import Prompt, seed_of
 from vishwamai.reasoning.task import Task
@@ -41,8 +42,9 @@ PUBLISHED = (
 )
 console = Console(highlight=False, width=180)
 
-Solve = Callable[[Sequence[str]], list[Solution]]
-Way = tuple[bool, Callable[[Local], Any]]  # whether it is a search, and what makes its solver
+NewLocal = Callable[[], Local]
+Maker = Callable[[Local], Any]  # makes a solver
+Way = tuple[bool, Maker]  # whether it is a search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,32 +109,35 @@ def rollouts_of(model: Local, task: Task, puzzles: Sequence[str]) -> Bank:
     return Bank([[right for right, _ in row] for row in rows], [[tokens for _, tokens in row] for row in rows])
 
 
-def row(model: Local, task: Task, puzzles: Sequence[str], solve: Solve, banks: Sequence[Bank]) -> list[str]:
+def row(new: NewLocal, task: Task, puzzles: Sequence[str], make: Maker, banks: Sequence[Bank]) -> list[str]:
     """One line of a table: accuracy, its interval, pass@n, tokens, device calls, seconds, best-of-n at equal tokens."""
-    solve(puzzles[:1])  # what has to be compiled is
-    before, begun = dataclasses.replace(model.usage), time.perf_counter()
-    found = solve(puzzles)
-    seconds, used = time.perf_counter() - begun, model.usage.since(before)
-    n, right = len(found), sum(s.verified is True for s in found)
+    make(new()).solve_all(puzzles[:1])  # what has to be compiled is, and the row itself begins with nothing read
+    model = new()
+    begun = time.perf_counter()
+    found = make(model).solve_all(puzzles)
+    seconds, n = time.perf_counter() - begun, len(found)
+    right = sum(s.verified is True for s in found)
     any_right = sum(any(task.check(s.problem, a) for a in s.candidates) for s in found)
     tokens = sum(s.tokens for s in found) / n
     low, high = wilson(right, n)
     cells = [f"{right / n:.1%}", f"{low:.0%} to {high:.0%}", f"{any_right / n:.1%}", f"{tokens:.0f}"]
-    return [*cells, str(used.device_calls), f"{seconds:.1f}", *(bank.at(tokens) for bank in banks)]
+    return [*cells, str(model.usage.device_calls), f"{seconds:.1f}", *(bank.at(tokens) for bank in banks)]
 
 
-def compare(title: str, task: Task, puzzles: Sequence[str], small: Local, large: Local, rows: dict[str, Way]) -> None:
-    """Prints a table of methods. Trees run on `small`, whose context holds a few steps, chains on `large`."""
+def compare(title: str, task: Task, puzzles: Sequence[str], model: VishwamAI, rows: dict[str, Way]) -> None:
+    """Prints a table of methods. Trees have a context for a few steps, and chains one for many."""
+    small = functools.partial(Local, model, context=128, rows=4096)
+    large = functools.partial(Local, model, context=320, rows=1024)
     with console.status(f"{title}: chains of each puzzle to compare with"):
-        banks = [bank_of(large, task, puzzles, 1.0), rollouts_of(small, task, puzzles)]
+        banks = [bank_of(large(), task, puzzles, 1.0), rollouts_of(small(), task, puzzles)]
     heads = ["method", "submitted", "95%", "pass@n", "tokens", "device calls", "seconds"]
     heads += ["best-of-n at as many tokens", "of chains without taking back"]
     about = "tokens are new ones, of each puzzle; calls and seconds are of all puzzles together"
     table = Table(*heads, title=f"{title}: {len(puzzles)} puzzles; {about}")
     for name, (is_search, make) in rows.items():
         with console.status(f"{title}: {name}"):
-            model = small if is_search else large
-            table.add_row(name, *row(model, task, puzzles, make(model).solve_all, banks if is_search else []))
+            new = small if is_search else large
+            table.add_row(name, *row(new, task, puzzles, make, banks if is_search else []))
     console.print(table)
 
 
@@ -158,19 +163,14 @@ def methods(task: Task, depth: int) -> dict[str, Way]:
     }
 
 
-def pools(model: VishwamAI) -> tuple[Local, Local]:
-    """For trees and for chains."""
-    return Local(model, context=128, rows=4096), Local(model, context=320, rows=1024)
-
-
 def game_of_24(limit: int | None) -> None:
     """The two tables of the Game of 24."""
-    task, models = task_of("game24"), pools(VishwamAI.from_pretrained("vishwamai/base"))
+    task, model = task_of("game24"), VishwamAI.from_pretrained("vishwamai/base")
     at_once = {"answer at once, greedy": (False, lambda model: ChainOfThought(model, task=task, direct=True))}
     titles = "Game of 24, ranks 901-1000", "Game of 24, 200 more"
     for title, states in zip(titles, game24.held_out_puzzles(), strict=True):
         puzzles = [" ".join(map(str, state)) for state in states][:limit]
-        compare(title, task, puzzles, *models, at_once | methods(task, 3))
+        compare(title, task, puzzles, model, at_once | methods(task, 3))
     console.print(overlap())
     table = Table("published, ranks 901-1000", "% right", "source")
     for line in PUBLISHED:
@@ -180,10 +180,10 @@ def game_of_24(limit: int | None) -> None:
 
 def countdown_of_five(limit: int | None) -> None:
     """Countdown with five numbers. Chains take long here, so several are drawn once, for the last columns."""
-    task, models = task_of("countdown"), pools(VishwamAI.from_pretrained("vishwamai/countdown"))
+    task, model = task_of("countdown"), VishwamAI.from_pretrained("vishwamai/countdown")
     puzzles = [f"{target} from {' '.join(map(str, state))}" for state, target in countdown.held_out_puzzles()]
     rows = {name: way for name, way in methods(task, 4).items() if "best-of" not in name and "self-" not in name}
-    compare("Countdown, five numbers", task, puzzles[: limit or 100], *models, rows)
+    compare("Countdown, five numbers", task, puzzles[: limit or 100], model, rows)
 
 
 class FewShot(Game24):

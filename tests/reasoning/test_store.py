@@ -77,7 +77,8 @@ def test_processes_share_a_file(tmp_path):
     for process in processes:  # all make the file at the same time
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [(process.communicate(timeout=60), process.returncode)[1] for process in processes] == [0] * 3
+    ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0] * 3, ends
     with ThoughtMemory(path) as memory:
         expected = {f"{name} {i}" for name in ("0", "1", "2", "common") for i in range(60)}
         assert sorted(entry.text for entry in memory.entries()) == sorted(expected)

@@ -149,7 +149,10 @@ class Store:
     def _open(self, bounds: dict[str, int]) -> None:
         """Looks at the file before anything is written to it, then makes the tables where it is new."""
         with self.lock, self._reasons():
-            if self._is_known():
+            self._db.execute("BEGIN")  # one look: between two another process may make the tables
+            known = self._is_known()
+            self._db.execute("COMMIT")
+            if known:
                 if (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                     raise DataError(self._damaged(found))
             _write_ahead(self._db)
