@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_for_the_next_test():
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_for_the_next_module():
     yield
     gc.collect()
 

@@ -1,11 +1,13 @@
 """`vishwamai reason`: answers, exit codes, traces and pages, and what is refused."""
 
+import functools
 import json
 import sqlite3
 import webbrowser
 
 import pytest
 
+from vishwamai import VishwamAI
 from vishwamai.cli import main
 from vishwamai.data import game24
 from vishwamai.reasoning import trace
@@ -14,6 +16,14 @@ from .conftest import refused
 
 PUZZLE = "4 9 10 13"
 SMALL = ["--task", "game24", "--context", "128"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once():
+    """A model keeps what was compiled for it, which most of a command's time goes to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VishwamAI, "from_pretrained", functools.cache(VishwamAI.from_pretrained))
+        yield
 
 
 @pytest.fixture
