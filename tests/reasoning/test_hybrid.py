@@ -168,12 +168,17 @@ def test_cot_thinks_once_where_nobody_can_tell_and_again_where_there_is_no_answe
     assert reasoner(model(once=[""], more="666777"), Toy()).solve(PROBLEM, "cot").answer == "6"
 
 
+SPREAD = {"samples": 5, "agreement": 0.6, "most_entropy": 0.8}  # 3 and 2 of five have 0.67 nats; 3, 1 and 1 have 0.95
+
+
 @pytest.mark.parametrize(
-    ("agreement", "several", "stages"), [(1.0, "556", 3), (0.6, "556", 2), (0.7, "556", 3), (1.0, "555", 2)]
+    ("how", "several", "stages"),
+    [({}, "556", 3), ({"agreement": 0.6}, "556", 2), ({"agreement": 0.7}, "556", 3), ({}, "555", 2)]
+    + [(SPREAD, "55566", 2), (SPREAD, "55567", 3)],
 )
-def test_how_much_must_agree(agreement, several, stages):
+def test_how_much_must_agree(how, several, stages):
     words = model(once="5", several=several, search=["a", "b", "c", "d"], deeper=["e"])
-    found = reasoner(words, Toy(depth=1), agreement=agreement).solve(PROBLEM, "hybrid")
+    found = reasoner(words, Toy(depth=1), **how).solve(PROBLEM, "hybrid")
     assert len(found.stages) == stages and found.answer == "5"
 
 
@@ -369,22 +374,16 @@ def test_difficulty_is_agreement_and_entropy():
     assert (nothing.agreement, nothing.entropy, nothing.verified) == (0.0, 0.0, True)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"agreement": 0}, "agreement is 0"),
-        ({"agreement": 1.5}, "agreement is 1.5"),
-        ({"samples": 0}, "samples is 0"),
-        ({"most_chains": 0}, "most_chains is 0"),
-        ({"rounds": 0}, "rounds is 0"),
-        ({"beam_width": -1}, "beam_width is -1"),
-        ({"temperature": -0.5}, "temperature is -0.5"),
-        ({"search": "wide"}, "there is no search 'wide'"),
-    ],
-)
-def test_what_is_out_of_range_is_refused_at_once(options, message):
-    with pytest.raises(InputError, match=message):
-        reasoner(model(), Toy(), **options)
+OUT_OF_RANGE = [("agreement", 0), ("agreement", 1.5), ("most_entropy", -1), ("most_entropy", math.nan), ("samples", 0)]
+OUT_OF_RANGE += [("most_chains", 0), ("rounds", 0), ("beam_width", -1), ("temperature", -0.5)]
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_what_is_out_of_range_is_refused_at_once(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}"):
+        reasoner(model(), Toy(), **{name: value})
+    with pytest.raises(InputError, match="there is no search 'wide'"):
+        reasoner(model(), Toy(), search="wide")
 
 
 def test_unknown_approaches_and_depths_are_refused_before_the_model_is_asked():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vishwamai import VishwamAI, VishwamAITokenizer
-from vishwamai.errors import InputError
+from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
@@ -272,6 +272,13 @@ def test_a_deadline_ends_rows_where_they_are(face, model, want, monkeypatch):
         for c, other in zip(row, wanted, strict=True):
             assert c.tokens == min(10, other.tokens) and other.text.startswith(c.text.rstrip("\ufffd"))
             assert c.finish_reason == (other.finish_reason if other.tokens <= 10 else "length")
+
+
+def test_a_deadline_ends_scoring(face):
+    model, pairs = Local(face, rows=16, width=2), (["so "], [["yes", "no", "maybe"]])
+    with pytest.raises(BackendError, match="0 of 3 continuations were scored before the deadline: allow more time"):
+        model.score(*pairs, deadline=time.monotonic() - 1)
+    assert model.score(*pairs, deadline=time.monotonic() + 1000) == model.score(*pairs)
 
 
 # Scores and residuals

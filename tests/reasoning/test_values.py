@@ -109,11 +109,24 @@ class Residuals(Scripted):
 def test_a_head_reads_residuals(land):
     model = Residuals({"a": [1, 2], "b": [-3, 0], "c": [1e6, 0]})
     weights = np.array([0.5, -0.25])
-    found, tree = valued(values.head(model, weights, 0.125), model, land(), "abc")
+    found, tree = valued(values.head(weights, 0.125), model, land(), "abc")
     assert found == pytest.approx([1 / (1 + math.exp(-0.125)), 1 / (1 + math.exp(1.375)), 1.0], rel=1e-12)
     assert model.asked == [["x\na\n", "x\nb\n", "x\nc\n"]] and tree.budget.spent["calls"] == 1
     with pytest.raises(Spent, match="calls"):
-        valued(values.head(model, weights), model, land(), budget=Budget(calls=0))
+        valued(values.head(weights), model, land(), budget=Budget(calls=0))
+    with pytest.raises(
+        InputError, match="a Scripted shows no residuals, which a learned head reads: take other values"
+    ):
+        valued(values.head(weights), Scripted({}), land())
+
+
+def test_the_states_of_all_problems_are_looked_at_in_one_call(land):
+    model = Residuals({"a": [1, 2], "b": [-3, 0]})
+    way = values.head(np.array([0.5, -0.25]))
+    trees = [TreeOfThoughts(model, task=land(), values=way).tree(problem) for problem in "xy"]
+    searches = [way(tree, [tree.given(tree.root, place)]) for tree, place in zip(trees, "ab", strict=True)]
+    assert drive.run(model, searches) == [[pytest.approx(0.5)], [pytest.approx(1 / (1 + math.exp(1.5)))]]
+    assert model.asked == [["x\na\n", "y\nb\n"]]
 
 
 def test_a_head_is_fitted_to_states_that_can_be_told_apart():

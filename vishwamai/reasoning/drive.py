@@ -1,7 +1,7 @@
 """Runs many searches in step: what they ask for at the same time becomes one call of the model.
 
-A search is a Python generator that yields `Ask` and `Rate` and is sent the replies; `ask` and `rate` do so within a
-budget. So a strategy is written for one problem, and the branches of a level of all problems are one batch.
+A search is a Python generator that yields `Ask`, `Rate` and `Look` and is sent the replies; `ask`, `rate` and `look` do
+so within a budget. So a strategy is written for one problem, and the branches of a level of all problems are one batch.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
@@ -40,7 +42,16 @@ class Rate:
     deadline: float | None = None
 
 
-Search = Generator[Ask | Rate, Any, T]
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """The residuals wanted after each prompt."""
+
+    prompts: tuple[Prompt, ...]
+    deadline: float | None = None
+
+
+Request = Ask | Rate | Look
+Search = Generator[Request, Any, T]
 
 
 def ask(
@@ -96,6 +107,16 @@ def rate(
     return (yield Rate(tuple(prompts), tuple(map(tuple, continuations)), budget.deadline))
 
 
+def look(budget: Budget, prompts: Sequence[Prompt]) -> Search[list[np.ndarray]]:
+    """The residuals `[D]` after each prompt, inside the budget, of which they spend a call. Raises `Spent`.
+
+    Raises `InputError` for a model that does not show them, as endpoints do not.
+    """
+    budget.check()
+    budget.spend(calls=1)
+    return (yield Look(tuple(prompts), budget.deadline))
+
+
 def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exception], T] | None = None) -> list[T]:
     """The results of all searches.
 
@@ -104,7 +125,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
     """
     results: dict[int, T] = {}
     errors: dict[int, Exception] = {}
-    waiting: dict[int, Ask | Rate] = {}
+    waiting: dict[int, Request] = {}
 
     def step(i: int, reply: Any, error: Exception | None = None) -> None:
         waiting.pop(i, None)
@@ -140,17 +161,17 @@ def _replies(model: Model, asked: list[Any]) -> list[tuple[Any, Exception | None
         return [_replies(model, [request])[0] for request in asked]
 
 
-def _groups(waiting: dict[int, Ask | Rate]) -> list[list[int]]:
+def _groups(waiting: dict[int, Request]) -> list[list[int]]:
     """The searches whose requests can be one call: of one kind, drawn in the same way, and to end at the same time."""
     groups: dict[Any, list[int]] = {}
     for i in sorted(waiting):
         request = waiting[i]
         how = request.sampling if isinstance(request, Ask) else None
-        groups.setdefault((how, request.deadline is None), []).append(i)
+        groups.setdefault((type(request), how, request.deadline is None), []).append(i)
     return [part for group in groups.values() for part in _by_deadline(group, waiting)]
 
 
-def _by_deadline(group: list[int], waiting: dict[int, Ask | Rate]) -> list[list[int]]:
+def _by_deadline(group: list[int], waiting: dict[int, Request]) -> list[list[int]]:
     """A group in parts whose deadlines are close, so that none is late and none is cut off for another."""
     parts: list[list[int]] = []
     begins = math.inf
@@ -166,12 +187,25 @@ def _call(model: Model, asked: list[Any]) -> list[list[Any]]:
     """The replies to requests of one kind, each its own part of one call."""
     deadline = min((request.deadline for request in asked if request.deadline is not None), default=None)
     prompts = [prompt for request in asked for prompt in request.prompts]
-    if isinstance(asked[0], Rate):
+    replies: Any
+    if isinstance(asked[0], Look):
+        replies = _residuals(model, prompts)
+    elif isinstance(asked[0], Rate):
         continuations = [c for request in asked for c in request.continuations]
-        replies: list[Any] = model.score(prompts, continuations, deadline=deadline)
+        replies = model.score(prompts, continuations, deadline=deadline)
     else:
         n = [many for request in asked for many in request.n]
         seeds = [seed for request in asked for seed in request.seeds]
         replies = model.generate(prompts, n, asked[0].sampling, seeds, deadline=deadline)
     ends_at = list(itertools.accumulate(len(request.prompts) for request in asked))
     return [replies[end - len(request.prompts) : end] for request, end in zip(asked, ends_at, strict=True)]
+
+
+def _residuals(model: Model, prompts: list[Prompt]) -> np.ndarray:
+    features = getattr(model, "features", None)
+    if features is None:
+        kind = type(model).__name__
+        raise InputError(
+            f"a {kind} shows no residuals, which a learned head reads: take other values, or a local model"
+        )
+    return features(prompts)

@@ -43,9 +43,11 @@ class IntegratedReasoning:
 
     `solve(approach=...)`: "cot" thinks once, and in more chains where a program refutes the answer; "tot" searches;
     "hybrid" thinks once, where no program can tell `samples` times more, and searches where the answer is refuted or
-    the samples agree less than `agreement`; "auto" asks for answers without steps first, then thinks, once and
-    `samples` times, and goes on while the answers are refuted or do not agree. It ends with the way that the task
-    prefers: a search in `rounds`, or up to `most_chains` more chains.
+    the samples do not agree; "auto" asks for answers without steps first, then thinks, once and `samples` times, and
+    goes on while the answers are refuted or do not agree. It ends with the way that the task prefers: a search in
+    `rounds`, or up to `most_chains` more chains. Samples agree where the largest share of equal answers is at least
+    `agreement`, and the answers' entropy at most `most_entropy` nats: of ten, six alike and four others have 1.23, six
+    and four alike 0.67.
 
     An answer that a program calls right is submitted. Where none can tell, it is that of the stage which most samples
     of all stages agree with, and `confidence` is their share; a search then has one round, for it would not know when
@@ -59,6 +61,7 @@ class IntegratedReasoning:
         task: Task | str = "text",
         samples: int = 3,
         agreement: float = 1.0,
+        most_entropy: float = math.inf,
         temperature: float = 1.0,
         max_branches: int = 3,
         beam_width: int = 5,
@@ -70,11 +73,14 @@ class IntegratedReasoning:
     ):
         if not 0 < agreement <= 1:
             raise InputError(f"agreement is {agreement!r}; it must be a share above 0 and at most 1")
+        if not most_entropy >= 0:
+            raise InputError(f"most_entropy is {most_entropy!r}; it must be a number of nats, 0 or more")
         for name, number in (("samples", samples), ("most_chains", most_chains)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise InputError(f"{name} is {number!r}; it must be a whole number, 1 or more")
         self.model: Model = as_model(model)
-        self.task, self.agreement, self.samples, self.seed = task_of(task), agreement, samples, seed
+        self.task, self.samples, self.seed = task_of(task), samples, seed
+        self.agreement, self.most_entropy = agreement, most_entropy
         self._tree = {"max_branches": max_branches, "beam_width": beam_width, "search": search, "memory": memory}
         self._tree |= {"temperature": temperature, "task": self.task}
         self._rounds = rounds
@@ -151,7 +157,8 @@ class IntegratedReasoning:
         """Whether an answer can be submitted: a program calls it right, or none can tell and the samples agree."""
         if found.answer is None or found.verified is not None:
             return bool(found.verified)
-        return len(found.samples) > 1 and self.difficulty(found).agreement >= self.agreement
+        hard = self.difficulty(found)
+        return len(found.samples) > 1 and hard.agreement >= self.agreement and hard.entropy <= self.most_entropy
 
     def _stages(
         self, problem: str, approach: str, max_depth: int | None, found: Sequence[Solution]

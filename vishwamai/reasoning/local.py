@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from vishwamai.errors import InputError
+from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.fork import Sizes, fingerprint
 from vishwamai.generation.forking import READ_LENGTHS, Forks, Row
 from vishwamai.generation.generator import TURN as GENERATOR_TURN
@@ -132,13 +132,16 @@ class Local:
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
     ) -> list[list[float]]:
-        """As the protocol says."""
+        """As the protocol says. Raises `BackendError` where the deadline comes before all were scored."""
         begun, weights = time.perf_counter(), self._weights()
         pairs = [
             (self.runs(p), self._new_tokens(p, c)) for p, own in zip(prompts, continuations, strict=True) for c in own
         ]
         found: list[float] = []
         for part in _parts(pairs, lambda pair: pair[0], self._forks.most, self.width):
+            if deadline is not None and time.monotonic() >= deadline:
+                done = f"{len(found)} of {len(pairs)} continuations were scored before the deadline"
+                raise BackendError(f"{done}: allow more time or score fewer")
             found += self._forks.score(weights, [prompt for prompt, _ in part], [new for _, new in part])
         self.usage.calls += 1
         self.usage.prompt_tokens += sum(sum(map(len, prompt)) + len(new) for prompt, new in pairs)

@@ -7,25 +7,19 @@ budget. Values are from 0 to 1, None where nothing is known.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from vishwamai.errors import DataError, InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.drive import Search, ask, rate
+from vishwamai.reasoning.drive import Search, ask, look, rate
 from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
-from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
+from vishwamai.reasoning.model import Completion, pieces, seed_of
 from vishwamai.reasoning.task import guarded, share
 
 WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
-
-
-class Features(Protocol):
-    """A model that shows its residuals: `local.Local` is one."""
-
-    def features(self, prompts: Sequence[Prompt]) -> np.ndarray: ...
 
 
 def inline() -> Values:
@@ -90,18 +84,15 @@ def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, te
     return _of_kind(f"text {question!r} {sorted(words.items())} {samples} {temperature}", values)
 
 
-def head(model: Features, weights: np.ndarray, bias: float = 0.0) -> Values:
+def head(weights: np.ndarray, bias: float = 0.0) -> Values:
     """A learned head: the logistic function of the residuals after the state's prompt. `fit_head` makes the weights.
 
-    It is a call of the model, and no token.
+    It is a call of the model, and no token. The model must show its residuals, as `local.Local` does.
     """
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        tree.budget.check()
-        tree.budget.spend(calls=1)
-        x = model.features([_pieces(tree, node) for node in nodes])
-        return [float(value) for value in _logistic(x.astype(np.float64) @ weights + bias)]
-        yield
+        rows = yield from look(tree.budget, [_pieces(tree, node) for node in nodes])
+        return [float(_logistic(row.astype(np.float64) @ weights + bias)) for row in rows]
 
     return _of_kind(f"head {seed_of(0, np.asarray(weights).tobytes().hex(), repr(bias)):016x}", values)
 
