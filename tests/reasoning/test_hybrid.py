@@ -208,6 +208,7 @@ def test_of_equal_votes_the_likeliest_chain_stands_before_drawn_ones_and_guesses
     assert (found.answer, found.confidence) == ("5", 1 / 8)
     assert {t.path: t.text for t in found.trace.thoughts}[tuple(found.trace.result["path"])] == "think\n= 5"
     assert found.tokens == sum(thought.tokens for thought in found.trace.thoughts)
+    assert sorted(found.trace.thoughts, key=lambda t: t.seconds) == found.trace.thoughts  # of one clock
 
 
 def test_more_chains_vote_until_the_rest_cannot_change_it():

@@ -94,6 +94,8 @@ class Tree:
             [room] = _within([len(thoughts)], self.budget.left("nodes"))  # others may spend from the same budget
             less = less or room < len(thoughts)
             new += [child for made in thoughts[:room] if (child := self._child(node, made)) is not None]
+            for made in thoughts[room:]:
+                self.left(node, made, "open", "no node was left in the budget")
         if less:
             self.budget.short = "nodes"
         live = [node for node in new if node.answer is None]

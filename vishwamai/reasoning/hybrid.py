@@ -238,12 +238,15 @@ def _joined(found: Sequence[Solution], best: Solution) -> Trace:
     """The traces of all stages as one: a stage is a thought of the root, and what it thought stands under it."""
     joined = Trace(best.problem, best.method)
     joined.add(Thought((), ""))
+    begun = 0.0
     for number, one in enumerate(found):
         status = {True: "answer", False: "refuted", None: "kept"}[one.verified]
-        joined.add(Thought((number,), one.method, status="expanded" if one is best else status))
+        joined.add(Thought((number,), one.method, status="expanded" if one is best else status, seconds=begun))
         for thought in () if one.trace is None else one.trace.thoughts:
             if thought.path:
-                joined.add(dataclasses.replace(thought, path=(number, *thought.path)))
+                at = round(begun + thought.seconds, 6)
+                joined.add(dataclasses.replace(thought, path=(number, *thought.path), seconds=at))
+        begun = round(begun + one.seconds, 6)
         if one is best and one.trace is not None:
             path = one.trace.result.get("path")
             joined.result = {"path": None if path is None else [number, *path]}

@@ -42,10 +42,16 @@ def distinct(temperature: float, logprobs: int | None = 5) -> Proposals:
             return out
         prompts = [(*pieces(task.prompt(tree.problem, node.steps)), choice.text) for node, choice in pairs]
         seeds = [seed_of(tree.seed, *node.path, choice.text) for node, choice in pairs]
-        written = yield from ask(tree.budget, prompts, [1] * len(pairs), _step(task, 0.0, logprobs), seeds)
         places = {id(node): i for i, node in enumerate(nodes)}
+        written: list[list[Completion]] = [[] for _ in pairs]
+        try:
+            written = yield from ask(tree.budget, prompts, [1] * len(pairs), _step(task, 0.0, logprobs), seeds)
+        finally:
+            for (node, choice), row in zip(pairs, written, strict=True):
+                if not row:
+                    tree.left(node, choice, "open", "this choice was not written out: the budget or the model ended")
         for (node, choice), row in zip(pairs, written, strict=True):
-            node.choices |= {choice.text for _ in row}  # none where the budget did not hold it
+            node.choices |= {choice.text for _ in row}
             out[places[id(node)]] += [_joined(choice, rest) for rest in row]
         return out
 
@@ -63,7 +69,11 @@ def proposed(question: str, temperature: float, max_tokens: int = 256) -> Propos
         seeds = [seed_of(tree.seed, *node.path, "propose", node.draws) for node in nodes]
         how = SamplingParams(temperature=temperature, max_tokens=max_tokens)
         said = yield from ask(tree.budget, prompts, [min(many, 1) for many in n], how, seeds)
-        return [_lines(row, many) for row, many in zip(said, n, strict=True)]
+        found = [_lines(row, many) for row, many in zip(said, n, strict=True)]
+        for node, row, thoughts in zip(nodes, said, found, strict=True):
+            for made in row if not thoughts else ():
+                tree.left(node, made, "wrong", "no thought is listed")
+        return found
 
     return proposals
 

@@ -16,7 +16,7 @@ class Thought:
 
     `status`: "open" (not looked at), "wrong" (the checker refused it), "repeat" (its state stands elsewhere in the
     tree), "pruned" (others were better), "kept" (chosen to go on from), "expanded", "answer", "refuted" (an answer that
-    is not right).
+    is not right). `tokens` are those of its text, and those in which the model said what it is worth.
     """
 
     path: tuple[int, ...]

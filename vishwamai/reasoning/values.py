@@ -79,6 +79,8 @@ def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, te
         prompts = [(*_pieces(tree, node), question) for node in nodes]
         seeds = [seed_of(tree.seed, *node.path, "value") for node in nodes]
         said = yield from ask(tree.budget, prompts, [samples] * len(nodes), how, seeds)
+        for node, row in zip(nodes, said, strict=True):
+            node.thought.tokens += sum(c.tokens for c in row)
         return [_mean([worth for c in row if (worth := said_of(c)) is not None]) for row in said]
 
     return _of_kind(f"text {question!r} {sorted(words.items())} {samples} {temperature}", values)
