@@ -21,7 +21,7 @@ class FakeEndpoint:
     """`answer` makes its answers; each of `faults`, while there are any, is met by one request.
 
     A fault is (status, body) or (status, body, headers), where the body is bytes or becomes JSON; "hang" (nothing
-    comes), "drip" (a byte now and then) or "cut" (half of the answer comes).
+    comes), "drip" (a byte now and then), "header" (bytes of a header without end) or "cut" (half of the answer comes).
     """
 
     likeliest = {"yes": -0.25, "no": -1.5}
@@ -82,6 +82,9 @@ def handler(fake: FakeEndpoint) -> type:
 
         def reply(self, status, body, headers=None, manner=None):
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: " if manner == "header" else b"")
+            while manner == "header" and not fake.over.wait(0.05):
+                self.wfile.write(b"x")
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
                 self.send_header(name, value)

@@ -115,7 +115,7 @@ def test_a_deadline_ends_the_tries(fake):
     assert time.monotonic() - begun < 1 and 1 <= len(fake.seen) <= 3
 
 
-@pytest.mark.parametrize("fault", ["hang", "drip"])
+@pytest.mark.parametrize("fault", ["hang", "drip", "header"])
 def test_a_server_that_takes_too_long(fault, fake, clock):
     begun = time.monotonic()
     fake.faults = [fault] * 2

@@ -5,16 +5,18 @@ proxies not used, so the key goes to the host of the URL and to no other; no err
 """
 
 import asyncio
+import contextlib
 import email.utils
 import http.client
 import json
 import math
 import os
+import socket
 import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from vishwamai.errors import InputError
@@ -124,14 +126,14 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
             self._sent()
-            connection.request("POST", self._path, body, headers)
-            sock = connection.sock  # the connection forgets it when the answer is the last one
-            sock.settimeout(self._left(ends))
-            with connection.getresponse() as response:
-                found = self._contents(response, sock, ends)
-                if response.status // 100 != 2:
-                    raise self._refusal(response.status, response.headers.get("Retry-After"), found)
-                return found
+            connection.connect()
+            with _until(connection.sock, self._left(ends)):
+                connection.request("POST", self._path, body, headers)
+                with connection.getresponse() as response:
+                    found = self._contents(response)
+                    if response.status // 100 != 2:
+                        raise self._refusal(response.status, response.headers.get("Retry-After"), found)
+                    return found
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise _broken(error) from None
         finally:
@@ -146,14 +148,10 @@ class Endpoint:
         """Seconds until `ends`, as sockets take them: never 0, which to them means not to wait at all."""
         return min(max(ends - self._clock(), 0.001), 86400.0)
 
-    def _contents(self, response: http.client.HTTPResponse, sock: Any, ends: float) -> bytes:
-        """The answer's body, piece by piece, for a socket's timeout is that of one piece."""
+    def _contents(self, response: http.client.HTTPResponse) -> bytes:
+        """The answer's body, piece by piece, so that a far too long one is not taken whole."""
         parts, size, announced = [], 0, response.length
-        while announced is None or size < announced:
-            sock.settimeout(self._left(ends))
-            part = response.read1(65536)
-            if not part:
-                break
+        while (announced is None or size < announced) and (part := response.read1(65536)):
             parts.append(part)
             size += len(part)
             if size > LARGEST:
@@ -218,6 +216,33 @@ def _key(api_key: str | None) -> str:
     if not isinstance(key, str) or not key.isascii() or not (key.isprintable() and " " not in key):
         raise InputError(f"the endpoint's key (api_key, or the variable {KEY}) has characters that no key has")
     return key
+
+
+@contextlib.contextmanager
+def _until(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Shuts the connection after so many seconds and raises `TimeoutError`: its own timeout is that of one piece.
+
+    A server that sends a byte now and then, of a header for instance, would be waited for without end.
+    """
+    late = threading.Event()
+
+    def shut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which says goodbye and waits
+
+    timer = threading.Timer(seconds, shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError
 
 
 def _broken(error: Exception) -> Failed:
