@@ -234,7 +234,7 @@ def test_pinned_entries_stay(memory):
         assert {e.id for e in small.entries()} == {second, third}
     with ThoughtMemory(max_bytes=10) as small:
         small.add("ab", problem="é")
-        with pytest.raises(InputError, match="hold 0 of 10 bytes"):
+        with pytest.raises(InputError, match="a thought of 11 bytes does not fit a memory of 10 bytes; open it with"):
             small.add("12345678901")
         assert len(small) == 1  # a thought that finds no room drives none out
         small.add("12345", problem="é")

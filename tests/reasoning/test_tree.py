@@ -184,6 +184,9 @@ def test_a_choice_that_the_budget_did_not_hold_can_be_drawn_again():
     assert tree.root.choices == {" 1 + 2"} and tree.budget.short == "tokens"
 
 
+WRONG = Completion(text="wrong way", tokens=2)
+
+
 @pytest.mark.parametrize("logprobs, asked", [({}, [0, 5]), ({"logprobs": 2}, [0, 2]), ({"logprobs": None}, [None] * 2)])
 def test_log_probabilities_are_asked_for_unless_the_endpoint_has_none(logprobs, asked, land):
     model = Choices([" 1 + 2"])
@@ -191,7 +194,7 @@ def test_log_probabilities_are_asked_for_unless_the_endpoint_has_none(logprobs, 
     assert [call[4] for call in model.calls] == asked
     seen = []
     task = land({"start": ["a"]}, {"a": 0.5})
-    task.model.generate = lambda prompts, n, sampling, seeds, deadline: seen.append(sampling) or [[] for _ in n]
+    task.model.generate = lambda prompts, n, sampling, seeds, deadline: seen.append(sampling) or [[WRONG] for _ in n]
     solver(task, proposals=sampled(0.5, **logprobs)).solve("x")
     assert [how.logprobs for how in seen] == asked[1:]
 

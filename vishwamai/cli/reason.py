@@ -66,7 +66,7 @@ def reason(args: argparse.Namespace) -> int:
         solver = _solver(args, problem)
         found = solver.solve(problem, budget=Budget(**limits))
     if args.json:
-        print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}, ensure_ascii=False))
+        print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}))
     else:
         _show(found)
     if args.trace:

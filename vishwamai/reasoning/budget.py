@@ -41,6 +41,7 @@ class Budget:
                 kind = "number" if name == "seconds" else "whole number"
                 raise InputError(f"the budget's {name} is {limit!r}; it must be a {kind}, 0 or more, or None")
         self.spent: dict[str, int] = dict.fromkeys(("tokens", "calls", "nodes"), 0)
+        self._held = 0  # of the tokens spent: those that calls under way may give back
         self.short: str | None = None  # the limit, if any, for which less was made than was wanted
         self._clock, self._begun, self._outer = clock, clock(), _outer
 
@@ -68,12 +69,16 @@ class Budget:
         ends += [] if self._outer is None or self._outer.deadline is None else [self._outer.deadline]
         return min(ends, default=None)
 
-    def left(self, name: str) -> float:
-        """How much of a limit is left, inside the outer budgets too; infinite where there is none."""
+    def left(self, name: str, *, held: bool = False) -> float:
+        """How much of a limit is left, inside the outer budgets too; infinite where there is none.
+
+        With `held`, tokens that calls under way hold count as left, for those may give them back.
+        """
         limit = self.limits[name]
         used = self.seconds if name == "seconds" else self.spent[name]
+        used -= self._held if held and name == "tokens" else 0
         own = float("inf") if limit is None else max(limit - used, 0)
-        return own if self._outer is None else min(own, self._outer.left(name))
+        return own if self._outer is None else min(own, self._outer.left(name, held=held))
 
     def spend(self, **used: int) -> None:
         """Notes what was used: `tokens`, `calls` or `nodes`."""
@@ -82,10 +87,17 @@ class Budget:
         if self._outer is not None:
             self._outer.spend(**used)
 
+    def hold(self, tokens: int) -> None:
+        """Counts tokens as spent that a call under way may use; a negative number gives them back."""
+        self._held += tokens
+        self.spent["tokens"] += tokens
+        if self._outer is not None:
+            self._outer.hold(tokens)
+
     def check(self) -> None:
-        """Raises `Spent` where a limit is reached."""
+        """Raises `Spent` where a limit is reached, whatever calls under way give back."""
         for name in LIMITS:
-            if self.left(name) <= 0:
+            if self.left(name, held=True) <= 0:
                 raise Spent(name)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.budget import Budget, Spent
 from vishwamai.reasoning.model import Completion, Model, Prompt
 
 T = TypeVar("T")
@@ -50,8 +50,13 @@ class Look:
     deadline: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """Nothing is wanted before the calls that are under way have ended."""
+
+
 Request = Ask | Rate | Look
-Search = Generator[Request, Any, T]
+Search = Generator[Request | Wait, Any, T]
 
 
 def ask(
@@ -59,22 +64,30 @@ def ask(
 ) -> Search[list[list[Completion]]]:
     """Continuations inside the budget: fewer of them, or shorter ones, where it does not hold all. Raises `Spent`.
 
-    A prompt may come back with fewer completions than were asked for, the last prompts first.
+    A prompt may come back with fewer completions than were asked for, the last prompts first. Raises `BackendError`
+    where a model gives none at all.
     """
+    yield from room(budget, sum(n) * (sampling.max_tokens or math.inf) if any(n) else 0)
     budget.check()
     many, how = _afforded(n, sampling, budget.left("tokens"))
     asked = [i for i, wanted in enumerate(many) if wanted]
     if not asked:
         return [[] for _ in prompts]
     held = 0 if how.max_tokens is None else sum(many) * how.max_tokens
-    budget.spend(calls=1, tokens=held)  # the most it can be, so that searches in one budget do not overdraw it together
+    budget.spend(calls=1)
+    budget.hold(held)  # the most it can be, so that searches in one budget do not overdraw it together
     parts = tuple(prompts[i] for i in asked), tuple(many[i] for i in asked), how, tuple(seeds[i] for i in asked)
     made = 0
     try:
         found = yield Ask(*parts, budget.deadline)
         made = sum(c.tokens for row in found for c in row)
     finally:
-        budget.spend(tokens=made - held)
+        budget.hold(-held)
+        budget.spend(tokens=made)
+    if not any(found):
+        if budget.deadline is not None:
+            raise Spent("seconds")
+        raise BackendError("the model gave no completion; look at what it was asked, or at the server's log")
     cut = any(c.finish_reason == "length" for row in found for c in row)
     if sum(many) < sum(n) or (cut and how != sampling):
         budget.short = "tokens"
@@ -84,6 +97,12 @@ def ask(
     for i, row in zip(asked, found, strict=True):
         out[i] = row
     return out
+
+
+def room(budget: Budget, tokens: float) -> Search[None]:
+    """Waits while other searches in the budget hold tokens that are wanted here and that they may give back."""
+    while budget.left("tokens") < min(tokens, budget.left("tokens", held=True)):
+        yield Wait()
 
 
 def _afforded(n: Sequence[int], sampling: SamplingParams, left: float) -> tuple[list[int], SamplingParams]:
@@ -121,11 +140,11 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
     """The results of all searches.
 
     An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have.
-    Where one of several gives it back, its result is `failed(number, error)`, so that the others' are not lost.
+    Where one of several raises one, its result is `failed(number, error)`, so that the others' are not lost.
     """
     results: dict[int, T] = {}
     errors: dict[int, Exception] = {}
-    waiting: dict[int, Request] = {}
+    waiting: dict[int, Request | Wait] = {}
 
     def step(i: int, reply: Any, error: Exception | None = None) -> None:
         waiting.pop(i, None)
@@ -133,7 +152,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
             waiting[i] = searches[i].throw(error) if error is not None else searches[i].send(reply)
         except StopIteration as end:
             results[i] = end.value
-        except FAILURES as own:
+        except Exception as own:  # of a model, or of a user's task
             if failed is None or (error is None and reply is None):  # a problem that cannot be read begins nothing
                 raise
             errors[i] = own
@@ -141,9 +160,13 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
     for i in range(len(searches)):
         step(i, None)
     while waiting:
-        for group in _groups(waiting):
-            for i, (reply, error) in zip(group, _replies(model, [waiting[i] for i in group]), strict=True):
+        asking = {i: request for i, request in sorted(waiting.items()) if not isinstance(request, Wait)}
+        patient = sorted(waiting.keys() - asking.keys())
+        for group in _groups(asking):
+            for i, (reply, error) in zip(group, _replies(model, [asking[i] for i in group]), strict=True):
                 step(i, reply, error)
+        for i in patient:
+            step(i, "go on")
     if errors and not results:
         raise next(iter(errors.values()))
     return [results[i] if failed is None or i in results else failed(i, errors[i]) for i in range(len(searches))]
@@ -161,21 +184,20 @@ def _replies(model: Model, asked: list[Any]) -> list[tuple[Any, Exception | None
         return [_replies(model, [request])[0] for request in asked]
 
 
-def _groups(waiting: dict[int, Request]) -> list[list[int]]:
+def _groups(asking: dict[int, Request]) -> list[list[int]]:
     """The searches whose requests can be one call: of one kind, drawn in the same way, and to end at the same time."""
     groups: dict[Any, list[int]] = {}
-    for i in sorted(waiting):
-        request = waiting[i]
+    for i, request in asking.items():
         how = request.sampling if isinstance(request, Ask) else None
         groups.setdefault((type(request), how, request.deadline is None), []).append(i)
-    return [part for group in groups.values() for part in _by_deadline(group, waiting)]
+    return [part for group in groups.values() for part in _by_deadline(group, asking)]
 
 
-def _by_deadline(group: list[int], waiting: dict[int, Request]) -> list[list[int]]:
+def _by_deadline(group: list[int], asking: dict[int, Request]) -> list[list[int]]:
     """A group in parts whose deadlines are close, so that none is late and none is cut off for another."""
     parts: list[list[int]] = []
     begins = math.inf
-    for end, i in sorted((waiting[i].deadline or 0.0, i) for i in group):
+    for end, i in sorted((asking[i].deadline or 0.0, i) for i in group):
         if not parts or end > begins + TOGETHER:
             parts.append([])
             begins = end

@@ -174,9 +174,10 @@ class Tree:
         self._note(why)
         if answer is None:
             return
-        node.answer = answer
-        node.verified, why = guarded(self.task.check, self.problem, answer)
+        node.answer = str(answer)
+        right, why = guarded(self.task.check, self.problem, node.answer)
         self._note(why)
+        node.verified = None if right is None else bool(right)
         node.thought.status = "refuted" if node.verified is False else "answer"
         node.thought.value = {True: 1.0, False: 0.0, None: 0.5}[node.verified]
         self.answers.append(node)

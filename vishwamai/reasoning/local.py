@@ -135,7 +135,10 @@ class Local:
         """As the protocol says. Raises `BackendError` where the deadline comes before all were scored."""
         begun, weights = time.perf_counter(), self._weights()
         pairs = [
-            (self.runs(p), self._new_tokens(p, c)) for p, own in zip(prompts, continuations, strict=True) for c in own
+            (self.runs(p), self._new_tokens(p, c))
+            for p, own in zip(prompts, continuations, strict=True)
+            for c in own
+            if c
         ]
         found: list[float] = []
         for part in _parts(pairs, lambda pair: pair[0], self._forks.most, self.width):
@@ -147,7 +150,7 @@ class Local:
         self.usage.prompt_tokens += sum(sum(map(len, prompt)) + len(new) for prompt, new in pairs)
         self._account(begun)
         scores = iter(found)
-        return [[next(scores) for _ in own] for own in continuations]
+        return [[next(scores) if text else 0.0 for text in own] for own in continuations]
 
     def features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """The residuals after the last token of each prompt, `[n, D]` float32: what a learned head of values reads."""

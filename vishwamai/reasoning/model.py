@@ -80,7 +80,7 @@ class Model(Protocol):
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
     ) -> list[list[float]]:
-        """The log-probability in nats of each of prompt i's continuations, all their tokens summed."""
+        """The log-probability in nats of each of prompt i's continuations: its tokens summed, 0 for an empty one."""
         ...
 
 

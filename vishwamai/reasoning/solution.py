@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from vishwamai.errors import VishwamAIError
 from vishwamai.reasoning.trace import Trace
 
 
@@ -66,4 +67,5 @@ class Solution:
 
 def failed(problem: str, method: str, error: Exception) -> Solution:
     """What is known of a problem whose search an error ended before there was any answer."""
-    return Solution(problem=problem, method=method, stopped=str(error))
+    said = str(error) if isinstance(error, VishwamAIError) else f"{type(error).__name__}: {error}"
+    return Solution(problem=problem, method=method, stopped=said)

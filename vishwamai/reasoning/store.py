@@ -229,6 +229,9 @@ def _make_room(db: sqlite3.Connection, **more: int) -> None:
     for name in BOUNDS:
         while True:
             held, most = db.execute(f"SELECT {name}, max_{name} FROM shared").fetchone()
+            if more.get(name, 0) > most:
+                what = f"a thought of {more[name]} bytes" if name == "bytes" else "a thought"
+                raise InputError(f"{what} does not fit a memory of {most} {name}; open it with a higher bound")
             if held + more.get(name, 0) <= most:
                 break
             if name == "valued":

@@ -11,7 +11,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, decided
-from vishwamai.reasoning.drive import Search, ask
+from vishwamai.reasoning.drive import Search, ask, room
 from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
 from vishwamai.reasoning.solution import Step
 from vishwamai.reasoning.task import Checker, Task, Verdict, guarded
@@ -88,16 +88,20 @@ class Thinking:
         """Adds chains, a wave at a time, until there are as many as asked for or more would change nothing."""
         s, drawn = self.settings, 0
         while drawn < s.samples and not decided(self.chains, s.samples - drawn, s.choose, s.weights):
-            n, how = self._afforded(min(s.wave or s.samples, s.samples - drawn))
+            wanted = min(s.wave or s.samples, s.samples - drawn)
+            yield from self._room(wanted)
+            n, how = self._afforded(wanted)
             seed = seed_of(s.seed, self.problem, "chain", drawn)
             [made] = yield from ask(self.budget, [self._prompt], [n], how, [seed])
-            if not made:
-                return
             made = [dataclasses.replace(c, text=self._begun + c.text) for c in made]
             wave = [self._add((drawn + j,), self._before, c, how) for j, c in enumerate(made)]
             drawn += len(made)
             yield from self._close()
             yield from self._refine(wave)
+
+    def _room(self, n: int) -> Search[None]:
+        """Waits for the tokens of so many chains while other problems hold them."""
+        return (yield from room(self.budget, n * ((self._how.max_tokens or self.task.chain_tokens) + ANSWER_TOKENS)))
 
     def _afforded(self, n: int) -> tuple[int, SamplingParams]:
         """How many chains the budget's tokens hold, and how long, so that each can still be made to answer."""
@@ -137,6 +141,8 @@ class Thinking:
 
     def _stated(self, text: str) -> str | None:
         """What stands after a chain's last mark of an answer; None without one."""
+        if not self._mark:
+            return None
         _, mark, after = text.casefold().rpartition(self._mark.casefold())
         return after.lstrip() if mark else None
 
@@ -205,6 +211,7 @@ class Thinking:
         """An attempt more for each of these chains, which is told what is wrong."""
         prompts = [(*pieces(self._before), chain.text, f"\nThis is wrong: {why} Try again.\n") for chain, why in wrong]
         paths = [(*chain.path, 0) for chain, _ in wrong]
+        yield from self._room(len(wrong))
         _, how = self._afforded(1)
         seeds = [seed_of(self.settings.seed, self.problem, "mend", *path) for path in paths]
         yield from self._each(prompts, how, seeds, lambda i, made: self._add(paths[i], prompts[i], made, how))

@@ -57,7 +57,8 @@ class Trace:
             lines.append({"kind": "thought", **dataclasses.asdict(thought), "state": state})
         lines.append({"kind": "result", **self.result})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(path).write_text(text, encoding="utf-8")
+        # Half a surrogate pair, which a server may send, has no UTF-8; so written it is JSON's own escape.
+        Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def load(path: str | Path) -> Trace:

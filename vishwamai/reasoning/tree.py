@@ -19,7 +19,7 @@ from vishwamai.reasoning.proposals import distinct, sampled
 from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
 from vishwamai.reasoning.search.settings import TreeSettings
 from vishwamai.reasoning.solution import Solution, Step, failed
-from vishwamai.reasoning.task import Task
+from vishwamai.reasoning.task import Task, Verdict, guarded
 from vishwamai.reasoning.tasks import task_of
 
 DRAWS = 4
@@ -128,6 +128,15 @@ class TreeOfThoughts:
         return node.value
 
 
+def _judged(tree: Tree, node: Node) -> list[Step]:
+    """The steps to a node, each with the task's word on it."""
+    if node.parent is None:
+        return []
+    verdict, why = guarded(tree.task.judge, node.parent.state, node.thought.text)
+    verdict = Verdict(None, why) if verdict is None else verdict
+    return [*_judged(tree, node.parent), Step(node.thought.text.strip(), verdict.valid, verdict.why)]
+
+
 def _at(tree: Tree, steps: Sequence[str]) -> Node:
     """The node after given steps, put into the tree. Raises `InputError` for a step that is wrong."""
     node = tree.root
@@ -147,7 +156,7 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
         method=tree.trace.method,
         answer=None if best is None else best.answer,
         verified=None if best is None else best.verified,
-        steps=() if best is None else tuple(Step(text.strip(), True) for text in best.steps),
+        steps=() if best is None else tuple(_judged(tree, best)),
         candidates=tuple(dict.fromkeys(node.answer for node in ranked if node.answer is not None)),
         confidence=None if best is None else best.value,
         stopped=stopped,
