@@ -7,6 +7,8 @@ VENV_PARITY ?= $(VENV)-parity
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := python -m pytest -q
+# Files in two workers; of those that crash, as at a test that hangs, one is made anew, or they would hang in turn.
+IN_TWO := -n 2 --dist loadfile --max-worker-restart 1
 TORCH := torch==2.13.0
 
 export PYTHONUTF8 = 1
@@ -22,15 +24,15 @@ demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/ready
-	JAX_DISABLE_MOST_OPTIMIZATIONS=$(UNOPTIMISED) $(BIN)/$(PYTEST) -n 2 --dist loadfile tests \
+	JAX_DISABLE_MOST_OPTIMIZATIONS=$(UNOPTIMISED) $(BIN)/$(PYTEST) $(IN_TWO) tests \
 		-m "not parity and not tpu_aot and not docs"
 
 parity: $(VENV_PARITY)/ready
-	$(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests -m parity
+	$(VENV_PARITY)/bin/$(PYTEST) $(IN_TWO) tests -m parity
 
 # Writes docs/families.md from what the tests of the model families measure.
 families: $(VENV_PARITY)/ready
-	PYTHONPATH=tests/parity $(VENV_PARITY)/bin/$(PYTEST) -n 2 --dist loadfile tests/parity -m parity \
+	PYTHONPATH=tests/parity $(VENV_PARITY)/bin/$(PYTEST) $(IN_TWO) tests/parity -m parity \
 	-p families_page --families-page docs/families.md
 
 # Mistakes made on purpose in the model's code, each of which the logits of transformers must show.

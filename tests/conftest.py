@@ -8,7 +8,15 @@ import os
 
 # Before jax is imported for the first time, in each worker of a parallel run too.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# One thread for matrix products: with two workers on two cores more are no faster, and others report that a program may
+# wait for them for ever (PyAutoFit's issues 1528 and 1530).
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_multi_thread_eigen=false",
+    ]
+)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

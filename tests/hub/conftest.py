@@ -205,7 +205,7 @@ def fake_hub():
     """A `Hub` that answers."""
     hub = Hub()
     threads = [
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         for server in (hub.main, hub.storage)
     ]
     for thread in threads:

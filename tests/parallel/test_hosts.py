@@ -64,9 +64,13 @@ def test_two_processes_train_as_one(tmp_path):
     two = os.environ | {"XLA_FLAGS": "", "COORDINATOR_ADDRESS": address, "NUM_PROCESSES": "2"}
     runs = [(tmp_path / "one", one), *((tmp_path / "two", two | {"PROCESS_ID": str(i)}) for i in range(2))]
     started = [subprocess.Popen([*command, folder], env=env, stderr=subprocess.PIPE) for folder, env in runs]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors.decode()[-2000:]
+    finally:
+        for process in started:
+            process.kill()
     losses = [[line["loss"] for line in read(folder / "metrics.jsonl") if "loss" in line] for folder, _ in runs[:2]]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 3
     assert (tmp_path / "two" / "model" / "model.safetensors").exists()

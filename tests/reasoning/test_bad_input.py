@@ -3,11 +3,15 @@
 import math
 import time
 
+import numpy as np
 import pytest
 
 from vishwamai.errors import BackendError, InputError, VishwamAIError
-from vishwamai.reasoning import values
+from vishwamai.generation.sampling import SamplingParams
+from vishwamai.reasoning import trace, values
 from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.chain import ChainOfThought
+from vishwamai.reasoning.hybrid import IntegratedReasoning
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.proposals import proposed, sampled
 from vishwamai.reasoning.remote import Remote
@@ -96,7 +100,7 @@ def test_an_endpoint_that_fails_ends_a_search_in_time(faults, name, fake_endpoin
             assert (made.answer, made.stopped) == (None, "seconds") and "deadline" in made.notes[0]
         except BackendError as error:
             assert "before the deadline" in str(error) and fake_endpoint.url in str(error)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 15  # a server that hangs does so for 20 s
 
 
 def test_an_endpoint_that_recovers_is_searched_to_the_end(fake_endpoint):
@@ -107,7 +111,7 @@ def test_an_endpoint_that_recovers_is_searched_to_the_end(fake_endpoint):
 
     fake_endpoint.answer = say
     model = Remote(fake_endpoint.url, "tiny")
-    made = TreeOfThoughts(model, 2, 2, 1, task="text", proposals=sampled(0.7)).solve("Why?", budget=Budget(seconds=2))
+    made = TreeOfThoughts(model, 2, 2, 1, task="text", proposals=sampled(0.7)).solve("Why?", budget=Budget(seconds=60))
     assert (made.answer, made.stopped) == ("42", None) and model.usage.device_calls == len(fake_endpoint.seen) == 3 + 4
 
 
@@ -134,7 +138,7 @@ def test_huge_widths_and_depths_stay_in_the_budget(name, limit, land):
     mine = solver(task, name, max_branches=4, beam_width=200, max_depth=10**12, expansions=10**12)
     begun = time.monotonic()
     made = mine.solve("x", budget=Budget(**limit))
-    assert made.answer is None and time.monotonic() - begun < 2
+    assert made.answer is None and time.monotonic() - begun < 20
     assert made.stopped in (*limit, None)
     for used, most in limit.items():
         assert getattr(made, used) <= most or used == "seconds"
@@ -162,3 +166,62 @@ def test_arguments_that_are_none(land):
             TreeOfThoughts(Scripted({}), **{"task": land(), **how})
     with pytest.raises(InputError, match="tokens is -5; it must be a whole number, 0 or more, or None"):
         TreeOfThoughts(Scripted({}), task=land()).solve_all(["x"], each={"tokens": -5})
+
+
+class Silent(Scripted):
+    """A model that writes a chain, and nothing after it."""
+
+    def generate(self, prompts, n, sampling: SamplingParams, seeds, *, deadline=None):
+        made = super().generate(prompts, n, sampling, seeds, deadline=deadline)
+        return made if self.usage.calls == 1 else [[] for _ in made]
+
+
+def test_a_model_that_gives_nothing_is_not_asked_for_ever():
+    model = Silent(lambda prompt, n: ["so " * 99] * n)
+    made = ChainOfThought(model, task="text", samples=2, thinking=20).solve("Why?")
+    assert (made.answer, model.usage.calls) == (None, 2) and made.stopped.startswith("the model gave no completion")
+    made = ChainOfThought(Silent(model.script), task="text", thinking=20).solve("Why?", budget=Budget(seconds=999))
+    assert (made.answer, made.stopped) == (None, "seconds")
+    with pytest.raises(BackendError, match="the model gave no completion"):
+        ChainOfThought(model, task="text").solve("Why?")
+
+
+def test_a_task_without_closing_words(land):
+    task = land({"start": ["right now and more"]})
+    task.closing = " "
+    made = ChainOfThought(task.model, task=task, thinking=2).solve("x")
+    assert made.answer is not None and made.stopped is None
+
+
+WORDS = [(np.bool_(False), False), (0, False), (np.bool_(True), True), (0.5, True), ("yes", True), (None, None)]
+
+
+@pytest.mark.parametrize("said, means", WORDS, ids=str)
+def test_a_verifier_that_gives_no_bool(said, means, land):
+    for way in (TreeOfThoughts, ChainOfThought, IntegratedReasoning):
+        task = land({"start": ["maybe 1"] * 9}, {"maybe 1": 0.5})
+        task.check = lambda problem, answer: said
+        made = way(task.model, task=task).solve("x")
+        assert made.answer == "maybe 1" and made.verified is means
+
+
+def test_a_task_that_raises_at_one_problem_loses_no_other(land):
+    task = land({"start": ["a"], "a": ["right 1"]}, {"a": 0.5})
+    plain = task.prompt
+
+    def prompt(problem, steps=()):
+        return [][0] if problem == "y" and steps else plain(problem, steps)
+
+    task.prompt = prompt
+    good, bad = solver(task).solve_all(["x", "y"])
+    assert good.verified and (bad.answer, bad.stopped) == (None, "IndexError: list index out of range")
+    task.model = Scripted(lambda prompt, n: ["a"] * n)
+    with pytest.raises(IndexError):
+        solver(task).solve("y")
+
+
+def test_a_trace_with_half_a_character_can_be_saved(tmp_path):
+    made = ChainOfThought(Scripted(lambda prompt, n: ["so \ud83d\nAnswer: é 7\n"] * n), task="text").solve("q?")
+    made.trace.save(tmp_path / "t.jsonl")
+    assert trace.load(tmp_path / "t.jsonl").thoughts[0].text == "so \ud83d\nAnswer: é 7\n"
+    assert "é" in (tmp_path / "t.jsonl").read_text(encoding="utf-8")

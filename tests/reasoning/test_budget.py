@@ -9,8 +9,10 @@ import pytest
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import LIMITS, Budget, Spent
+from vishwamai.reasoning.chain import ChainOfThought
 from vishwamai.reasoning.proposals import distinct, proposed, sampled
 from vishwamai.reasoning.scripted import Scripted
+from vishwamai.reasoning.tasks.text import FreeText
 from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
 from vishwamai.reasoning.values import program, text, token
 
@@ -202,6 +204,16 @@ def test_searches_in_step_do_not_overdraw_a_budget_together(land):
     found = drive.run(model, [search(budget.within(), 2) for _ in range(3)])
     assert found == [6, 6, 4] and asked == [3, 3, 2]  # 9 are left in the end, and a third of 4 may not fit
     assert budget.spent["tokens"] == 16 and model.usage.calls == 3
+
+
+@pytest.mark.parametrize("way", [ChainOfThought, lambda model, task: TreeOfThoughts(model, 2, 1, 2, task=task)])
+def test_problems_in_one_budget_wait_for_what_others_give_back(way):
+    """All 20 are answered by a tenth of the tokens, though one chain alone might have taken half of them."""
+    model = Scripted(lambda prompt, n: ["Answer: 7\n"] * n)
+    budget = Budget(tokens=2 * FreeText().chain_tokens)
+    made = way(model, task="text").solve_all([f"question {i}?" for i in range(20)], budget=budget)
+    assert [(one.answer, one.stopped) for one in made] == [("7", None)] * 20
+    assert sum(one.tokens for one in made) == budget.spent["tokens"] == model.usage.completion_tokens
 
 
 def test_no_thought_is_made_that_the_tree_has_no_room_for(land):

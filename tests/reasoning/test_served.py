@@ -81,7 +81,7 @@ def handler(face) -> type:
 @pytest.fixture(scope="module")
 def url(face):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(face))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     server.shutdown()
@@ -92,7 +92,7 @@ def url(face):
 @pytest.fixture(scope="module")
 def models(face, url):
     """The model in this process, and the one that is served; both are used by all tests."""
-    return Local(face, rows=64), Remote(url, "base", api_key="", timeout=300.0)
+    return Local(face, rows=64), Remote(url, "base", api_key="", timeout=120.0, retries=0)
 
 
 def thoughts(solution) -> list[tuple]:

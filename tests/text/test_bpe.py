@@ -66,7 +66,9 @@ def test_training_is_the_same_in_another_process():
     )
     ours = VishwamAITokenizer.train(CORPUS, 400).backend.to_str()
     env = {"PYTHONHASHSEED": "7", "TOKENIZERS_PARALLELISM": "true", "PYTHONUTF8": "1", "JAX_PLATFORMS": "cpu"}
-    theirs = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", env=env, check=True)
+    theirs = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", env=env, check=True, timeout=120
+    )
     assert theirs.stdout == ours
 
 

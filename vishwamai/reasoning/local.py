@@ -111,7 +111,7 @@ class Local:
         *,
         deadline: float | None = None,
     ) -> list[list[Completion]]:
-        """As the protocol says. What is compiled for the first time is not interrupted by a deadline."""
+        """As the protocol says. A deadline ends no program early: not compiling, nor `TURN` tokens of `tile` rows."""
         begun, runs = time.perf_counter(), [self.runs(prompt) for prompt in prompts]
         for run in runs:
             self._forks.check(run)
@@ -192,9 +192,10 @@ class Local:
         """Draws rows to their ends, in turns. What follows a prompt is its own prompt at the next turn."""
         weights, ends = self._weights(), self._end_ids(rows[0].params)
         draw = self._forks.draw if self.share else self._draw_apart
+        width = self.width if deadline is None else min(self.width, self._sizes.tile)
         going = [row for row in rows if self._room(row)]
         while going:
-            for part in _parts(going, _whole, self._forks.most, self.width):
+            for part in _parts(going, _whole, self._forks.most, width):
                 if deadline is not None and time.monotonic() >= deadline:
                     return
                 turns = [min(TURN, self._room(row)) for row in part]

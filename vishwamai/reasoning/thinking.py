@@ -228,7 +228,7 @@ class Thinking:
         if chain.verified:
             return None
         for step in self.judged(chain.text) if self.validate else ():
-            if step.valid is False and not self.task.takes_back(step.text):
+            if step.valid is False and not self._guarded(self.task.takes_back, step.text):
                 return f"{step.text!r} {step.why}".rstrip() + "."
         if chain.answer is None:
             return "there is no answer."
@@ -260,7 +260,7 @@ class Thinking:
                 continue
             verdict = self._verdict(self.task.judge, state, line)
             steps.append(Step(line.strip(), verdict.valid, verdict.why))
-            if not self.task.takes_back(line):
+            if not self._guarded(self.task.takes_back, line):
                 state = self._guarded(self.task.step, state, line)
         return steps
 

@@ -139,10 +139,10 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
 
 
 def _kept(tree: Tree, use: Callable[..., Any], *args: Any) -> Any:
-    """What a memory says, or None with a note where its file cannot be used."""
+    """What a memory says, or None with a note where its file cannot be used, or a state not be written to it."""
     try:
         return use(*args)
-    except DataError as error:
+    except (DataError, InputError) as error:
         if str(error) not in tree.notes:
             tree.notes.append(str(error))
         return None
