@@ -5,6 +5,7 @@ that came out right by luck fails here. It knows nothing of the package: the str
 """
 
 import os
+from importlib.metadata import version
 
 # Before jax is imported for the first time, in each worker of a parallel run too.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,6 +18,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_multi_thread_eigen=false",
     ]
 )
+# It saves a third of the compiling, and later versions have no such flag.
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" and version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
