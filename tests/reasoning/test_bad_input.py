@@ -187,9 +187,10 @@ def test_a_model_that_gives_nothing_is_not_asked_for_ever():
 
 
 def test_a_task_without_closing_words(land):
-    task = land({"start": ["right now and more"]})
+    task = land()
     task.closing = " "
-    made = ChainOfThought(task.model, task=task, thinking=2).solve("x")
+    model = Scripted(lambda prompt, n: ["right now and more"] * n)  # cut after two words, and asked for an answer
+    made = ChainOfThought(model, task=task, thinking=2).solve("x")
     assert made.answer is not None and made.stopped is None
 
 

@@ -140,7 +140,8 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
     """The results of all searches.
 
     An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have.
-    Where one of several raises one, its result is `failed(number, error)`, so that the others' are not lost.
+    Where one of several ends in an error, a model's or a task's, its result is `failed(number, error)`, so that the
+    others' are not lost.
     """
     results: dict[int, T] = {}
     errors: dict[int, Exception] = {}
@@ -152,7 +153,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
             waiting[i] = searches[i].throw(error) if error is not None else searches[i].send(reply)
         except StopIteration as end:
             results[i] = end.value
-        except Exception as own:  # of a model, or of a user's task
+        except Exception as own:
             if failed is None or (error is None and reply is None):  # a problem that cannot be read begins nothing
                 raise
             errors[i] = own
