@@ -23,7 +23,8 @@ HOUSE: dict[str, tuple[int, str]] = {
         "text ops monitor hub config precision",
     ),
     "__init__": (8, "api text.tokenizer"),
-    "api": (7, "hf generation text weights models parallel hub precision config reasoning.model"),
+    "api": (7, "outputs hf generation text weights models parallel hub precision config reasoning.model"),
+    "outputs": (6, "generation"),
     "planner": (
         6,
         "training.step training.optim generation.decode data.packing hf.config models parallel weights config",

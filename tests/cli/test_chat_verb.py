@@ -5,7 +5,7 @@ import io
 import pytest
 
 from vishwamai import VishwamAI
-from vishwamai.api import Chunk
+from vishwamai.outputs import Chunk
 from vishwamai.cli import main
 
 from .conftest import refused, type_in
