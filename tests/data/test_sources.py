@@ -1,5 +1,6 @@
 """Sources: files read strictly, passes shuffled, mixtures in proportion."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -56,13 +57,55 @@ def test_one_file_may_be_named_twice(tmp_path):
     assert corpus.rows(corpus.Data(sources=tuple(named)))(0).text == "one"
 
 
+def _numbered(name, n=None):
+    """Row number i of an endless source says its number; one of `n` rows is shuffled anew in each pass."""
+    if n is None:
+        return lambda i: Row(((f"{name}{i}", 1.0),))
+    return sources.shuffled([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
+
+
 def test_a_mixture_draws_by_weight():
-    parts = [(lambda i: Row((("a", 1.0),)), 3.0), (lambda i: Row((("b", 1.0),)), 1.0)]
-    row = sources.mixture(parts, seed=1)
-    counts = Counter(row(i).text for i in range(2000))
-    assert 0.7 < counts["a"] / 2000 < 0.8
-    with pytest.raises(DataError, match="weights"):
-        sources.mixture([(parts[0][0], 0.0)])
+    row = sources.mixture([(_numbered("a"), 3.0), (_numbered("b"), 1.0)], seed=1)
+    counts = Counter(row(i).text[0] for i in range(sources.BLOCK))
+    assert counts == {"a": 7500, "b": 2500}
+    assert 0.7 < Counter(row(i).text[0] for i in range(2000))["a"] / 2000 < 0.8  # not all of one and then the other
+    for weights in ([0.0], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0], []):
+        with pytest.raises(DataError, match="weights"):
+            sources.mixture([(_numbered("a"), weight) for weight in weights])
+
+
+def test_each_source_of_a_mixture_gives_its_own_rows_in_order_across_blocks():
+    row = sources.mixture([(_numbered("a"), 1.0), (_numbered("b"), 2.0), (_numbered("c"), 1e-9)], seed=2)
+    texts = [row(i).text for i in range(3 * sources.BLOCK)]
+    for name, share in (("a", 1 / 3), ("b", 2 / 3), ("c", 1 / sources.BLOCK)):
+        own = [text for text in texts if text.startswith(name)]
+        assert own == [f"{name}{i}" for i in range(len(own))]
+        assert abs(len(own) - share * len(texts)) <= 3
+
+
+@pytest.mark.parametrize("share", [0.003, 0.1, 0.5])
+def test_a_finite_source_of_a_mixture_shows_every_row_once_a_pass(share):
+    n = 40
+    row = sources.mixture([(_numbered("a", n), share), (_numbered("b", 7), 1 - share)], seed=3)
+    for name, size in (("a", n), ("b", 7)):
+        own = (row(i).text for i in itertools.count())
+        own = list(itertools.islice((text for text in own if text.startswith(name)), 3 * size))
+        for turn in range(3):
+            assert sorted(own[turn * size : (turn + 1) * size]) == sorted(f"{name}{i}" for i in range(size))
+
+
+def test_a_row_of_a_mixture_is_the_same_whatever_was_read_before_it():
+    parts = [(_numbered("a", 40), 1.0), (_numbered("b", 9), 9.0)]
+    ahead, again = (sources.mixture(parts, seed=4) for _ in range(2))
+    far = 10**12 + 17
+    assert ahead(far) == again(far) and [ahead(i) for i in range(50)] == [again(i) for i in reversed(range(50))][::-1]
+    assert [sources.mixture(parts, seed=5)(i) for i in range(50)] != [again(i) for i in range(50)]
+    assert [again(i).text[0] for i in range(200)] != [again(sources.BLOCK + i).text[0] for i in range(200)]
+
+
+def test_a_source_of_weight_0_gives_no_row_and_one_source_alone_gives_them_all():
+    row = sources.mixture([(_numbered("a"), 0.0), (_numbered("b"), 0.2)])
+    assert [row(i).text for i in range(20)] == [f"b{i}" for i in range(20)]
 
 
 def test_a_corpus_tokenises_by_pieces_and_keeps_its_tokenizer(tmp_path):

@@ -3,18 +3,20 @@
 A finite source is shuffled anew in every pass, by its seed alone. It knows no tokens.
 """
 
-import bisect
 import functools
+import itertools
 import json
+import math
 import random
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from pathlib import Path
 
 from vishwamai.data import generated
 from vishwamai.data.rows import Row
 from vishwamai.errors import DataError
+
+BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
 
 Rows = Callable[[int], Row]
 
@@ -60,15 +62,31 @@ def shuffled(rows: Sequence[Row], seed: int, name: str) -> Rows:
 
 
 def mixture(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
-    """Rows drawn from several sources by weight. Which source row i comes from depends on the seed and i alone."""
+    """Rows of several sources by weight, each source's own rows in their order: row 0, 1, 2, … of it, none left out.
+
+    Rows come in blocks. Every block holds the same number of rows of each source, its share of `BLOCK` rounded to a
+    whole number and 1 at the least, in an order that depends on the seed and the block's number alone; so any row can
+    be asked for without those before it. Over whole blocks the shares are exact where they are whole hundredths of a
+    percent, and else within half a row in `BLOCK`.
+    """
     sources, weights = [rows for rows, _ in parts], [weight for _, weight in parts]
-    if not sources or min(weights) < 0 or sum(weights) <= 0:
+    total = sum(weights)
+    if not sources or not min(weights) >= 0 or not 0 < total < math.inf:
         raise DataError(f"a mixture needs weights of 0 or more that do not sum to 0, not {weights}")
-    edges = [edge / sum(weights) for edge in accumulate(weights)]
+    counts = [max(1, round(weight / total * BLOCK)) if weight else 0 for weight in weights]
+
+    @functools.lru_cache(maxsize=2)
+    def order(block: int) -> list[tuple[int, int]]:
+        """(source, how many of its rows come before in the block) of each row of a block."""
+        turns = [k for k, count in enumerate(counts) for _ in range(count)]
+        random.Random(f"mixture {seed} {block}").shuffle(turns)
+        before = [itertools.count() for _ in counts]
+        return [(k, next(before[k])) for k in turns]
 
     def row(i: int) -> Row:
-        at = random.Random(f"mixture {seed} {i}").random()
-        return sources[min(bisect.bisect(edges, at), len(sources) - 1)](i)
+        block, place = divmod(i, sum(counts))
+        k, before = order(block)[place]
+        return sources[k](block * counts[k] + before)
 
     return row
 
