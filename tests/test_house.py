@@ -20,10 +20,10 @@ HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
         "api planner serving reasoning distillation training generation hf models data checkpoint parallel weights "
-        "text ops monitor hub config precision",
+        "text ops monitor hub config precision progress",
     ),
     "__init__": (8, "api text.tokenizer"),
-    "api": (7, "outputs hf generation text weights models parallel hub precision config reasoning.model"),
+    "api": (7, "outputs hf generation text weights models parallel hub precision config progress reasoning.model"),
     "outputs": (6, "generation"),
     "planner": (
         6,
@@ -33,8 +33,8 @@ HOUSE: dict[str, tuple[int, str]] = {
     "reasoning": (6, "generation text data config"),
     "distillation": (6, "training generation models data ops config"),
     "training": (5, "data checkpoint models monitor weights parallel ops precision config"),
-    "generation": (5, "models parallel weights config"),
-    "hf": (5, "hub models parallel weights config"),
+    "generation": (5, "models parallel weights config progress"),
+    "hf": (5, "hub models parallel weights config progress"),
     "models": (4, "parallel weights ops config precision"),
     "data": (4, "parallel.hosts text config"),
     "checkpoint": (4, "parallel weights"),
@@ -46,6 +46,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "hub": (1, ""),
     "config": (1, ""),
     "precision": (1, ""),
+    "progress": (1, ""),
     "errors": (0, ""),
 }
 

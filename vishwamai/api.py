@@ -14,13 +14,12 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vishwamai import config as configurations
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.options import Options, beams, options, params
-from vishwamai.generation.programs import Clock
+from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.prompts import Prompts, rows_of
 from vishwamai.generation.requests import padded
 from vishwamai.generation.results import Generation as Made
@@ -38,6 +37,7 @@ from vishwamai.outputs import Chunk, Generated, Reply, Score
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
 from vishwamai.precision import Precision
+from vishwamai.progress import Progress, silent
 from vishwamai.text.chat import ChatMessage, Message, encode_chat
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -69,13 +69,14 @@ class VishwamAI:
         model_type: str | None = None,
         sharding: Sharding | None = None,
         precision: Precision | None = None,
+        progress: Progress = silent,
     ):
-        """`tokenizer` may be the folder to read it from, at its first use."""
+        """`tokenizer` may be the folder to read it from, at its first use; `progress` shows what takes long."""
         self.config, self.weights, self.model_type = config, weights, model_type
         self.generation = generation or _facts(tokenizer)
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
         self.adapters: dict[str, lora.Adapter] = {}  # loaded, by name
-        self._tokenizer = tokenizer
+        self._tokenizer, self._progress = tokenizer, progress
 
     @classmethod
     def from_pretrained(
@@ -87,22 +88,25 @@ class VishwamAI:
         quantization: str | None = None,
         mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
         rules: Any = DEFAULT_RULES,
+        progress: Progress = silent,
     ) -> Self:
         """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
 
         `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache. `quantization` ("int8",
         "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in fewer bits;
         "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
-        `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it.
+        `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. `progress` shows what
+        takes long, now and when the model is used.
         """
         precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
         folder = resolve(name, revision=revision)
         found = hf_config.read(folder)
-        weights = hf_weights.load(folder, found, sharding=sharding, dtype=dtype, quantization=quantization)
+        how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
+        weights = hf_weights.load(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
         facts = {"generation": found.generation, "model_type": found.model_type}
         facts["tokenizer"] = folder if has_tokenizer else None
-        return cls(found.model, weights, sharding=sharding, precision=precision, **facts)
+        return cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
 
     @classmethod
     def from_config(
@@ -176,6 +180,7 @@ class VishwamAI:
             compute=self.precision.compute,
             cache=self.precision.cache,
             text=None if self._tokenizer is None else self._text,
+            programs=Programs(self._progress),
         )
 
     # Making text.

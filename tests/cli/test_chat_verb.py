@@ -5,8 +5,8 @@ import io
 import pytest
 
 from vishwamai import VishwamAI
-from vishwamai.outputs import Chunk
 from vishwamai.cli import main
+from vishwamai.outputs import Chunk
 
 from .conftest import refused, type_in
 

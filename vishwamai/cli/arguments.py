@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vishwamai.cli.status import Status
+
 if TYPE_CHECKING:
     from vishwamai.api import VishwamAI
 
@@ -49,10 +51,11 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> VishwamAI:
-    """The model that was asked for."""
-    from vishwamai.api import VishwamAI
-
-    how = {"dtype": args.dtype, "quantization": args.quantization}
+    """The model that was asked for; what it takes long for is shown on a terminal, now and when it is used."""
+    status = Status()
+    with status("starting"):
+        from vishwamai.api import VishwamAI
+    how = {"dtype": args.dtype, "quantization": args.quantization, "progress": status}
     model = VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
     if args.adapter is not None:
         model.load_adapter(args.adapter)

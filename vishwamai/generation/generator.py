@@ -51,8 +51,9 @@ class Generator:
         """Continues every prompt; `params` are for all rows, or one for each. Raises `InputError` for bad input."""
         job, clock = self._job(prompts, params), Clock(self.programs)
         turn = WATCHFUL_TURN if any(row.params.stop for row in job.rows) else TURN
-        for _ in self._turns(weights, job, turn, clock):
-            pass
+        with self.programs.progress("generating"):
+            for _ in self._turns(weights, job, turn, clock):
+                pass
         made = sum(len(row.tokens) for row in job.rows)
         return generation(job.rows, clock.stats(sum(row.start for row in job.rows), made))
 
@@ -70,13 +71,15 @@ class Generator:
         rows), and with `beams.sample` its temperature and filters. Stop strings and logprobs are refused.
         """
         job, clock = self._job(prompts, params), Clock(self.programs)
-        return search_rows(self.programs, weights, job, beams, clock, **self._fixed())
+        with self.programs.progress("searching"):
+            return search_rows(self.programs, weights, job, beams, clock, **self._fixed())
 
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
         rows = checked_rows(texts, self.cfg, "text")
         fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
-        return score_rows(self.programs, weights, rows, batch, **fixed)
+        with self.programs.progress("scoring"):
+            return score_rows(self.programs, weights, rows, batch, **fixed)
 
     def _job(self, prompts: Prompts, params: Params) -> Job:
         prompts = checked_rows(prompts, self.cfg)
@@ -99,18 +102,24 @@ class Generator:
         """The rows of the job after the prefill, and after each turn of the loop, until all have ended."""
         fixed = self._fixed()
         shape = {"size": job.size, "pad_id": self.pad_id, "top": job.top}
-        state = self.programs.run(decode.prefill, weights, job.tokens, job.lengths, job.rules, **shape, **fixed)
-        view = look(state)
+        step = (job.rules, jnp.int32(turn))
+        with self.programs.progress("reading the prompt"):
+            state = self.programs.run(decode.prefill, weights, job.tokens, job.lengths, job.rules, **shape, **fixed)
+            view = look(state)
         clock.lap("prefill")
+        chunks = self._grow(job, view)
+        if any(row.reason is None for row in job.rows):  # before the first token, which the next should follow soon
+            self.programs.prepare(decode.decode, weights, state, *step, donate=(1,), **fixed)
         while True:
-            yield self._grow(job, view)
+            yield chunks
             if all(row.reason is not None for row in job.rows):
                 return
             state = dataclasses.replace(state, reason=ended(state, job))
             clock.lap(None)
-            state = self.programs.run(decode.decode, weights, state, job.rules, jnp.int32(turn), donate=(1,), **fixed)
+            state = self.programs.run(decode.decode, weights, state, *step, donate=(1,), **fixed)
             view = look(state)
             clock.lap("decode")
+            chunks = self._grow(job, view)
 
     def _grow(self, job: Job, view: View) -> list[Chunk]:
         grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in job.rows]

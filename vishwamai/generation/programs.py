@@ -5,10 +5,14 @@ It knows no model: functions, their arguments' shapes, and sizes rounded up.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import jax
+
+from vishwamai.progress import Progress, silent
 
 HALF_BYTES = ("int4", "float4_e2m1fn")  # JAX 0.10 compiles ahead for another layout than a mesh gives such arrays
 
@@ -22,8 +26,9 @@ def bucket(n: int, least: int = 1, most: int | None = None) -> int:
 class Programs:
     """The compiled programs of one owner: one for each function, its static settings, and its arguments' shapes."""
 
-    def __init__(self):
+    def __init__(self, progress: Progress = silent):
         self._compiled: dict[tuple, Callable] = {}
+        self.progress = progress
         self.seconds = 0.0  # spent compiling
 
     @property
@@ -33,19 +38,46 @@ class Programs:
 
     def run(self, f: Callable, *args, donate: tuple[int, ...] = (), **static):
         """`f(*args, **static)`, compiled at the first call with such arguments; those at `donate` are used up."""
-        leaves, tree = jax.tree.flatten(args)
-        key = (f, tuple(sorted(static.items())), tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves))
-        if key in self._compiled:
-            return self._compiled[key](*args)
-        start = time.perf_counter()
-        jitted = jax.jit(partial(f, **static), donate_argnums=donate)
-        if any(x.dtype.name in HALF_BYTES for x in leaves):
-            self._compiled[key], out = jitted, jitted(*args)
-            self.seconds += time.perf_counter() - start
-            return out
-        self._compiled[key] = jitted.lower(*args).compile()
-        self.seconds += time.perf_counter() - start
+        key = _key(f, args, static)
+        if key not in self._compiled:
+            jitted = _jitted(f, donate, static)
+            if not _has_half_bytes(args):
+                self._compile(key, jitted, args)
+            else:
+                with self._compiling(f):
+                    self._compiled[key], out = jitted, jitted(*args)
+                    return out
         return self._compiled[key](*args)
+
+    def prepare(self, f: Callable, *args, donate: tuple[int, ...] = (), **static) -> None:
+        """Compiles what `run` would, and runs nothing: for whoever must not be held up later."""
+        key = _key(f, args, static)
+        if key not in self._compiled and not _has_half_bytes(args):
+            self._compile(key, _jitted(f, donate, static), args)
+
+    def _compile(self, key: tuple, jitted: Any, args: tuple) -> None:
+        with self._compiling(key[0]):
+            self._compiled[key] = jitted.lower(*args).compile()
+
+    @contextmanager
+    def _compiling(self, f: Callable) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.progress(f"compiling {f.__name__.replace('_', ' ')}"):
+            yield
+        self.seconds += time.perf_counter() - start
+
+
+def _key(f: Callable, args: tuple, static: dict[str, Any]) -> tuple:
+    leaves, tree = jax.tree.flatten(args)
+    return f, tuple(sorted(static.items())), tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+
+
+def _jitted(f: Callable, donate: tuple[int, ...], static: dict[str, Any]) -> Any:
+    return jax.jit(partial(f, **static), donate_argnums=donate)
+
+
+def _has_half_bytes(args: tuple) -> bool:
+    return any(x.dtype.name in HALF_BYTES for x in jax.tree.leaves(args))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,11 @@ class Folder:
         if storage is not None:
             self.tensors = storage.coded(tensors, self._raw)
 
+    @property
+    def size(self) -> int:
+        """The bytes of all its tensors, as they are stored."""
+        return sum(tensor.end - tensor.start for tensor in self._stored.values())
+
     def view(self, name: str) -> np.ndarray | View:
         """A tensor's values, read-only, sliced as an array is; nothing is read before `np.asarray` asks for it."""
         tensor = self.tensors[name]

@@ -4,6 +4,7 @@ Every name and shape is checked first; then `filling.py` makes one leaf after an
 says what each tensor is called.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import filling, safetensors
-from vishwamai.hf.coded import Coded
+from vishwamai.hf.coded import Coded, View
 from vishwamai.hf.config import Pretrained
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
@@ -26,6 +27,7 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.progress import Progress, Report, silent
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of
 from vishwamai.weights.spec import Param
@@ -42,38 +44,59 @@ def load(
     sharding: Sharding = SINGLE,
     dtype="float32",
     quantization: str | None = None,
+    progress: Progress = silent,
 ) -> Transformer:
     """The weights in a folder that `config.read` described, laid out by `sharding`, in `dtype`.
 
     `quantization` is the name of a scheme that the layers' projections get as they are read; `KEEP` leaves those that
     are stored quantised as they are, which otherwise come in `dtype` like the rest. Every name and shape is checked
-    before the first array is made. Raises `CheckpointError` that names the file and the tensor where one is missing,
-    unexpected, of another shape, or of a dtype that holds no weights.
+    before the first array is made, and `progress` shows the bytes read. Raises `CheckpointError` that names the file
+    and the tensor where one is missing, unexpected, of another shape, or of a dtype that holds no weights.
     """
     family, cfg = FAMILIES[pretrained.model_type], pretrained.model
     specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
     source, wanted = open_folder(folder, family, pretrained.storage), pieces(family, specs, cfg)
     check(source, family, wanted, cfg)
-    read = _reader(source, sharding, quantization)
-    leaves = [read(path, param, parts) for (path, param), parts in zip(spec.named(specs), wanted, strict=True)]
+    with progress("loading the weights") as report:
+        read = _reader(source, sharding, quantization, _counted(source, wanted, report))
+        leaves = [read(path, param, parts) for (path, param), parts in zip(spec.named(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
 
-def _reader(source: Folder, sharding: Sharding, quantization: str | None) -> Callable:
+def _counted(source: Folder, wanted: list[list[Piece]], report: Report) -> Callable[[str], None]:
+    """What is told the name of each tensor that is begun, and reports the bytes read before it."""
+    left = {piece.name: math.prod(piece.shape) for parts in wanted for piece in parts}
+    numbers, done, size = sum(left.values()), 0, source.size
+
+    def begun(name: str) -> None:
+        nonlocal done
+        report(size * done // numbers, size)
+        done += left.pop(name, 0)  # none for a tensor that several leaves are parts of, once it was counted
+
+    return begun
+
+
+def _reader(source: Folder, sharding: Sharding, quantization: str | None, begun: Callable[[str], None]) -> Callable:
     """`read(path, param, parts)` -> a leaf, plain or quantised."""
     asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
+
+    def view(name: str) -> np.ndarray | View:
+        begun(name)
+        return source.view(name)
 
     def fill(param: Param, parts: list[Piece], view: filling.Viewer) -> jax.Array:
         return filling.fill(param, parts, view, sharding, source.release)
 
     def read(path: str, param: Param, parts: list[Piece]):
         if asked is not None and chosen(path, param) and group_of(param, asked) != 0:
-            return filling.fill_quantized(param, parts, source.view, sharding, source.release, asked)
+            return filling.fill_quantized(param, parts, view, sharding, source.release, asked)
         schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
         scheme = schemes.pop() if quantization == KEEP and len(schemes) == 1 else None
         if scheme is None or group_of(param, scheme) == 0:
-            return fill(param, parts, source.view)
+            return fill(param, parts, view)
         target, group = quantize.specs(param, scheme), group_of(param, scheme)
+        for piece in parts:
+            begun(piece.name)
         return Quantized(
             values=fill(target.values, parts, lambda name: source.tensors[name].values()),
             scale=fill(target.scale, parts, lambda name: source.tensors[name].scales(group)),

@@ -30,16 +30,16 @@ def download(repo: str, revision: str | None = None, *, part: Part = "model") ->
     if by := is_offline():
         raise HubError(f"{at} is not on this machine and {by} is set ({tried})")
     try:
-        import huggingface_hub as client
+        from huggingface_hub import constants, get_token, snapshot_download
     except ImportError:
         raise HubError(f"{repo} has to be downloaded, which needs the package huggingface_hub ({tried})") from None
-    endpoint = (os.environ.get("HF_ENDPOINT") or client.constants.ENDPOINT).rstrip("/")
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     options = {"allow_patterns": list(WANTED[part]), "ignore_patterns": list(UNWANTED), "endpoint": endpoint}
-    _check_token(client.get_token)
+    _check_token(get_token)
     try:
         (repo_folder(repo) / CHECKED).mkdir(parents=True, exist_ok=True)
         options |= {"cache_dir": cache_folder(), "tqdm_class": _progress()}
-        found = Path(client.snapshot_download(repo, revision=revision, **options))
+        found = Path(snapshot_download(repo, revision=revision, **options))
     except Exception as error:  # the client's errors share no base class with those of the network below it
         reason = _reason(error, f"{endpoint}/{repo}", revision)
         raise HubError(f"{at} could not be downloaded: {reason} ({tried}, the hub {endpoint})") from error
