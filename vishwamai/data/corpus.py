@@ -8,10 +8,11 @@ import functools
 import itertools
 from pathlib import Path
 
-from vishwamai.data import sources
+from vishwamai.data import generated, sources
 from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
+from vishwamai.text.chat import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 LAST_QUESTION = "{{ messages[-1]['content'] }}"  # rows are a question and its answer: no roles, no turns
@@ -83,7 +84,11 @@ def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
             f"the tokenizer {data.tokenizer!r} has {len(found)} tokens and the model has a place for {vocab_size}; "
             "make model.vocab_size that large"
         )
-    return found
+    return found.with_tokens(templates=(("default", ROLE_TEMPLATE),)) if _has_chats(data) else found
+
+
+def _has_chats(data: Data) -> bool:
+    return any(source.kind == "generated" and source.name in generated.CHATS for source in data.sources)
 
 
 def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:

@@ -8,11 +8,14 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from vishwamai.data import countdown, explanations, game24, word_problems
+from vishwamai.data import conversations, countdown, explanations, game24, word_problems
+from vishwamai.data.chats import AsChat
 from vishwamai.data.rows import Problem, Row
 from vishwamai.errors import DataError
 
-CORPORA = {"game24": game24, "word_problems": word_problems, "explanations": explanations, "countdown": countdown}
+QUESTIONS = {"game24": game24, "word_problems": word_problems, "explanations": explanations, "countdown": countdown}
+CHATS = {"conversations": conversations, **{f"{name}_chat": AsChat(corpus) for name, corpus in QUESTIONS.items()}}
+CORPORA = QUESTIONS | CHATS
 SPLITS = ("train", "held_out")
 
 
