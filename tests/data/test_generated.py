@@ -22,7 +22,7 @@ def test_unknown_names_are_refused(name, split):
 
 
 def test_held_out_of_an_unknown_corpus_is_refused():
-    with pytest.raises(DataError, match="game24, word_problems, explanations, countdown"):
+    with pytest.raises(DataError, match="game24, word_problems, explanations, countdown, conversations, game24_chat"):
         held_out("mixture")
 
 
@@ -31,12 +31,18 @@ def test_every_number_and_sign_is_one_token(tokenizer):
     assert [word for word in words if len(tokenizer.encode(word, add_special_tokens=False)) != 1] == []
 
 
+def test_role_tokens_are_no_text_to_learn_merges_from(tokenizer):
+    merged = [tokenizer.id_to_token(i) for i in range(len(tokenizer)) if i not in tokenizer.special_ids]
+    assert [token for token in merged if "<|" in token or "|>" in token] == []
+
+
 @pytest.mark.parametrize("name", CORPORA)
 def test_rows_survive_the_tokenizer_and_are_short(tokenizer, name):
     for index in range(100):
         row = row_at(name, "train", 0, index)
         tokens, weights = encode_row(tokenizer, row)
-        assert tokens[-1] == tokenizer.eos_token_id and len(tokens) == len(weights) <= 160
+        assert tokens[-1] == tokenizer.eos_token_id and len(tokens) == len(weights)
+        assert len(tokens) <= (480 if name == "conversations" else 180)
         assert tokenizer.decode(tokens[:-1]) == row.text
         assert tokens[: len(tokenizer.encode(row.prompt))] == tokenizer.encode(row.prompt)
         assert weights[0] == 0.0 and weights[-1] == 1.0

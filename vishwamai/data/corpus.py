@@ -6,16 +6,19 @@ It knows no model beyond the size of its vocabulary.
 import dataclasses
 import functools
 import itertools
+import re
 from pathlib import Path
 
 from vishwamai.data import generated, sources
 from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
+from vishwamai.text import bpe
 from vishwamai.text.chat import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 LAST_QUESTION = "{{ messages[-1]['content'] }}"  # rows are a question and its answer: no roles, no turns
+CONTROL = re.compile("|".join(map(re.escape, bpe.SPECIAL_TOKENS)))  # no merges are learnt from their text
 KINDS = ("generated", "text", "jsonl")
 
 
@@ -99,7 +102,7 @@ def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
     if not (folder / "tokenizer.json").exists():
         row = rows(data)
         spans = (text for i in range(data.tokenizer_rows) for text, _ in row(i).text_spans)  # as they are encoded
-        texts = itertools.chain(_numbers(), spans)
+        texts = itertools.chain(_numbers(), (part for text in spans for part in CONTROL.split(text)))
         made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
         made.save_pretrained(folder)
     return VishwamAITokenizer.from_pretrained(str(folder))
