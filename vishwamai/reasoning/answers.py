@@ -6,68 +6,52 @@ Answers are one where they are equal, not where their texts look alike: "18" and
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 from vishwamai.errors import InputError
+from vishwamai.reasoning import numerals
 
-MAX_CHARACTERS = 200  # of what is read as a number
-WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
-LAST_NUMBER = re.compile(rf"(?:(?<![0-9a-zA-Z)%])[-−])?[$€£]?{DECIMAL}(?:/[0-9]+(?![0-9/]))?%?")
-FINAL_MARK = re.compile(r"####(.*)")
-MARKED = re.compile(r"^[ \t>*_]*(?:A|(?:[Tt]he )?(?:[Ff]inal )?(?:[Aa]nswer|ANSWER))[ \t*_]*:(.*)$", re.MULTILINE)
-INLINE = re.compile(r"\banswer[ \t*_]*(?:is|[:=])[ \t*_]*:?(.*)", re.IGNORECASE)
-SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
+COUNTED = re.compile(r"[-−+*_`(\\$€£¥₹. \t]*[0-9](?![0-9]*[.):][ \t]+[^\W\d_])")  # 18, and not "2. Double it"
+LINE = re.compile(
+    r"^[ \t>*_#`]*(?:A[ \t*_]*:|(?i:(?:(?:the|my) )?(?:final )?answer)[ \t*_]*(?::|$))[ \t*_]*(.*)$", re.MULTILINE
+)
+PROSE = re.compile(r"\banswers?[ \t*_]*(?:(?:is|are|would be|will be|must be)\b|[:=])[ \t*_]*:?", re.IGNORECASE)
+SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)")
+HEDGE = re.compile(
+    r"(?:(?:approx(?:imately|\.)?|about|around|roughly|exactly|just|only|simply|equal to|therefore|thus|so|that|≈|~"
+    r"|\\approx)(?:[ :]+|(?=[\d$])))+",
+    re.IGNORECASE,
+)
+REASON = re.compile(r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e)\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)", re.I)
+NO_SIDE = re.compile(r"[0-9].*[a-zA-Z]|[a-zA-Z].*[0-9]|[,;]")  # "x + 3", "5, y": not a calculation, nor a name alone
 BOXED = "\\boxed{"
-
-NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:(?P<before>[0-9]+)\s+(?=[0-9]+/[0-9]))?(?P<top>{WHOLE}(?:\.[0-9]*)?|\.[0-9]+)"
-    rf"(?:\s*/\s*(?P<bottom>{DECIMAL}))?(?P<unit>[^\d=+*^<>{{}}\\²³½¼¾√π∞]*)"
-)
-NO_UNIT = re.compile(
-    r"\s*[-/]?\s*(?:and|or|to|[xyznkie]|pi)\b", re.IGNORECASE
-)  # 5 and a half, 3x: not the number alone
-SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-NAMED = re.compile(r"[a-zA-Z]\w*\s*=\s*(?=\S)")  # x = 18
-TYPESET = (
-    (re.compile(r"\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}"), r"\1/\2"),
-    (re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}"), r" \1"),
-    (re.compile(r"\\[,!;: ]|\\[()\[\]]|\\?[$€£]|\*\*"), ""),
-    (re.compile(r"\^\{?\\circ\}?|°"), ""),
-    (re.compile(r"\\%"), "%"),
-    (re.compile("[−–]"), "-"),
-)
+NAMED = re.compile(r"(?:[Tt]he +)?(?:[a-zA-Z]\w*\s*(?:=|∈|\\in\b)\s*)?(?=\S)")  # x = 18
+OPERATOR = re.compile(r" ?([-+*/^=<>|:]|<=|>=) ?")
+FACTOR = re.compile(r"(?<=[0-9)])[ *]+(?=sqrt|pi\b|[a-z]\b|\()")
 
 
 def extract(text: str) -> str | None:
-    r"""The answer that a text gives: what stands after `####`; after `A:`, `Answer:` or `The answer is`; in `\boxed{}`.
+    r"""The answer that a text gives: what stands after `####`; in `\boxed{}`; after `Answer:`; after `the answer is`.
 
-    The first of these kinds that occurs counts, and of one kind the last. Without any, the last number in the text;
+    The first of these kinds that occurs counts, and of one kind the last; a heading (`#### Step 2`) is none. A reason
+    after an answer is left out, and so is the calculation before it. Without any mark, the last number in the text;
     None where there is none either.
     """
-    for found in _marked(text):
-        answer = _tidy(found)
+    for find in (_final, boxed, _line, _prose):
+        answer = _bare(find(text) or "")
         if answer:
             return answer
-    numbers = LAST_NUMBER.findall(text)
-    return numbers[-1] if numbers else None
+    return numerals.last(text)
 
 
-def _marked(text: str) -> Iterator[str]:
-    """What the marks of each kind point at, the last of its kind."""
-    for kind in (FINAL_MARK, MARKED, INLINE):
-        found = kind.findall(text)
-        if found:
-            yield found[-1] if kind is FINAL_MARK else _spoken(found[-1], kind is INLINE)
-    yield boxed(text) or ""
-
-
-def _spoken(text: str, in_prose: bool) -> str:
-    """An answer of a line in which "the answer is" may occur again; in prose it ends with its sentence."""
-    while again := INLINE.search(text):
-        text, in_prose = again[1], True
-    return SENTENCE_END.split(text, maxsplit=1)[0] if in_prose else text
+def _final(text: str) -> str | None:
+    """What stands after GSM8K's mark: a number, or the words at the very end."""
+    for found in reversed(list(FINAL.finditer(text))):
+        if COUNTED.match(found[1]) or not (text[found.end() :].strip() or LINE.match(found[1])):
+            return found[1]
+    return None
 
 
 def boxed(text: str) -> str | None:
@@ -83,41 +67,82 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def _tidy(text: str) -> str:
-    """An answer without what surrounds it."""
-    text = boxed(text) or text
-    return text.strip(" \t\r*_`").rstrip(".").rstrip()
+def _line(text: str) -> str | None:
+    """What a line that begins with the mark says; where it says nothing, the line after it, if that is the last."""
+    found = list(LINE.finditer(text))
+    if not found:
+        return None
+    answer = found[-1][1].strip() or text[found[-1].end() :].strip()
+    return (_prose(answer) or answer) if "\n" not in answer else None
+
+
+def _prose(text: str) -> str | None:
+    """What a sentence says the answer is."""
+    found = list(PROSE.finditer(text))
+    if not found:
+        return None
+    answer = text[found[-1].end() :].lstrip().split("\n", 1)
+    return SENTENCE_END.split(HEDGE.sub("", answer[0].lstrip(" *_")), maxsplit=1)[0]
+
+
+def _bare(text: str) -> str:
+    """An answer without what surrounds it, its reason, or the calculation that leads to it."""
+    text = (boxed(text) or text).strip(" \t\r*_`").rstrip(".").rstrip()
+    if len(text) > numerals.MAX_CHARACTERS or isinstance(canonical(text), Fraction):
+        return text
+    hedge = HEDGE.match(text)
+    short = REASON.split(text[hedge.end() if hedge else 0 :], maxsplit=1)[0]
+    *before, after = short.split("=")
+    short = short if any(map(NO_SIDE.search, before)) else after
+    return short.strip(" \t*_`,;").rstrip(".") or text
 
 
 def canonical(answer: str) -> Fraction | str:
     r"""What an answer is compared by: its exact number where it is one number, else its text, casefolded.
 
-    "1,000", "$18.00", "1/2", "1 1/2", ".5", "x = 3" and "\frac{1}{2}" are numbers. Units after a number do not count,
-    and a percent sign is a unit: "50%" is 50 and not 0.5, for where a percentage is asked for, 50 is the answer. A
-    word of size does count: "2 million" is 2000000. Nothing is rounded: "0.33" is not "1/3".
+    "1,000", "$18.00", "1/2", "1 1/2", ".5", "x = 3", "\frac{1}{2}", "2^3" and "seven" are numbers. Units after a number
+    do not count, and a percent sign is a unit: "50%" is 50 and not 0.5, for where a percentage is asked for, 50 is the
+    answer. A word of size does count: "2 million" is 2000000. Nothing is rounded: "0.33" is not "1/3". Of tuples,
+    intervals and lists the items are compared so, and of sets in any order.
     """
-    text = answer.strip()
-    for pattern, plain in TYPESET:
-        text = pattern.sub(plain, text)
-    text = NAMED.sub("", text.strip(), count=1) if NAMED.match(text.strip()) else text.strip()
-    number = _number(text)
-    if number is not None:
-        return number
-    text = " ".join(text.casefold().split()).strip("\"'`“”‘’").rstrip(".,;:!?")
+    if len(answer) > numerals.MAX_CHARACTERS:
+        return " ".join(answer.casefold().split())
+    text = numerals.plain(answer).replace("**", " ").strip()
+    text = NAMED.sub("", text, count=1)
+    number = numerals.value(text)
+    return number if number is not None else _listed(text) or _words(text)
+
+
+def _listed(text: str) -> str | None:
+    """A tuple, an interval, a set or a bare list by its items; None for what is none of them."""
+    opened, closed = text[:1], text[-1:]
+    for begin, end in ((opened, closed), ("", "")) if opened in "([{" and closed in ")]}" else (("", ""),):
+        items = _split(text[len(begin) : len(text) - len(end)])
+        if len(items) > 1 and all(items):
+            parts = [str(canonical(item)) for item in items]
+            return begin + ", ".join(sorted(set(parts)) if begin + end == "{}" else parts) + end
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """A text at the commas outside its brackets; nothing where the brackets do not match."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return []
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items]
+
+
+def _words(text: str) -> str:
+    """A text in one case, with single spaces, none around an operator, without quotes and the end of a sentence."""
+    text = " ".join(text.replace("$", "").casefold().split()).strip("\"'`“”‘’").rstrip(".,;:!?")
+    text = FACTOR.sub("", OPERATOR.sub(r"\1", re.sub(r"\binfinity\b", "inf", text))).removeprefix("+")
     return text[1:-1] if re.fullmatch(r"\(\w+\)", text) else text
-
-
-def _number(text: str) -> Fraction | None:
-    match = NUMBER.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
-    if match is None or NO_UNIT.match(match["unit"]):
-        return None
-    bottom = Fraction((match["bottom"] or "1").replace(",", ""))
-    if bottom == 0:
-        return None
-    value = Fraction(match["top"].replace(",", "")) / bottom + int(match["before"] or 0)
-    words = match["unit"].split()
-    value *= SCALES.get(words[0].casefold().rstrip(".,"), 1) if words else 1
-    return -value if match["sign"] == "-" else value
 
 
 def equal(a: str, b: str) -> bool:

@@ -104,7 +104,7 @@ def _truth(node: ast.AST, text: str) -> bool:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT:
-        raise DataError(f"the exponent {float(exponent):g} is not a whole number up to {MAX_EXPONENT}")
+        raise DataError(f"an exponent of the expression is not a whole number of -{MAX_EXPONENT} to {MAX_EXPONENT}")
     if abs(exponent) * _bits(base) > MAX_BITS:
         raise DataError("a power of the expression is too large")
     return base ** int(exponent)

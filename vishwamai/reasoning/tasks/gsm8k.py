@@ -5,6 +5,7 @@ others, "Training Verifiers to Solve Math Word Problems" (2021), for the format;
 """
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import cast
 
 from vishwamai.errors import InputError
@@ -95,8 +96,9 @@ class GSM8K(Task):
     def step(self, state: State, text: str) -> State | None:
         before = cast(Steps, state)
         text = text.strip()
-        ended = bool(before) and FINAL in before[-1]
-        if not text or ended or (FINAL in text and _final(text) is None):
+        ended = bool(before) and _final(before[-1]) is not None
+        empty = not text or (FINAL in text and not any(c.isdigit() for c in text))
+        if empty or ended:
             return None
         return None if self._verdict(text).valid is False else (*before, text)
 
@@ -119,7 +121,7 @@ class GSM8K(Task):
     def split(self, text: str) -> list[str]:
         """The lines up to the final one: what a model writes after it is another problem."""
         lines = [line.strip() for line in text.split("\n") if line.strip()]
-        ends = [i for i, line in enumerate(lines) if FINAL in line]
+        ends = [i for i, line in enumerate(lines) if _final(line) is not None]
         return lines[: ends[0] + 1] if ends else lines
 
     def extract(self, text: str) -> str | None:
@@ -131,6 +133,6 @@ def _asked(question: str) -> str:
 
 
 def _final(line: str) -> str | None:
-    """The answer in a final line, None in another and where it holds no number."""
-    _, mark, rest = line.partition(FINAL)
-    return answers.extract(line) if mark and any(c.isdigit() for c in rest) else None
+    """The number in a final line, None in another; a heading (`#### Step 2`) is none."""
+    found = answers.extract(line) if FINAL in line else None
+    return found if isinstance(answers.canonical(found or ""), Fraction) else None

@@ -1,0 +1,128 @@
+r"""Numbers as people, models and TeX write them: made plain, found in prose, and valued exactly.
+
+`2\frac{1}{2}`, `1{,}234`, `1.5e3`, `2 \times 10^{3}`, `1 234`, `7½` and `2.5 million` are one number each. What could be
+two of them, or none, has no value: `1.234,5`, `5-10`, `5:30`, `2023-05-14`, `3x`, `5 or 6`.
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+from vishwamai.errors import DataError
+from vishwamai.reasoning import exact
+
+MAX_CHARACTERS = 200  # of what is read as a number
+MAX_LINE = 1000  # characters at the end of a line that are looked through for its last number
+MAX_NESTING = 8  # of braces in TeX
+CURRENCY = "[$€£¥₹]"
+WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+ONES += "seventeen eighteen nineteen".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+SPELLED = {word: i for i, word in enumerate(ONES)} | {word: 10 * i for i, word in enumerate(TENS, 2)}
+SPELLED |= {f"{ten}{mark}{one}": SPELLED[ten] + i for ten in TENS for i, one in enumerate(ONES[:10]) for mark in "- "}
+
+SIGNS = str.maketrans(
+    dict.fromkeys("−–‐‑", "-")
+    | dict.fromkeys("×·∙⋅", "*")
+    | dict.fromkeys("\u00a0\u2009\u202f", " ")
+    | {"÷": "/", "⁄": "/", "≤": "<=", "≥": ">=", "≈": "~", "∞": "inf", "π": "pi", "√": r"\sqrt "}
+)
+COMMANDS = dict.fromkeys(("left", "right", "displaystyle", "big", "Big", "bigl", "bigr"), "")
+COMMANDS |= dict.fromkeys(("quad", "qquad"), " ") | dict.fromkeys(("circ", "degree"), "°")
+COMMANDS |= {"times": "*", "cdot": "*", "div": "/", "le": "<=", "leq": "<=", "ge": ">=", "geq": ">=", "approx": "~"}
+COMMANDS |= {"pi": "pi", "infty": "inf", "in": "∈", "pm": "±", "cup": "∪", "cap": "∩"}
+FRACTIONS = re.compile("[¼-¾⅐-⅞]")
+POWERS = re.compile("[⁻⁰¹²³⁴-⁹]+")
+COMMAND = re.compile(r"\\([a-zA-Z]+)")
+TEX = [
+    (re.compile(pattern), plainly)
+    for pattern, plainly in (
+        (r"\{,\}", ","),
+        (r"\\!|\\[()\[\]]", ""),
+        (r"\\[,;: ]", " "),
+        (r"\\([%$€£&#_])", r"\1"),
+        (r"\\[dtc]?frac\s*(?:\{(-?\w+)\}|(\w))\s*(?:\{(\w+)\}|(\w))", r" \1\2/\3\4"),
+        (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" ((\1)/(\2))"),
+        (r"\\sqrt\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+|[a-zA-Z]))", r"sqrt(\1\2\3)"),
+        (r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf|textit|mathit)\s*\{([^{}]*)\}", r" \1"),
+        (r"([\^_])\s*\{\s*(-?\w+|°)\s*\}", r"\1\2"),
+        (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
+        (r"\^ ?(?=°|(?<=[0-9]\^)(?:st|nd|rd|th)\b)", ""),
+    )
+]
+
+# What may be one number: with a separator of any kind, a date or a time, it is taken whole, for a part would be wrong.
+RUN = r"(?:[0-9]{1,4}-[0-9]{1,2}-[0-9]{1,4}|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+(?:[.,:'][0-9]+)*|\.[0-9]+)(?![0-9])"
+POWER = r"(?:[eE][-+]?[0-9]+|(?: ?[*xX] ?10)? ?\^ ?\(?-?[0-9]+\)?)"
+NUMBER = re.compile(
+    rf"(?:(?<![\w)%])-)?(?:{CURRENCY}-?)?(?:[0-9]+ (?=[0-9]+/[0-9]))?{RUN}(?: ?/ ?{RUN})*{POWER}?"
+    rf"(?:%| (?:{'|'.join(SCALES)})\b)?"
+)
+QUANTITY = re.compile(r"(?P<sum>[-+*/^()0-9., eExX]*?[0-9.)])(?P<unit>(?!\))[^\d=+*^<>{}\\|~±∈√]*)", re.DOTALL)
+# 5 and a half, 3x, 3ab: more than the number
+NO_UNIT = re.compile(
+    r"!|\s*[-/(]?\s*(?:and|or|to|times|more|less|plus|minus|over|pi|inf|sqrt|log|ln|sin|cos|tan|[xyznkie])(?![^\W\d_])"
+    r"|(?!(?:[kcm]?m|[mk]?g|m?l|s|h|hr|lb|oz|ft|in|yd|mi|am|pm|st|nd|rd|th)\b)[^\W\d_]{1,2}(?![^\W\d_])",
+    re.IGNORECASE,
+)
+AREA = re.compile(r"\b([kcm]?m|in|ft|yd|mi|units?|inches|feet|[a-z]*met(?:er|re)s?)\^[23]\b")
+DOUBTFUL = re.compile(r"[0-9).] *-|/[^-+*()]*/|[-+] *[-+]")  # 5-10, 1/2/3
+REWRITTEN = [
+    (re.compile(pattern), exactly)
+    for pattern, exactly in (
+        (r" ?[xX] ?(?=10 ?\^)", "*"),
+        (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])", lambda found: found[0].replace(",", "")),
+        (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,]| ?/)", lambda found: found[0].replace(" ", "")),
+        (r"(?<![0-9.])0+(?=[0-9])", ""),
+        (r"([0-9.]+)[eE]([-+]?[0-9]+)", r"(\1*10^\2)"),
+        (r"(?<![0-9.])([0-9]+) +([0-9]+ ?/ ?[0-9]+)", r"(\1+\2)"),
+        (r"\^", "**"),
+    )
+]
+
+
+def plain(text: str) -> str:
+    """A text with its TeX and its typographic signs written plainly: for one line, or a part of one."""
+    text = FRACTIONS.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
+    text = POWERS.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text).translate(SIGNS)
+    text = COMMAND.sub(lambda found: COMMANDS.get(found[1], found[0]), text)
+    for _ in range(MAX_NESTING):
+        before = text
+        for pattern, plainly in TEX:
+            text = pattern.sub(plainly, text)
+        if text == before:
+            break
+    return text.replace(r"\{", "{").replace(r"\}", "}")
+
+
+def last(text: str) -> str | None:
+    """The last number in a text, as it stands there but for its TeX; None where there is none."""
+    for line in reversed(text.split("\n")):
+        found = NUMBER.findall(plain(line[-MAX_LINE:]))
+        if found:
+            return found[-1].strip()
+    return None
+
+
+def value(text: str) -> Fraction | None:
+    """The exact value of a plain text that is one number, a unit after it or not; else None.
+
+    Sums, products and powers of numbers have a value too. Raises nothing: what is too large to be worked out has none.
+    """
+    text = AREA.sub(r"\1", re.sub(CURRENCY, "", text)).strip()
+    if text.casefold() in SPELLED:
+        return Fraction(SPELLED[text.casefold()])
+    match = QUANTITY.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
+    if match is None or NO_UNIT.match(match["unit"]) or DOUBTFUL.search(match["sum"]):
+        return None
+    written = match["sum"]
+    for pattern, exactly in REWRITTEN:
+        written = pattern.sub(exactly, written)
+    try:
+        found = exact.number(written)
+    except (DataError, ZeroDivisionError):
+        return None
+    words = match["unit"].split()
+    return found * SCALES.get(words[0].casefold().rstrip("s.,"), 1) if words else found
