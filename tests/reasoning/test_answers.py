@@ -70,7 +70,7 @@ NUMBERS = {
     Fraction(3, 2): ["1 1/2", "1.5", "3/2", r"1\frac{1}{2}", "1½", r"1 \tfrac12", "1 + 1/2"],
     Fraction(50): ["50%", "50", "50 percent", r"50\%", "fifty"],
     Fraction(-3): ["-3", "−3", "-$3", "$-3", "- 3.0", "(-3)"],
-    Fraction(2_500_000): ["2.5 million", "2,500,000", "2500000 dollars", "2.5e6", r"2.5 \times 10^{6}", "2.5 x 10^6 people"],
+    Fraction(2_500_000): ["2.5 million", "2,500,000", "2500000 dollars", "2.5e6", r"2.5 \times 10^{6}"],
     Fraction(90): ["90°", r"90^\circ", r"90\text{ degrees}", "ninety"],
     Fraction(25): ["25 cm^2", r"25\text{ m}^2", "25 m²", "twenty-five", "25th"],
 }
@@ -82,7 +82,7 @@ def test_numbers_are_equal_exactly_and_however_they_are_written():
 
 
 TEXTS = "3x|12,5|1/0|5:30|5 and a half|2π|1.2.3|2 or 3|1,0000|5-10|10 - 3|1/2/3|2023-05-14|5!|3ab|5k|7 x|1 2|2^3^9"
-TEXTS = [*TEXTS.split("|"), "5" * 400, "10^999999999", "10^-999999999", "1e-999999999", "1" + "0" * 300 + "e5", "Seven Samurai"]
+TEXTS = [*TEXTS.split("|"), "5" * 190 + "x5", "10^999999999", "10^-999999999", "1e-999999999", "Seven Samurai"]
 
 
 @pytest.mark.parametrize("text", TEXTS)

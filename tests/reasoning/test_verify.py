@@ -54,6 +54,12 @@ HOLD = [
     "16 - 3 = <<16-3=99>>13 ducks",
     "3 + 4 = 7\n7 * 2 = 14",
     "0.1 + 0.2 = 0.3",
+    "the average is (3 + 5) / 2 = 4",
+    "a total of 7 / 2 = 3.5, rounded 4",
+    "That means he pays 2 * 3 = $6",
+    "He needs 8 / 2 = 4 boxes",
+    "The root is 2, so 2 + 2 = 4",
+    "8 / 4 = 2 times as many",
 ]
 FAIL = [
     "16 - 3 - 4 = 10",
@@ -70,6 +76,12 @@ FAIL = [
     "7 * 2 = 15 billion",
     "-3 + 4 = 7",
     "2 * 3 = 6 (3 * 2 = 7)",
+    "the average is (3 + 5) / 2 = 5",
+    "45 / 7 = 8 weeks with 3 days left",
+    "3 + 4 = 8 apples are left",
+    "13 / 6 = 5 remainder 1",
+    "a total of 3 + 4 = 8",
+    "6 / 2 = 2.9, rounded",
 ]
 UNKNOWN = [
     "",
@@ -100,6 +112,29 @@ UNKNOWN = [
     "1 000 + 1 000 = 2 000",
     "3(4 + 5) = 28",
     "0900 - 0130 = 0730",
+    "sqrt(9 + 16) = 5",
+    "abs(3 - 5) = 2",
+    "The square root of 9 + 16 = 5",
+    "the average of (3 + 5) = 4",
+    "the average of 3 and 4 + 5 = 4",
+    "the average of all three, 3 + 5 + 7 = 5",
+    "the remainder 7 / 2 = 1",
+    "the remainder of 7 / 2 = 1",
+    "the digits of 9 * 9 = 9",
+    "double the sum 4 + 5 = 18",
+    "7 / 2 = 3 (rounded down)",
+    "Rounded up, 7 / 2 = 4",
+    "He needs 7 / 2 = 4 boxes",
+    "45 / 7 = 6 weeks with 3 days left",
+    "13 / 6 = 2 r 1",
+    "20 = 4 times 5",
+    "24 + 25 = 7 squared",
+    "3000 = 2 * 1.5e3",
+    "√16 + 1 = 5",
+    "2³ + 1 = 9",
+    "|3 - 5| = 2",
+    "of 3, 4 + 2 = 9",
+    "f(3) = 7",
 ]
 
 
@@ -177,6 +212,7 @@ TRUE = [
     "2 ** 10 == 1024",
     "7 // 2 == 3 or 1 == 2",
 ]
+TRUE += ["2 ** -64 * 2 ** 64 == 1", "(1 / 2) ** -3 == 8"]
 TRUE += ["0.1 + 0.2 == 0.3", "-7 % 3 == 2", "2 ** -1 == 0.5", " 4 != 5 ", "1 == 1 or 1 / 0 == 1"]
 FALSE = ["1 + 1 == 3", "1 < 2 < 2", "not 1 < 2", "1 / 0 == 1", "5 % 0 == 1", "1 == 1 and 2 == 3"]
 NEITHER = [
@@ -189,6 +225,12 @@ NEITHER = [
     "1 if 2 else 3",
     "[1] == [1]",
     "1 = 1",
+    "2 ** -65 == 1",
+    "2 ** -9999999 == 0",
+    "0.5 ** 99999999 == 0",
+    "(2 ** 64) ** -65 == 0",
+    "2 ** (10**60 * 10**60 * 10**60 * 10**60 * 10**60 * 10**60) == 1",
+    "2 ** -(10**60 * 10**60 * 10**60 * 10**60 * 10**60 * 10**60) == 1",
 ]
 NEITHER += [
     "9 ** 9 ** 9 == 1",
@@ -237,11 +279,11 @@ def test_values_agree_with_pythons_own():
 )
 @pytest.mark.parametrize("checker", [arithmetic, calculator, expression, matches("a+b")])
 def test_long_texts_are_soon_done_with(checker, text):
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert checker(text).valid is not True
     assert checker(f"<<{text[:3900]}>>").valid is not True
     assert checker(text * 3).valid is not True
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1  # of this process alone, however busy the machine is
 
 
 def test_a_pattern_must_match_the_whole_text():

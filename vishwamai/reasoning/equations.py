@@ -10,23 +10,30 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from vishwamai.errors import DataError
-from vishwamai.reasoning import exact
+from vishwamai.reasoning import exact, numerals
 
 SIGNS = str.maketrans("×÷−–·∙", "*/--**")
 TIMES = re.compile(r"(?<=[0-9)%])( ?)[xX]( ?)(?=[$€£(]?[0-9.])")
 MARKER = re.compile(r"\s*(?:[-+*•]|\(?[0-9a-zA-Z]{1,2}[.)])\s+")  # of a list
-NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 TOKEN = re.compile(
-    rf"(?P<number>[$€£]?(?:{NUMBER})(?:\s?%)?)|(?P<op>\*\*|//|[-+*/^])|(?P<paren>[()])|(?P<relation>[<>!]=|[<>]|==?)"
-    r"|(?P<word>[^\W\d_][\w]*(?:[-'’/][^\W\d_]+)*)|(?P<other>\S)"
+    rf"(?P<number>[$€£]?(?:{numerals.WHOLE}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?%)?)|(?P<op>\*\*|//|[-+*/^])|(?P<paren>[()])"
+    r"|(?P<relation>[<>!]=|[<>]|==?)|(?P<word>[^\W\d_][\w]*(?:[-'’/][^\W\d_]+)*)|(?P<other>\S)"
 )
 PUNCTUATION = {*".,;:!?\"'“”‘’[—•~`"}  # may stand before an equation
 OPERATING = {*"times plus minus twice double triple half than over".split()}  # words that calculate
-PORTION = re.compile(r"half|percent|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?")
-REMAINDER = {"remainder", "r", "rem"}
-DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
+# Words for a function of the sum that they lead to: the average of 1 + 2, the remainder 7 / 2, rounded 7 / 2.
+FUNCTION = re.compile(
+    r"\b(?:(?:square|cube|root|average|mean|median|mode|remainder|absolute value|maximum|max|minimum|min|floor|ceiling"
+    r"|inverse|reciprocal|opposite|factorial|logarithm|gcd|lcm)s? of\b|(?:average|mean|median|remainder|root|maximum"
+    r"|minimum|(?:twice|double)(?: the)?(?: sum)?)$"
+    r"|(?:sqrt|cbrt|abs|log|ln|exp|sin|cos|tan|floor|ceil|mod|rounded|rounding|averaging|squared|cubed)\b)"
+)
+CLAUSE = {*"is are was were be equals gives makes because so then since which that means = == . ;".split()}
+AMOUNTS = {*"total sum cost price profit rate speed distance number weight area height value change".split()}
+ROUGH = re.compile(r"round\w*|whole|full|complete\w*|left\w*|remain\w*|rem|r|least|most|enough|needs?|about|nearest|over")
 FRACTION = ["number", "op", "number"]
-SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12, "cents": Fraction(1, 100)}
+DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
+SCALES = numerals.SCALES | {"cents": Fraction(1, 100)}
 NOISE_DIGITS = 9  # decimals from which a number was plainly printed by a computer
 NOISE = Fraction(1, 10**9)
 
@@ -65,9 +72,21 @@ class Side(NamedTuple):
 def equations(line: str) -> list[tuple[Side, Side]]:
     """The pairs of sides of a line that should be equal; `a = b = c` has two. One side at least calculates."""
     tokens = _tokens(line)
+    is_rough = any(token.kind == "word" and ROUGH.fullmatch(token.text.casefold()) for token in tokens)
     signs = [i for i, token in enumerate(tokens) if token.text in ("=", "==")]
-    pairs = ((_before(tokens, i), _after(tokens, i)) for i in signs)
-    return [(a, b) for a, b in pairs if a and b and (a.calculates or b.calculates)]
+    pairs = [(_before(tokens, i), _after(tokens, i)) for i in signs]
+    whole = [(a, b) for a, b in pairs if a and b and (a.calculates or b.calculates)]
+    return [(a, b) for a, b in whole if not (is_rough and _is_rounding(a, b))]
+
+
+def _is_rounding(a: Side, b: Side) -> bool:
+    """Whether a side that divides has been rounded up or down to the other, a whole number."""
+    if "/" not in a.text + b.text or 0 not in (a.decimals, b.decimals):
+        return False
+    try:
+        return 0 < abs(a.value(percent=True) - b.value(percent=True)) < 1
+    except ZeroDivisionError:
+        return False
 
 
 def calculation(text: str) -> list[Side]:
@@ -162,23 +181,36 @@ def _begins(tokens: list[Token], start: int, sign: int) -> bool:
         return previous.text in ("=", "==")
     earlier = tokens[start - 2] if start > 1 else None
     if previous.kind == "word":
-        return start + 1 < sign and _introduces(previous, earlier, tokens[start:sign])
-    if previous.text in ":,." and previous.touches and tokens[start].touches:
+        if start + 1 == sign or not _introduces(previous, earlier, tokens[start:sign]):
+            return False
+    elif previous.text not in ("(", *PUNCTUATION) or (earlier is not None and earlier.kind == "op"):
+        return False
+    elif previous.text in (":", ",", ".") and previous.touches and tokens[start].touches:
         return False  # a time of day, or a number with a comma too many
-    follows_operator = earlier is not None and earlier.kind == "op"
-    return (previous.text == "(" or previous.text in PUNCTUATION) and not follows_operator
+    elif previous.text == "," and earlier is not None and earlier.kind == "number":
+        return False  # one item of several
+    return not _is_argument(tokens[:start])
 
 
 def _introduces(word: Token, earlier: Token | None, side: list[Token]) -> bool:
     """Whether a word only leads to an expression, and neither calculates with it nor is an unknown."""
-    name = word.text.casefold()
-    if name == "of" and earlier is not None:
-        return earlier.kind != "number" and not PORTION.fullmatch(earlier.text.casefold())
-    if name == "by" and earlier is not None:
-        return earlier.text.casefold() not in ("divided", "multiplied")
+    name, before = word.text.casefold(), "" if earlier is None else earlier.text.casefold()
+    if side[0].text == "(" and side[0].touches:
+        return False  # f(3)
+    if name == "of" and before:
+        return before in AMOUNTS
+    if name == "by":
+        return before not in ("divided", "multiplied")
     if name == "and" and earlier is not None and earlier.kind == "number":
         return side[1].text != "/"  # 1 and 1/4
     return name not in OPERATING and (len(name) > 1 or name == "a")
+
+
+def _is_argument(before: list[Token]) -> bool:
+    """Whether the words before an expression say that a function of it is meant."""
+    words = [token.text.casefold() for token in before]
+    begin = max((i for i, word in enumerate(words, 1) if word in CLAUSE), default=0)
+    return FUNCTION.search(" ".join(words[begin:])) is not None
 
 
 def _after(tokens: list[Token], sign: int) -> Side | None:
@@ -211,20 +243,19 @@ def _ends(rest: list[Token]) -> bool:
     """Whether nothing after an expression belongs to it."""
     if not rest:
         return True
-    if rest[0].kind == "word" and (rest[0].touches and len(rest[0].text) == 1):
-        return False  # 3t
+    if rest[0].touches and (rest[0].text == "(" or re.fullmatch(r"[^\W\d]|[^\W\d]+\d.*", rest[0].text)):
+        return False  # 3t, 1.5e3
     if rest[0].text == ":" and len(rest) > 1 and rest[1].touches and rest[1].kind == "number":
-        return False
-    if rest[0].text == "(" and rest[0].touches:
         return False
     words = 0
     while words < len(rest) and rest[words].kind == "word":
         words += 1
-    if REMAINDER & {word.text.casefold() for word in rest[:words]}:
-        return False
-    if words and rest[words - 1].text == "and" and [token.kind for token in rest[words:]][:3] == FRACTION:
+    last, after = rest[words - 1].text.casefold() if words else "", rest[words:]
+    if last in ("squared", "cubed") or (last in OPERATING and after and after[0].kind == "number"):
+        return False  # 4 times 5
+    if last == "and" and [token.kind for token in after[:3]] == FRACTION:
         return False  # 1 and 1/3
-    return words == len(rest) or rest[words].kind != "op"
+    return not after or after[0].kind != "op"
 
 
 def _side(tokens: list[Token], scale: int | Fraction = 1) -> Side | None:

@@ -1,7 +1,7 @@
 r"""Numbers as people, models and TeX write them: made plain, found in prose, and valued exactly.
 
-`2\frac{1}{2}`, `1{,}234`, `1.5e3`, `2 \times 10^{3}`, `1 234`, `7½` and `2.5 million` are one number each. What could be
-two of them, or none, has no value: `1.234,5`, `5-10`, `5:30`, `2023-05-14`, `3x`, `5 or 6`.
+`2\frac{1}{2}`, `1{,}234`, `1.5e3`, `2 \times 10^{3}`, `1 234`, `7½` and `2.5 million` are one number each. What could
+be two of them, or none, has no value: `1.234,5`, `5-10`, `5:30`, `2023-05-14`, `3x`, `5 or 6`.
 """
 
 import re
