@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import InputError, TokenizerError
-from vishwamai.text.batch import batch_of, to_array
+from vishwamai.text.batch import batch_of, to_array, truncated_lengths
 
 ROWS = [[1, 2, 3], [4], []]
 
@@ -26,6 +26,7 @@ def test_padding_to_a_length_never_cuts():
 def test_without_padding_rows_stay_as_they_are():
     batch = batch_of(ROWS)
     assert batch.input_ids == ROWS and batch["attention_mask"] == [[1, 1, 1], [1], []]
+    assert len(batch) == 2 and list(batch) == ["input_ids", "attention_mask"] and "token_type_ids" not in batch
     with pytest.raises(KeyError):
         batch["ids"]
 
@@ -36,6 +37,21 @@ def test_arrays(kind, array):
     for values in (batch.input_ids, batch.attention_mask):
         assert isinstance(values, array) and values.shape == (3, 3) and values.dtype == np.int32
     assert to_array([], kind).shape == (0, 0) and to_array([[]], kind).shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kept"),
+    [
+        ((6, 3, 4), (2, 2)),
+        ((2, 6, 5), (2, 3)),
+        ((6, 1, 5), (4, 1)),
+        ((5, 5, 5), (2, 3)),
+        ((3, 3, 6), (3, 3)),
+        ((4, 0, 2), (2, 0)),
+    ],
+)
+def test_of_a_pair_the_longer_is_cut_first(lengths, kept):
+    assert truncated_lengths(*lengths) == kept
 
 
 def test_a_missing_pad_token_is_named_only_where_it_is_needed():

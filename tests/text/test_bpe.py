@@ -96,7 +96,7 @@ def test_byte_tokenizer_is_utf8():
     tokenizer = VishwamAITokenizer.bytes()
     text = "héllo 🙂\0"
     assert tokenizer.encode(text) == list(text.encode())
-    assert (tokenizer.vocab_size, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
         263,
         256,
         257,

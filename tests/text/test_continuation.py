@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from vishwamai.errors import InputError
 from vishwamai.text.continuation import Continuation
@@ -85,6 +86,49 @@ def test_special_tokens_are_no_text():
     continuation = Continuation(BYTES, [BOS, 97], ["bc"])
     assert pushed(continuation, [[100, EOS], [BOS, 98], [EOS, 99], [101]]) == ["d", "", "", ""]
     assert Continuation(BYTES, [BOS]).push([98, EOS], last=True) == "b"
+
+
+USER = 260
+
+
+@pytest.mark.parametrize(
+    ("stop", "new", "text"),
+    [
+        (["<|eos|>"], [*b"ab", EOS, *b"c"], "ab"),
+        (["b<|eos|>"], [*b"ab", EOS, *b"c"], "a"),
+        (["<|eos|>c"], [*b"ab", EOS, *b"c"], "ab"),
+        (["b<|eos|>c"], [*b"ab", EOS, *b"cd"], "a"),
+        (["<|eos|><|user|>"], [*b"ab", EOS, USER, *b"c"], "ab"),
+        (["<|eos|><|user|>"], [*b"ab", EOS, *b"c", USER, EOS, USER], "abc"),
+        (["x<|eos|>"], [*b"ab", EOS, *b"c"], "abc"),
+        (["bc"], [*b"ab", EOS, *b"cd"], "a"),  # in the text that people see
+        (["bc", "<|user|>"], [*b"ab", EOS, *b"cd", USER], "a"),
+        (["d", "<|eos|>"], [*b"ab", EOS, *b"cd"], "ab"),
+        (["é<|eos|>"], [*"aé".encode(), EOS, *b"c"], "a"),
+        (["<|eos"], [*b"ab", EOS, *b"c"], "abc"),  # no whole special token: text that people see alone
+    ],
+)
+def test_stop_texts_that_are_or_hold_special_tokens(stop, new, text):
+    choose = random.Random(1)
+    for pieces in [[[token] for token in new], [new], *(pieces_of(new, choose) for _ in range(8))]:
+        continuation = Continuation(BYTES, list(b"x"), stop)
+        assert "".join(pushed(continuation, pieces)) == text, pieces
+    stops, ended = Continuation(BYTES, [EOS], stop), [False]
+    for token in new:
+        stops.push([token])
+        ended.append(stops.stopped)
+    assert ended == sorted(ended) and ended[-1] == (text != "abc" or stop[0].endswith("<|user|>"))
+
+
+def test_a_stop_text_after_bytes_that_wait_for_their_run_to_end():
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = VishwamAITokenizer(backend).with_tokens(eos_token="</s>")
+    continuation = Continuation(tokenizer, [], ["é</s>"])
+    assert pushed(continuation, [list("aé".encode()), [256], [98]]) == ["", "a", ""] and continuation.stopped
+    free = Continuation(tokenizer, [], ["x</s>"])
+    assert "".join(pushed(free, [list("aé".encode()), [256], list("é".encode())])) == "aéé"
 
 
 def test_words_keep_the_space_that_parts_them_from_the_prompt(trained):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizers import normalizers
+from tokenizers import AddedToken, normalizers
 
 from vishwamai.errors import TokenizerError
 from vishwamai.text.settings import Added, Settings, read_settings, write_settings
@@ -44,13 +44,92 @@ def test_no_real_length_is_no_length(tmp_path):
     assert read_settings(folder_with(tmp_path, tokenizer_config_json=config)).max_length is None
 
 
-def test_the_map_fills_what_the_configuration_leaves_out(tmp_path):
-    files = {
-        "tokenizer_config_json": {"eos_token": "<config>"},
-        "special_tokens_map_json": {"eos_token": "<map>", "pad_token": {"content": "<pad>"}},
-    }
-    settings = read_settings(folder_with(tmp_path, **files))
-    assert (settings.eos_token, settings.pad_token) == ("<config>", "<pad>")
+def test_the_older_map_wins_unless_the_configuration_lists_its_added_tokens(tmp_path):
+    config = {"eos_token": "<config>", "bos_token": "<s>"}
+    older = {"eos_token": "<map>", "pad_token": {"content": "<pad>"}}
+    settings = read_settings(folder_with(tmp_path, tokenizer_config_json=config, special_tokens_map_json=older))
+    assert (settings.eos_token, settings.pad_token, settings.bos_token) == ("<map>", "<pad>", "<s>")
+    folder_with(tmp_path, tokenizer_config_json=config | {"added_tokens_decoder": {}}, added_tokens_json={"<x>": 300})
+    settings = read_settings(tmp_path)
+    assert (settings.eos_token, settings.pad_token, settings.added) == ("<config>", None, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "older", "expected"),
+    [
+        ({"extra_special_tokens": ["<n>"], "additional_special_tokens": ["<o>"]}, {}, ("<n>",)),
+        ({"extra_special_tokens": [], "additional_special_tokens": ["<o>"]}, {}, ("<o>",)),
+        ({"additional_special_tokens": ["<o>"]}, {"additional_special_tokens": ["<p>"]}, ("<o>",)),
+        ({}, {"additional_special_tokens": ["<p>", "<q>"]}, ("<p>", "<q>")),
+        ({"extra_special_tokens": ["<n>"]}, {"extra_special_tokens": ["<p>", "<n>"]}, ("<n>", "<p>")),
+        ({"extra_special_tokens": {"image_token": "<i>"}}, {"additional_special_tokens": ["<p>"]}, ("<p>",)),
+    ],
+)
+def test_two_lists_of_extra_tokens(tmp_path, config, older, expected):
+    folder_with(tmp_path, tokenizer_config_json=config, special_tokens_map_json=older)
+    assert read_settings(tmp_path).special_tokens == expected
+
+
+def turns(folder, **files):
+    """A byte tokenizer with an ordinary added token `<turn>` (263), in a folder with these files beside it."""
+    backend = VishwamAITokenizer.bytes().backend
+    backend.add_tokens([AddedToken("<turn>", special=False, normalized=False)])
+    backend.save(str(folder / "tokenizer.json"))
+    return VishwamAITokenizer.from_folder(folder_with(folder, **files))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config_json": {"added_tokens_decoder": {"263": {"content": "<turn>", "special": True}}}},
+        {"tokenizer_config_json": {"eos_token": "<turn>"}},
+        {"tokenizer_config_json": {"mask_token": {"content": "<turn>"}}},
+        {"tokenizer_config_json": {"turn_token": "<turn>"}},
+        {"tokenizer_config_json": {"extra_special_tokens": {"turn": "<turn>"}}},
+        {"special_tokens_map_json": {"pad_token": "<turn>"}},
+        {"tokenizer_config_json": {"pad_token": "<turn>"}, "added_tokens_json": {"<turn>": 263}},
+    ],
+    ids=str,
+)
+def test_what_the_settings_call_special_is_skipped_whatever_the_vocabulary_says(tmp_path, files):
+    tokenizer = turns(tmp_path, **files)
+    assert tokenizer.decode([104, 263, 105], skip_special_tokens=True) == "hi" and 263 in tokenizer.special_ids
+    assert tokenizer.decode([104, 263]) == "h<turn>" and tokenizer.encode("h<turn>") == [104, 263]
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert VishwamAITokenizer.from_folder(tmp_path / "again").decode([263, 105], skip_special_tokens=True) == "i"
+
+
+def test_what_is_merely_listed_stays_text_and_nothing_becomes_less_special(tmp_path):
+    plain = {"257": {"content": "<|eos|>", "special": False}}
+    tokenizer = turns(
+        tmp_path, tokenizer_config_json={"extra_special_tokens": ["<turn>"], "added_tokens_decoder": plain}
+    )
+    assert tokenizer.decode([257, 104, 263], skip_special_tokens=True) == "h<turn>"
+    assert 257 in tokenizer.special_ids and 263 in tokenizer.control_ids - tokenizer.special_ids
+
+
+def test_tokens_of_added_tokens_json(tmp_path):
+    older = {"<b>": 265, "<a>": 264, "<|eos|>": 257}
+    tokenizer = turns(tmp_path, added_tokens_json=older, tokenizer_config_json={"pad_token": "<a>"})
+    assert tokenizer.encode("<a>x<b><|eos|>") == [264, 120, 265, 257]
+    assert tokenizer.decode([264, 120, 265, 257], skip_special_tokens=True) == "x<b>"
+    folder_with(tmp_path, added_tokens_json={"<b>": 270})
+    with pytest.raises(TokenizerError, match="added_tokens.json gives '<b>' the id 270, but the vocabulary gives it"):
+        VishwamAITokenizer.from_folder(tmp_path)
+    for wrong in ({"<b>": "5"}, {"<b>": -1}, {"": 3}, ["<b>"]):
+        folder_with(tmp_path, added_tokens_json=wrong)
+        with pytest.raises(TokenizerError, match="added_tokens.json"):
+            VishwamAITokenizer.from_folder(tmp_path)
+
+
+def test_the_padding_of_a_tokenizer_json(tmp_path):
+    backend = VishwamAITokenizer.bytes().backend
+    backend.enable_padding(pad_id=257, pad_token="<|eos|>", direction="left")
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = VishwamAITokenizer.from_folder(tmp_path)
+    assert tokenizer(["a", "bc"], padding=True).input_ids == [[257, 97], [98, 99]] and tokenizer("a").input_ids == [97]
+    folder_with(tmp_path, tokenizer_config_json={"pad_token": "<|pad|>", "padding_side": "right"})
+    assert VishwamAITokenizer.from_folder(tmp_path)(["a", "bc"], padding=True).input_ids == [[97, 258], [98, 99]]
 
 
 def test_templates_by_precedence(tmp_path):
@@ -99,6 +178,10 @@ def test_a_named_token_that_is_missing_is_added_as_it_is_written(tmp_path):
         ({"added_tokens_decoder": []}, "of the wrong type"),
         ({"model_max_length": "long"}, "model_max_length is 'long'"),
         ({"eos_token": {"content": 1}}, "eos_token"),
+        ({"image_token": {"content": 1}}, "image_token"),
+        ({"extra_special_tokens": [3]}, "a special token is 3"),
+        ({"padding_side": "middle"}, "padding_side is 'middle'; it is left or right"),
+        ({"model_input_names": "input_ids"}, "model_input_names is 'input_ids'"),
         ('{"a": 1, "a": 2}', "tokenizer_config.json"),
         ("[1]", "tokenizer_config.json"),
         ("{", "tokenizer_config.json"),
@@ -123,7 +206,11 @@ def test_what_is_written_is_read_back(tmp_path):
     settings = Settings(
         bos_token="<s>",
         unk_token="<unk>",
+        sep_token="<sep>",
+        model_tokens=(("image_token", "<i>"),),
         special_tokens=("<x>",),
+        padding_side="left",
+        token_type_ids=True,
         max_length=77,
         templates=(("default", "a\r\nb"), ("t-1.x", "ü")),
     )

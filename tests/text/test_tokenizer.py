@@ -54,16 +54,32 @@ def test_decode_takes_lists_arrays_and_one_id(plain_bytes):
     assert plain_bytes.batch_decode(np.array([[104, 105], [257, 106]]), skip_special_tokens=True) == ["hi", "j"]
 
 
-@pytest.mark.parametrize("ids", [[-1], [0, 263], [2**31], [2**70], np.array([-5])])
-def test_ids_outside_the_vocabulary_are_refused(plain_bytes, ids):
-    with pytest.raises(TokenizerError, match=f"id {ids[-1]} is outside the vocabulary of 263 tokens"):
+@pytest.mark.parametrize("ids", [[-1], [0, 2**31], [2**70], np.array([-5])])
+def test_ids_that_no_vocabulary_has_are_refused(plain_bytes, ids):
+    with pytest.raises(TokenizerError, match=f"id {ids[-1]} is no token of any vocabulary"):
         plain_bytes.decode(ids)
 
 
-@pytest.mark.parametrize("ids", [[[1, 2]], [1.5], [True], ["a"], (2**70,)])
+@pytest.mark.parametrize(
+    "ids", [[[[1, 2]]], [1.5], [True], ["a"], (2**70,), np.zeros((1, 1, 1), int), [[1.5]], [1, [2]]]
+)
 def test_what_is_no_row_of_ids_is_refused(plain_bytes, ids):
     with pytest.raises(InputError, match="whole numbers in one row"):
         plain_bytes.decode(ids)
+
+
+def test_ids_beyond_the_vocabulary_and_holes_in_it_have_no_text(plain_bytes):
+    assert plain_bytes.decode([104, 263, 105, 2**31 - 1]) == "hi" and plain_bytes.decode(999) == ""
+    assert plain_bytes.decode([[104, 300], [300]], skip_special_tokens=True) == ["h", ""]
+    holes = VishwamAITokenizer(Backend(models.WordLevel({"a": 0, "b": 5}, unk_token="a")))
+    assert holes.decode([3, 5, 6, 0]) == "b a"
+
+
+def test_decode_takes_a_batch(plain_bytes):
+    batches = [[104, 105], [257, 106]], [[104], [105, 106, 107]], [np.array([104]), np.array([105])]
+    for rows in (*batches, np.array(batches[0]), jax.numpy.array(batches[0])):
+        assert plain_bytes.decode(rows, True) == [plain_bytes.decode(row, True) for row in rows]
+    assert plain_bytes.decode([[]]) == [""] and plain_bytes.decode([]) == ""
 
 
 @pytest.mark.parametrize(
@@ -86,8 +102,13 @@ def test_what_is_no_row_of_ids_is_refused(plain_bytes, ids):
         (lambda t: t.batch_encode(["a"], truncation=True, max_length=True), InputError, "max_length is True"),
         (lambda t: t.batch_encode(["abc"], max_length=2), InputError, "max_length=2 would do nothing: pass trunc"),
         (lambda t: t.batch_encode(["abc"], max_length=2, padding=True), InputError, "would do nothing"),
-        (lambda t: t.decode([[1], [2, 3]]), InputError, "use batch_decode"),
-        (lambda t: t.decode(np.array([[1, 2]])), InputError, "use batch_decode"),
+        (lambda t: t.encode(["a", "b"]), InputError, "a text is list, not str; for several texts call the tokenizer"),
+        (lambda t: t({"a": 1}), InputError, "a text is dict; give a text or a list of texts"),
+        (lambda t: t("a", return_tensors="pt"), InputError, 'return_tensors is \'pt\'; it is "jax" or "np"'),
+        (lambda t: t("a", truncation="only_first", max_length=3), InputError, "truncation is 'only_first'"),
+        (lambda t: t("a", ["b"]), InputError, "text is one text and text_pair several"),
+        (lambda t: t(["a"], "b"), InputError, "text has 1 texts; text_pair must be a list of as many"),
+        (lambda t: t(["a"], ["b", "c"]), InputError, "text has 1 texts; text_pair must be a list of as many"),
         (lambda t: t.with_tokens(colour="red"), InputError, "colour"),
     ],
 )
@@ -105,7 +126,7 @@ def test_save_and_load_are_identical(trained, tmp_path):
     assert after.settings.max_length == 128
     for text in HARD_TEXTS:
         assert after.encode(text) == before.encode(text)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "special_tokens", "vocab_size"):
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "special_ids", "vocab_size"):
         assert getattr(after, name) == getattr(before, name)
     after.save_pretrained(tmp_path / "again")
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -128,8 +149,8 @@ def test_from_pretrained_takes_a_folder_without_weights(plain_bytes, tmp_path):
 
 def test_with_tokens_leaves_the_first_as_it_was(plain_bytes):
     other = plain_bytes.with_tokens(pad_token="<new>")
-    assert other.pad_token_id == 263 and other.vocab_size == 264
-    assert plain_bytes.vocab_size == 263 and plain_bytes.pad_token == "<|pad|>"
+    assert other.pad_token_id == 263 and len(other) == 264
+    assert len(plain_bytes) == 263 and plain_bytes.pad_token == "<|pad|>"
 
 
 def test_missing_folder_and_files_are_named(tmp_path):
@@ -205,7 +226,7 @@ def test_named_tokens_are_control_tokens_and_a_mere_unknown_is_not():
     backend = VishwamAITokenizer.bytes().backend
     backend.add_tokens(["<end>", "<unk>"])
     tokenizer = VishwamAITokenizer(backend).with_tokens(eos_token="<end>", unk_token="<unk>")
-    assert tokenizer.control_ids == tokenizer.special_ids | {263}
+    assert tokenizer.control_ids == tokenizer.special_ids - {264} == VishwamAITokenizer.bytes().special_ids | {263}
     assert tokenizer.encode("<end>") == [263] and tokenizer.encode("<end>", allow_special=False) == list(b"<end>")
     assert 264 in tokenizer.with_tokens(pad_token="<unk>").control_ids
 
@@ -219,7 +240,58 @@ def test_flags_beside_a_tokenizer_json_do_not_change_it(plain_bytes, tmp_path):
 def test_holes_in_the_ids_count_for_the_embedding():
     backend = Backend(models.WordLevel({"a": 0, "b": 5}, unk_token="a"))
     tokenizer = VishwamAITokenizer(backend)
-    assert tokenizer.vocab_size == 6 and tokenizer.id_to_token(3) is None and tokenizer.id_to_token(-1) is None
+    assert (len(tokenizer), tokenizer.vocab_size) == (6, 2)
+    assert tokenizer.id_to_token(3) is None and tokenizer.id_to_token(-1) is None
+
+
+def test_a_call_gives_what_transformers_gives(plain_bytes):
+    framed = plain_bytes.with_tokens(add_bos=True)
+    one = framed("hi")
+    assert (
+        dict(one) == {"input_ids": [256, 104, 105], "attention_mask": [1, 1, 1]} and one.input_ids == one["input_ids"]
+    )
+    assert (lambda **given: given)(**one) == dict(one)
+    both = framed(["hi", "abc"], padding=True, padding_side="left")
+    assert both.input_ids == [[258, 256, 104, 105], [256, 97, 98, 99]]
+    assert both.attention_mask == [[0, 1, 1, 1], [1, 1, 1, 1]]
+    array = framed("hi", return_tensors="jax")
+    assert isinstance(array.input_ids, jax.Array) and array.input_ids.tolist() == [[256, 104, 105]]
+    assert dict(framed([])) == {"input_ids": [], "attention_mask": []}
+
+
+def test_a_call_with_pairs(plain_bytes):
+    framed = plain_bytes.with_tokens(add_bos=True, add_eos=True)
+    pair = framed("a", "bc", return_token_type_ids=True)
+    assert pair.input_ids == [256, 97, 257, 256, 98, 99, 257] and pair.token_type_ids == [0, 0, 0, 1, 1, 1, 1]
+    assert "token_type_ids" not in framed("a", "bc")
+    two = framed(["a", "b"], ["c", "de"], padding=True, return_token_type_ids=True)
+    assert two.input_ids[0] == [256, 97, 257, 256, 99, 257, 258] and two.token_type_ids[0] == [0, 0, 0, 1, 1, 1, 0]
+    cut = framed("abcdef", "xyz", truncation=True, max_length=8)
+    assert cut.input_ids == [256, 97, 98, 257, 256, 120, 121, 257]
+    assert framed("ab", "uvwxyz", truncation="longest_first", max_length=9).input_ids[1:3] == [97, 98]
+    with pytest.raises(InputError, match="max_length 3 leaves no room for the 4 special tokens"):
+        framed("a", "b", truncation=True, max_length=3)
+
+
+def test_tokens_and_ids_by_the_names_of_transformers(plain_bytes):
+    t = plain_bytes.with_tokens(max_length=77, special_tokens=("<|user|>",))
+    assert t.convert_tokens_to_ids("h") == 104 and t.convert_tokens_to_ids(["h", "<|eos|>", "no"]) == [104, 257, None]
+    assert t.with_tokens(unk_token="<|pad|>").convert_tokens_to_ids("no") == 258
+    assert t.convert_ids_to_tokens(257) == "<|eos|>" and t.convert_ids_to_tokens(999) is None
+    assert t.convert_ids_to_tokens([104, 257, 999], skip_special_tokens=True) == ["h", None]
+    assert t.tokenize("h<|eos|>") == ["h", "<|eos|>"] and t.tokenize("a", "b") == ["a", "b"]
+    assert t.with_tokens(add_bos=True).tokenize("a", add_special_tokens=True) == ["<|bos|>", "a"]
+    assert t.all_special_tokens == ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>"]
+    assert t.all_special_ids == [256, 257, 258, t.token_to_id("<|user|>")]
+    assert (t.model_max_length, plain_bytes.model_max_length) == (77, int(1e30))
+    assert t.get_vocab()["<|eos|>"] == 257 and len(t.get_vocab()) == len(t)
+
+
+@pytest.mark.parametrize("name", ["pad_token", "pad_token_id", "settings"])
+def test_nothing_of_a_tokenizer_is_set_anew(plain_bytes, name):
+    with pytest.raises(InputError, match=r"take another one: tokenizer.with_tokens\("):
+        setattr(plain_bytes, name, "<|eos|>")
+    assert plain_bytes.pad_token_id == 258
 
 
 def test_settings_of_the_wrong_type_are_refused(plain_bytes, tmp_path):

@@ -35,7 +35,7 @@ def backend_errors(what: str, kind: type[VishwamAIError] = TokenizerError) -> It
 
 
 def load_backend(path: Path) -> Tokenizer:
-    """The tokenizer in a `tokenizer.json`, without padding or truncation of its own.
+    """The tokenizer in a `tokenizer.json`.
 
     Raises `TokenizerError` for a file that is missing, over 256 MB, not UTF-8 or damaged, and for ids out of range.
     """
@@ -60,7 +60,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
-    """The same tokenizer, known to have tokens and sensible ids, with padding and truncation switched off."""
+    """The same tokenizer, known to have tokens and sensible ids."""
     ids = backend.get_vocab(with_added_tokens=True).values()
     if not ids:
         raise TokenizerError(f"{where}: has an empty vocabulary")
@@ -68,8 +68,6 @@ def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
         raise TokenizerError(f"{where}: has the id {max(ids)}; ids from {MAX_ID} up are refused as damage")
     if (growth := _growth(backend)) > MAX_GROWTH:
         raise TokenizerError(f"{where}: its normalizer can make a text {growth:,.0f} times as long; refused as hostile")
-    backend.no_padding()
-    backend.no_truncation()
     return backend
 
 

@@ -1,8 +1,10 @@
-"""Rows of ids made into one batch: padded, masked, as lists or arrays. It knows no tokenizer and no text.
+"""Rows of ids made into one batch: padded, masked, as lists or arrays; and what is taken for rows of ids.
 
-The meaning of `padding` and of the mask is that of Hugging Face's tokenizers.
+It knows no tokenizer and no text. The meaning of `padding`, of truncation and of the masks is that of Hugging Face's
+tokenizers.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,32 +14,46 @@ from vishwamai.errors import InputError, TokenizerError
 
 Padding = bool | Literal["longest", "max_length"]
 Side = Literal["left", "right"]
+MAX_ID = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Ids of several texts and where they are real: lists, or int32 arrays [B, T]; `batch["input_ids"]` works too."""
+@dataclass(frozen=True, eq=False)
+class BatchEncoding(Mapping[str, Any]):
+    """Ids of one or several texts and where they are real: lists, or int32 arrays [B, T].
+
+    It is a mapping too, so that `generate(**batch)` works; `token_type_ids` are in it where the tokenizer gives them.
+    """
 
     input_ids: Any
     attention_mask: Any
+    token_type_ids: Any = None
 
     def __getitem__(self, name: str) -> Any:
-        if name not in ("input_ids", "attention_mask"):
+        if name not in tuple(self):
             raise KeyError(name)
         return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        return (name for name in names if getattr(self, name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def batch_of(
     rows: list[list[int]],
     padding: Padding = False,
     limit: int | None = None,
-    side: Side = "right",
+    side: str = "right",
     pad_id: int | None = None,
     return_tensors: str | None = None,
-) -> Batch:
+    type_ids: list[list[int]] | None = None,
+) -> BatchEncoding:
     """Pads rows to the longest (True, "longest") or to `limit` ("max_length") and masks what was added.
 
-    Raises `InputError` for unknown choices and for arrays of ragged rows, `TokenizerError` where no pad id is known.
+    `type_ids` says of each id which text of a pair it is of. Raises `InputError` for unknown choices and for arrays of
+    ragged rows, `TokenizerError` where no pad id is known.
     """
     check_tensors(return_tensors)
     if side not in ("left", "right"):
@@ -46,17 +62,66 @@ def batch_of(
     gaps = [max(0, width - len(row)) for row in rows]
     if any(gaps) and pad_id is None:
         raise TokenizerError('this tokenizer has no pad token; choose one: tokenizer.with_tokens(pad_token="...")')
-    ids = [_beside(row, [pad_id or 0] * gap, side) for row, gap in zip(rows, gaps, strict=True)]
-    mask = [_beside([1] * len(row), [0] * gap, side) for row, gap in zip(rows, gaps, strict=True)]
-    if return_tensors is None:
-        return Batch(ids, mask)
-    return Batch(to_array(ids, return_tensors), to_array(mask, return_tensors))
+
+    def filled(values: list[list[int]], filler: int) -> Any:
+        fills = ([filler] * gap for gap in gaps)
+        padded = [fill + row if side == "left" else row + fill for row, fill in zip(values, fills, strict=True)]
+        return padded if return_tensors is None else to_array(padded, return_tensors)
+
+    return BatchEncoding(
+        input_ids=filled(rows, pad_id or 0),
+        attention_mask=filled([[1] * len(row) for row in rows], 0),
+        token_type_ids=None if type_ids is None else filled(type_ids, 0),
+    )
+
+
+def truncated_lengths(first: int, second: int, limit: int) -> tuple[int, int]:
+    """How many tokens two texts keep so that both have `limit` together: the longer one is cut first."""
+    if first + second <= limit:
+        return first, second
+    if first <= second:
+        kept = min(first, limit // 2)
+        return kept, limit - kept
+    kept = min(second, limit // 2)
+    return limit - kept, kept
+
+
+def rows_of_ids(ids: Any) -> tuple[list[list[int]], bool]:
+    """(rows, whether they were a batch): of one id, a list, an array [T], a list of such rows, or an array [B, T].
+
+    Raises `InputError` for what holds no whole numbers, `TokenizerError` for negative and huge ones.
+    """
+    first = ids[0] if isinstance(ids, list | tuple) and ids else None
+    if isinstance(first, list | tuple) or getattr(first, "ndim", 0) > 0:
+        rows, is_batch = [_row(row) for row in ids], True
+    else:
+        array = ids if isinstance(ids, list) else np.asarray(ids)
+        is_batch = isinstance(array, np.ndarray) and array.ndim == 2
+        rows = [_row(row) for row in array] if is_batch else [_row(array)]
+    for row in rows:
+        if row and not (0 <= min(row) and max(row) <= MAX_ID):
+            wrong = next(index for index in row if not 0 <= index <= MAX_ID)
+            raise TokenizerError(f"id {wrong} is no token of any vocabulary; ids are numbers from 0 up")
+    return rows, is_batch
+
+
+def _row(ids: Any) -> list[int]:
+    if isinstance(ids, list) and all(type(index) is int for index in ids):
+        return ids
+    try:
+        row = np.asarray(ids)
+    except ValueError:
+        raise InputError("ids are rows within rows; give whole numbers in one row, or a list of such rows") from None
+    if row.size and (row.ndim > 1 or row.dtype.kind not in "iu"):
+        what = f"{row.dtype}" if row.ndim < 2 else f"of shape {row.shape}"
+        raise InputError(f"ids are {what}; give whole numbers in one row, or a list of such rows")
+    return row.reshape(-1).tolist()
 
 
 def check_tensors(return_tensors: str | None) -> None:
     """Raises `InputError` for a kind of array that there is not."""
     if return_tensors not in (None, "jax", "np"):
-        raise InputError(f'return_tensors is {return_tensors!r}; it is "jax", "np" or None')
+        raise InputError(f'return_tensors is {return_tensors!r}; it is "jax" or "np", or None for lists')
 
 
 def to_array(rows: list[list[int]], kind: str) -> Any:
@@ -79,7 +144,3 @@ def _width(rows: list[list[int]], padding: Padding, limit: int | None) -> int:
     if padding is True or padding == "longest":
         return max(map(len, rows), default=0)
     raise InputError(f'padding is {padding!r}; it is True, False, "longest", or "max_length" with a max_length')
-
-
-def _beside(row: list[int], fill: list[int], side: Side) -> list[int]:
-    return fill + row if side == "left" else row + fill

@@ -1,14 +1,14 @@
 """What a tokenizer's folder says besides `tokenizer.json`: which tokens are special, what is added, chat templates.
 
-Reads and writes `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and
-`additional_chat_templates/*.jinja`, the layout of Hugging Face's tokenizers. It does not know how text is encoded, and
-it never renders a template.
+Reads and writes `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
+`additional_chat_templates/*.jinja`, the layout of Hugging Face's tokenizers; where two of them speak of one thing, the
+one counts that counts in transformers 5. It does not know how text is encoded, and it never renders a template.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +19,105 @@ from vishwamai.text.backend import read_bounded
 MAX_CONFIG_BYTES = 16_000_000
 MAX_TEMPLATE_BYTES = 256_000
 TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+# In the order in which those that the vocabulary lacks get their ids.
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 @dataclass(frozen=True)
 class Added:
-    """A token that stands beside the model's vocabulary and is found in text before all else."""
+    """A token that stands beside the model's vocabulary and is found in text before all else.
+
+    `id` None: whichever is free. Where `tokenizer.json` has the token too, its flags there give way if `overrides`.
+    """
 
     content: str
-    id: int
+    id: int | None
     lstrip: bool = False
     rstrip: bool = False
     normalized: bool = False
     single_word: bool = False
     special: bool = False
+    overrides: bool = True
 
 
 @dataclass(frozen=True)
 class Settings:
     """A tokenizer's settings; None where the folder does not say.
 
-    `add_bos`/`add_eos` override what `tokenizer.json` adds to a text; `templates` holds (name, Jinja source), the one
-    in use named "default".
+    `model_tokens` holds (name, token) of tokens that a model calls by names of its own ("image_token"), and
+    `special_tokens` those without a name. `add_bos`/`add_eos` override what `tokenizer.json` adds to a text;
+    `token_type_ids` says whether batches have them; `templates` holds (name, Jinja source), the one in use named
+    "default".
     """
 
     bos_token: str | None = None
     eos_token: str | None = None
-    pad_token: str | None = None
     unk_token: str | None = None
+    sep_token: str | None = None
+    pad_token: str | None = None
+    cls_token: str | None = None
+    mask_token: str | None = None
+    model_tokens: tuple[tuple[str, str], ...] = ()
     special_tokens: tuple[str, ...] = ()
     add_bos: bool | None = None
     add_eos: bool | None = None
     max_length: int | None = None
+    padding_side: str | None = None
+    token_type_ids: bool = False
     added: tuple[Added, ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings in a folder; all of its files are optional. Raises `TokenizerError` for a damaged one."""
-    config = _optional_json(folder / "tokenizer_config.json")
-    tokens = {**_optional_json(folder / "special_tokens_map.json"), **config}
+    """The settings in a folder; all of its files are optional. Raises `TokenizerError` for a damaged one.
+
+    As in transformers 5, an `added_tokens_decoder` in `tokenizer_config.json` makes the older files mean nothing;
+    without one, `special_tokens_map.json` wins over it, and `added_tokens.json` adds tokens.
+    """
     where = folder / "tokenizer_config.json"
+    config = _optional_json(where)
+    older = "added_tokens_decoder" not in config
+    tokens = {**config, **_optional_json(folder / "special_tokens_map.json")} if older else config
+    named = {name: _content(tokens.get(name), name, where) for name in NAMED}
+    own, extra = _model_tokens(tokens, where), _extra(config, tokens, where)
+    special = {*named.values(), *(token for _, token in own), *extra}
     length = _typed(config, "model_max_length", (int, float), where)
     return Settings(
-        **{name: _content(tokens.get(name), name, where) for name in NAMED},
-        special_tokens=_extra(tokens, where),
+        **named,
+        model_tokens=own,
+        special_tokens=extra,
         add_bos=_typed(config, "add_bos_token", bool, where),
         add_eos=_typed(config, "add_eos_token", bool, where),
         max_length=int(length) if length is not None and 0 < length < 1 << 40 else None,
-        added=_added(config, where),
+        padding_side=_side(config, where),
+        token_type_ids="token_type_ids" in (_typed(config, "model_input_names", list, where) or ()),
+        added=(_from_added_tokens(folder, special) if older else _added(config, where)) + _flagged(tokens, where),
         templates=tuple(sorted(_templates(folder, config, where).items())),
     )
+
+
+def with_padding(settings: Settings, padding: Mapping[str, Any] | None) -> Settings:
+    """The settings, where they do not name a padding token with that of a `tokenizer.json`'s own padding."""
+    if padding is None:
+        return settings
+    pad, side = settings.pad_token or padding["pad_token"], settings.padding_side or padding["direction"]
+    return replace(settings, pad_token=pad, padding_side=side)
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
     """Writes the settings so that `read_settings` and `transformers.AutoTokenizer` read them back."""
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config.update({name: getattr(settings, name) for name in NAMED if getattr(settings, name) is not None})
+    config.update(settings.model_tokens)
     if settings.special_tokens:
         config["additional_special_tokens"] = list(settings.special_tokens)
     if settings.max_length is not None:
         config["model_max_length"] = settings.max_length
+    if settings.padding_side is not None:
+        config["padding_side"] = settings.padding_side
+    if settings.token_type_ids:
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for name, template in settings.templates:
         _write(_template_path(folder, name), template)
@@ -121,11 +158,57 @@ def _content(value: Any, name: str, where: Path) -> str | None:
     return text
 
 
-def _extra(tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
-    listed = tokens.get("additional_special_tokens") or tokens.get("extra_special_tokens") or []
-    values = listed.values() if isinstance(listed, dict) else listed
-    texts = [_content(value, "additional_special_tokens", where) for value in values]
-    return tuple(text for text in texts if text is not None)
+def _side(config: Mapping[str, Any], where: Path) -> str | None:
+    side = config.get("padding_side")
+    if side not in (None, "left", "right"):
+        raise TokenizerError(f"{where}: padding_side is {side!r:.80}; it is left or right")
+    return side
+
+
+def _model_tokens(tokens: Mapping[str, Any], where: Path) -> tuple[tuple[str, str], ...]:
+    """The tokens that a model calls by names of its own, in either of the two ways to write them."""
+    own = {name: value for name, value in tokens.items() if name.endswith("_token") and name not in NAMED}
+    listed = tokens.get("extra_special_tokens")
+    own |= listed if isinstance(listed, dict) else {}
+    texts = [(name, _content(value, name, where)) for name, value in own.items() if isinstance(value, str | dict)]
+    return tuple((name, text) for name, text in texts if text is not None)
+
+
+def _extra(config: Mapping[str, Any], tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
+    """The special tokens without a name: `extra_special_tokens` counts before the older list of another name.
+
+    `config` is what the newer file holds, `tokens` the same with the older file's values put over it.
+    """
+    listed = _listed(config, "extra_special_tokens") or _listed(config, "additional_special_tokens")
+    if tokens is not config:
+        listed = [*listed, *_listed(tokens, "extra_special_tokens")] or _listed(tokens, "additional_special_tokens")
+    texts = [_content(value, "a special token", where) for value in listed]
+    return tuple(dict.fromkeys(text for text in texts if text is not None))
+
+
+def _listed(tokens: Mapping[str, Any], key: str) -> list[Any]:
+    values = tokens.get(key)
+    return values if isinstance(values, list) else []
+
+
+def _flagged(tokens: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
+    """The special tokens that are written as objects, for their flags, which count where the vocabulary lacks them."""
+    values = [*(tokens.get(name) for name in NAMED), *_listed(tokens, "extra_special_tokens")]
+    values += _listed(tokens, "additional_special_tokens")
+    objects = [value for value in values if isinstance(value, dict) and value.get("content")]
+    return tuple(_one_added(None, {**value, "special": True}, where, overrides=False) for value in objects)
+
+
+def _from_added_tokens(folder: Path, special: Collection[str | None]) -> tuple[Added, ...]:
+    """The tokens of `added_tokens.json`, {text: id}."""
+    where = folder / "added_tokens.json"
+    table = _optional_json(where)
+    if not all(token and type(index) is int and index >= 0 for token, index in table.items()):
+        raise TokenizerError(f"{where}: is not a table of token -> id")
+    return tuple(
+        Added(token, index, normalized=token not in special, special=token in special, overrides=False)
+        for token, index in table.items()
+    )
 
 
 def _added(config: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
@@ -138,11 +221,11 @@ def _added(config: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
         raise TokenizerError(f"{where}: added_tokens_decoder is not a table of id -> token") from None
 
 
-def _one_added(index: int, value: Any, where: Path) -> Added:
+def _one_added(index: int | None, value: Any, where: Path, *, overrides: bool = True) -> Added:
     text = _content(value.get("content"), f"added token {index}", where)
     if text is None:
         raise TokenizerError(f"{where}: added token {index} has no content")
-    return Added(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS})
+    return Added(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS}, overrides=overrides)
 
 
 def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str, str]:

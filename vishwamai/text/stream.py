@@ -44,6 +44,12 @@ class Detokenizer:
         text = self._decode(self._window)[self._sent :] if self._in_run else ""
         return "" if text.endswith(REPLACEMENT) else text
 
+    def end_run(self) -> str:
+        """The whole characters of a run of byte tokens that is taken to be over."""
+        text = self.pending()
+        self._sent += len(text)
+        return text
+
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for the bytes of a broken character, or nothing."""
         rest = self._decode(self._window)[self._sent :]
@@ -51,7 +57,7 @@ class Detokenizer:
         return rest
 
     def _push(self, token: int) -> str:
-        if self._skip and token in self._tokenizer.special_ids:
+        if self._skip and token in self._tokenizer.special_ids or self._tokenizer.id_to_token(token) is None:
             return ""
         self._window.append(int(token))
         self._in_run = token in self._bytes
@@ -90,39 +96,70 @@ class StopMatcher:
     """Looks for stop strings in text that comes in pieces, and holds back what may be the beginning of one.
 
     `matched` is the stop string found, or None. Of several the one that is complete first counts, the longest of those
-    that end together; the stop string itself and all after it are not given out.
+    that end together; the stop string itself and all after it are not given out. Hidden text (that of special tokens)
+    is never given out, and is seen by those stop strings alone that have some `hidden` text in them.
     """
 
-    def __init__(self, stop: Sequence[str]):
+    def __init__(self, stop: Sequence[str], hidden: Iterable[str] = ()):
         """Raises `InputError` where `stop` is not a list of strings with at least one character each."""
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InputError(f"stop is {stop!r:.80}; it is a list of strings, none of them empty")
         self.matched: str | None = None
-        self._stop = tuple(stop)
-        self._held = ""
+        hidden = list(hidden) if stop else []
+        self._stop = {text: any(part in text for part in hidden) for text in stop}  # whether it sees hidden text
+        self._held = ""  # given out by nobody yet, hidden text and all
+        self._shown: list[int] = []  # the places in it that are not hidden
+
+    @property
+    def sees_hidden(self) -> bool:
+        """Whether a stop string has hidden text in it."""
+        return any(self._stop.values())
 
     def completes(self, text: str) -> bool:
         """Whether a stop string has matched, or would with this text; the text is not taken."""
-        return self.matched is not None or any(stop in self._held + text for stop in self._stop)
+        return self.matched is not None or any(stop in self._seen_by(sees) + text for stop, sees in self._stop.items())
 
-    def push(self, text: str) -> str:
+    def push(self, text: str, hidden: bool = False) -> str:
         """The text that is certainly not part of a stop string; nothing once one has matched."""
-        if self.matched is not None:
+        if self.matched is not None or (hidden and not self.sees_hidden):
             return ""
-        text = self._held + text
-        ends = [(text.index(stop) + len(stop), -len(stop), stop) for stop in self._stop if stop in text]
+        self._shown += [] if hidden else range(len(self._held), len(self._held) + len(text))
+        self._held += text
+        ends = []
+        for stop, sees in self._stop.items():
+            start = self._seen_by(sees).find(stop)
+            if start >= 0:
+                ends.append((self._place(start + len(stop) - 1, sees), -len(stop), self._place(start, sees), stop))
         if ends:
-            end, _, self.matched = min(ends)
-            self._held = ""
-            return text[: end - len(self.matched)]
-        held = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+            _, _, start, self.matched = min(ends)
+            given = self._give(start)
+            self._give(None)
+            return given
+        return self._give(min((self._first_held(stop, sees) for stop, sees in self._stop.items()), default=None))
 
     def finish(self) -> str:
         """What was held back, when no more text comes."""
-        held, self._held = self._held, ""
-        return held
+        return self._give(None)
+
+    def _seen_by(self, sees_hidden: bool) -> str:
+        return self._held if sees_hidden else "".join(self._held[place] for place in self._shown)
+
+    def _place(self, index: int, sees_hidden: bool) -> int:
+        """Where in the text held a character lies that a stop string sees at `index`."""
+        return index if sees_hidden else self._shown[index]
+
+    def _first_held(self, stop: str, sees_hidden: bool) -> int:
+        """Where what may be the beginning of a stop string begins."""
+        text = self._seen_by(sees_hidden)
+        overlap = _overlap(text, stop)
+        return self._place(len(text) - overlap, sees_hidden) if overlap else len(self._held)
+
+    def _give(self, end: int | None) -> str:
+        """The text held up to a place, or all of it, without what is hidden; it is held no longer."""
+        end = len(self._held) if end is None else end
+        given = "".join(self._held[place] for place in self._shown if place < end)
+        self._held, self._shown = self._held[end:], [place - end for place in self._shown if place >= end]
+        return given
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -16,10 +16,19 @@ from tokenizers import Encoding, Tokenizer
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text import bpe, plain
 from vishwamai.text.backend import backend_errors, check_backend, load_backend
-from vishwamai.text.batch import Batch, Padding, Side, batch_of, check_tensors, to_array
+from vishwamai.text.batch import (
+    BatchEncoding,
+    Padding,
+    Side,
+    batch_of,
+    check_tensors,
+    rows_of_ids,
+    to_array,
+    truncated_lengths,
+)
 from vishwamai.text.sentencepiece_model import load_sentencepiece
-from vishwamai.text.settings import NAMED, Settings, read_settings, write_settings
-from vishwamai.text.special import apply_settings, named_tokens
+from vishwamai.text.settings import NAMED, Settings, read_settings, with_padding, write_settings
+from vishwamai.text.special import apply_settings, declared_tokens
 
 MAX_CHARACTERS = 1 << 23
 
@@ -27,17 +36,46 @@ MAX_CHARACTERS = 1 << 23
 class VishwamAITokenizer:
     """A tokenizer that is never changed once made; `with_tokens` gives another."""
 
+    # Tokens by their names and the ids of these, None where there is none.
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    sep_token: str | None
+    pad_token: str | None
+    cls_token: str | None
+    mask_token: str | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+    unk_token_id: int | None
+    sep_token_id: int | None
+    pad_token_id: int | None
+    cls_token_id: int | None
+    mask_token_id: int | None
+
     def __init__(self, backend: Tokenizer, settings: Settings | None = None):
         """Takes the backend over. `settings` may name tokens that it lacks: they are added to the vocabulary.
 
         `special_ids` are the ids that `skip_special_tokens` skips, `control_ids` those that text must not forge.
         """
-        self.settings = settings or Settings()
+        self.settings = with_padding(settings or Settings(), backend.padding)
         self.backend = check_backend(apply_settings(backend, self.settings), "the tokenizer")
+        self.backend.no_padding()
+        self.backend.no_truncation()
         vocab = self.backend.get_vocab(with_added_tokens=True)
         self._size = max(vocab.values()) + 1
         self.special_ids = frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
+        for name in NAMED:
+            token = getattr(self.settings, name)
+            setattr(self, name, token)
+            setattr(self, f"{name}_id", None if token is None else vocab.get(token))
         self.control_ids = self._control_ids()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises `InputError` for what is set already: programs hold tokenizers, and ids, that must stay theirs."""
+        if name in self.__dict__:
+            change = f"{name}={value!r:.40}" if name in NAMED else "..."
+            raise InputError(f"a tokenizer is not changed; take another one: tokenizer.with_tokens({change})")
+        super().__setattr__(name, value)
 
     # Where tokenizers come from.
 
@@ -133,36 +171,65 @@ class VishwamAITokenizer:
             ids = self._encode_plain(text, add_special_tokens, frozenset(allow_special or ()))
         return ids if return_tensors is None else to_array([ids], return_tensors)
 
-    def batch_encode(
+    def __call__(
         self,
-        texts: Sequence[str],
-        padding: Padding = False,
-        truncation: bool = False,
-        max_length: int | None = None,
-        padding_side: Side = "right",
-        return_tensors: str | None = None,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
         add_special_tokens: bool = True,
-    ) -> Batch:
-        """Ids and attention masks of several texts, as Hugging Face's tokenizers give them.
+        padding: Padding = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        padding_side: Side | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+    ) -> BatchEncoding:
+        """Ids and attention masks of a text, of several, or of pairs of texts, as Hugging Face's tokenizers give them.
 
-        `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of texts
-        over `max_length` (the model's own where None), special tokens kept. Arrays need rows of one length. A
-        `max_length` that would do neither is refused.
+        One text gives flat lists, several give lists of lists, and `return_tensors` "jax" or "np" arrays [B, T].
+        `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of what is
+        over `max_length` (the model's own where None), of a pair the longer text first, special tokens kept. A
+        `max_length` that would do neither is refused. `padding_side` is the tokenizer's own where None, else "right".
         """
-        if isinstance(texts, str):
-            raise InputError("batch_encode takes a list of texts; for one text use encode")
-        if max_length is not None and not truncation and padding != "max_length":
+        texts, seconds, is_batch = _texts_of(text, text_pair)
+        if truncation not in (False, True, "longest_first", "do_not_truncate"):
+            raise InputError(f"truncation is {truncation!r}; it is True or False")
+        cuts = truncation not in (False, "do_not_truncate")
+        if max_length is not None and not cuts and padding != "max_length":
             raise InputError(
                 f'max_length={max_length!r} would do nothing: pass truncation=True to cut, or padding="max_length"'
             )
-        limit = self._limit(max_length) if truncation or padding == "max_length" else None
-        rows = [self._row(text, add_special_tokens, limit if truncation else None) for text in texts]
-        return batch_of(rows, padding, limit, padding_side, self.pad_token_id, return_tensors)
+        limit = self._limit(max_length) if cuts or padding == "max_length" else None
+        cut = limit if cuts else None
+        found = [self._pair(a, b, add_special_tokens, cut) for a, b in zip(texts, seconds, strict=True)]
+        with_types = self.settings.token_type_ids if return_token_type_ids is None else return_token_type_ids
+        batch = batch_of(
+            [encoding.ids for encoding in found],
+            padding,
+            limit,
+            padding_side or self.settings.padding_side or "right",
+            self.pad_token_id,
+            return_tensors,
+            [encoding.type_ids for encoding in found] if with_types else None,
+        )
+        flat = not is_batch and return_tensors is None
+        return BatchEncoding(**{name: rows[0] for name, rows in batch.items()}) if flat else batch
 
-    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
-        _check_text(text)
+    def batch_encode(self, texts: Sequence[str], **options: Any) -> BatchEncoding:
+        """Calls the tokenizer with several texts; `options` are those of a call."""
+        if isinstance(texts, str):
+            raise InputError("batch_encode takes a list of texts; for one text use encode")
+        return self(texts, **options)
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of a text, or of a pair of texts, as the vocabulary writes them."""
+        return self._pair(text, pair, add_special_tokens, None).tokens
+
+    def _encoding(self, text: str, add_special_tokens: bool, pair: str | None = None) -> Encoding:
+        for one in (text,) if pair is None else (text, pair):
+            _check_text(one)
         with backend_errors("the text could not be encoded"):
-            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+            return self.backend.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def _encode_plain(self, text: str, add_special_tokens: bool, allowed: frozenset[str]) -> list[int]:
         _check_text(text)
@@ -174,15 +241,19 @@ class VishwamAITokenizer:
         real = [index for index, special in enumerate(around.special_tokens_mask) if not special]
         return around.ids[: real[0]] + ids + around.ids[real[-1] + 1 :]
 
-    def _row(self, text: str, add_special_tokens: bool, limit: int | None) -> list[int]:
+    def _pair(self, text: str, second: str | None, add_special_tokens: bool, limit: int | None) -> Encoding:
+        """A text, or a pair of them, with at most `limit` tokens."""
         if limit is None:
-            return self._encoding(text, add_special_tokens).ids
-        encoding = self._encoding(text, False)
-        around = self.backend.num_special_tokens_to_add(False) if add_special_tokens else 0
+            return self._encoding(text, add_special_tokens, second)
+        first, other = self._encoding(text, False), None if second is None else self._encoding(second, False)
+        around = self.backend.num_special_tokens_to_add(other is not None) if add_special_tokens else 0
         if limit < around:
             raise InputError(f"max_length {limit} leaves no room for the {around} special tokens round a text")
-        encoding.truncate(limit - around)
-        return self.backend.post_process(encoding, None, add_special_tokens).ids
+        kept = truncated_lengths(len(first), 0 if other is None else len(other), limit - around)
+        for encoding, length in zip((first, other), kept, strict=True):
+            if encoding is not None:
+                encoding.truncate(length)
+        return self.backend.post_process(first, other, add_special_tokens)
 
     def _limit(self, max_length: int | None) -> int:
         limit = self.settings.max_length if max_length is None else max_length
@@ -194,17 +265,16 @@ class VishwamAITokenizer:
 
     # Ids to text.
 
-    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
-        """The text of ids: a list, an array [T], or one id. Bytes that make no character become U+FFFD.
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The text of ids: a list, an array [T], or one id; of a list of rows or an array [B, T] the list of texts.
 
-        Raises `TokenizerError` for an id outside the vocabulary, `InputError` for a batch or for numbers not whole.
+        Bytes that make no character become U+FFFD. An id that the vocabulary lacks has no text: models have more rows
+        than their tokenizers have tokens. Raises `InputError` for what is no row of whole numbers.
         """
-        row = _row_of_ids(ids)
-        if row and not (0 <= min(row) and max(row) < self._size):
-            wrong = next(index for index in row if not 0 <= index < self._size)
-            raise TokenizerError(f"id {wrong} is outside the vocabulary of {self._size} tokens (0 to {self._size - 1})")
+        rows, is_batch = rows_of_ids(ids)
         with backend_errors("the ids could not be decoded"):
-            return self.backend.decode(row, skip_special_tokens=skip_special_tokens)
+            texts = [self.backend.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+        return texts if is_batch else texts[0]
 
     def batch_decode(self, rows: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
         """The texts of several rows of ids, e.g. of an array [B, T]."""
@@ -213,12 +283,22 @@ class VishwamAITokenizer:
     # What is in it.
 
     def __len__(self) -> int:
+        """How many ids there are, added tokens counted (the highest id + 1): rows that an embedding must have."""
         return self._size
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are, added tokens counted (the highest id + 1): rows that an embedding must have."""
-        return self._size
+        """How many tokens the vocabulary has without those that were added to it; `len(tokenizer)` counts all."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def model_max_length(self) -> int:
+        """How many tokens a text may have, as the folder says; 10^30 where it does not."""
+        return int(1e30) if self.settings.max_length is None else self.settings.max_length
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token and its id."""
+        return self.backend.get_vocab(with_added_tokens=True)
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it; None if there is none."""
@@ -228,50 +308,29 @@ class VishwamAITokenizer:
         """The token with this id as the vocabulary writes it; None if there is none."""
         return self.backend.id_to_token(index) if 0 <= index < self._size else None
 
-    @property
-    def special_tokens(self) -> tuple[str, ...]:
-        """The text of every control token, by id."""
-        return tuple(str(self.backend.id_to_token(index)) for index in sorted(self.special_ids))
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, or the ids of several; that of the unknown token (or None) for what is no token."""
+        if isinstance(tokens, str):
+            index = self.backend.token_to_id(tokens)
+            return self.unk_token_id if index is None else index
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the tokens of a row of ids, as the vocabulary writes them; None for no token's id."""
+        if isinstance(ids, int | np.integer):
+            return self.id_to_token(int(ids))
+        [row], _ = rows_of_ids(ids)
+        return [self.id_to_token(i) for i in row if not (skip_special_tokens and i in self.special_ids)]
 
     @property
-    def bos_token(self) -> str | None:
-        """The token that starts a text."""
-        return self.settings.bos_token
+    def all_special_tokens(self) -> list[str]:
+        """The tokens that have a name, then those listed as special; `special_ids` has the vocabulary's own too."""
+        return declared_tokens(self.settings)
 
     @property
-    def eos_token(self) -> str | None:
-        """The token that ends a text."""
-        return self.settings.eos_token
-
-    @property
-    def pad_token(self) -> str | None:
-        """The token that fills up a row."""
-        return self.settings.pad_token
-
-    @property
-    def unk_token(self) -> str | None:
-        """The token for what the vocabulary lacks."""
-        return self.settings.unk_token
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The id of `bos_token`."""
-        return self._id(self.bos_token)
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """The id of `eos_token`."""
-        return self._id(self.eos_token)
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """The id of `pad_token`."""
-        return self._id(self.pad_token)
-
-    @property
-    def unk_token_id(self) -> int | None:
-        """The id of `unk_token`."""
-        return self._id(self.unk_token)
+    def all_special_ids(self) -> list[int]:
+        """The ids of `all_special_tokens`."""
+        return self.convert_tokens_to_ids(self.all_special_tokens)
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -285,13 +344,10 @@ class VishwamAITokenizer:
 
     def _control_ids(self) -> frozenset[int]:
         """The special and the named ids, but for an unknown token that means nothing else."""
-        ids = self.special_ids | {self.backend.token_to_id(token) for token in named_tokens(self.settings)}
+        ids = self.special_ids | {self.backend.token_to_id(token) for token in declared_tokens(self.settings)}
         means_more = self.unk_token in (self.bos_token, self.eos_token, self.pad_token)
         kept = (index for index in ids if means_more or index != self.unk_token_id)
         return frozenset(index for index in kept if index is not None)
-
-    def _id(self, token: str | None) -> int | None:
-        return None if token is None else self.backend.token_to_id(token)
 
 
 def _own_settings(special_tokens: Sequence[str]) -> Settings:
@@ -301,7 +357,8 @@ def _own_settings(special_tokens: Sequence[str]) -> Settings:
 
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"a text is {type(text).__name__}, not str")
+        several = "; for several texts call the tokenizer" if isinstance(text, list | tuple) else ""
+        raise InputError(f"a text is {type(text).__name__}, not str{several}")
     if len(text) > MAX_CHARACTERS:
         raise TokenizerError(f"a text has {len(text):,} characters, over {MAX_CHARACTERS:,}; encode it in parts")
     try:
@@ -310,15 +367,16 @@ def _check_text(text: str) -> None:
         raise TokenizerError(f"the text has a lone surrogate at character {error.start}: it is not UTF-8") from None
 
 
-def _row_of_ids(ids: Any) -> list[int]:
-    if isinstance(ids, list) and all(type(index) is int for index in ids):
-        return ids
-    try:
-        row = np.asarray(ids)
-    except ValueError:
-        raise InputError("ids are rows of different lengths; decode takes one row: use batch_decode") from None
-    if row.size and row.ndim > 1:
-        raise InputError(f"ids have the shape {row.shape}; decode takes whole numbers in one row: use batch_decode")
-    if row.size and row.dtype.kind not in "iu":
-        raise InputError(f"ids are {row.dtype}; decode takes whole numbers in one row")
-    return row.reshape(-1).tolist()
+def _texts_of(text: Any, text_pair: Any) -> tuple[Sequence[str], Sequence[str | None], bool]:
+    """(first texts, second texts, whether they were a batch). Raises `InputError` where they do not fit together."""
+    if isinstance(text, str):
+        if not isinstance(text_pair, str | None):
+            raise InputError("text is one text and text_pair several; give a text for each, or a list for each")
+        return [text], [text_pair], False
+    if not isinstance(text, list | tuple):
+        raise InputError(f"a text is {type(text).__name__}; give a text or a list of texts")
+    if text_pair is None:
+        return text, [None] * len(text), True
+    if not isinstance(text_pair, list | tuple) or len(text_pair) != len(text):
+        raise InputError(f"text has {len(text)} texts; text_pair must be a list of as many")
+    return text, text_pair, True
