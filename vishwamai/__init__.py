@@ -7,13 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vishwamai.api import VishwamAI
+    from vishwamai.api import PromptCache, VishwamAI
     from vishwamai.text.tokenizer import VishwamAITokenizer
 
 __version__ = "0.1.0"
-__all__ = ["VishwamAI", "VishwamAITokenizer", "__version__"]
+__all__ = ["PromptCache", "VishwamAI", "VishwamAITokenizer", "__version__"]
 
-_HOMES = {"VishwamAI": "vishwamai.api", "VishwamAITokenizer": "vishwamai.text.tokenizer"}
+_HOMES = {
+    "PromptCache": "vishwamai.api",
+    "VishwamAI": "vishwamai.api",
+    "VishwamAITokenizer": "vishwamai.text.tokenizer",
+}
 
 
 def __getattr__(name: str):

@@ -20,6 +20,7 @@ from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.options import Options, beams, options, params
 from vishwamai.generation.programs import Clock, Programs
+from vishwamai.generation.prompt_cache import PromptCache
 from vishwamai.generation.prompts import Prompts, rows_of
 from vishwamai.generation.requests import padded
 from vishwamai.generation.results import Generation as Made
@@ -40,6 +41,7 @@ from vishwamai.precision import Precision
 from vishwamai.progress import Progress, silent
 from vishwamai.text.chat import ChatMessage, Message, encode_chat
 from vishwamai.text.continuation import Continuation
+from vishwamai.text.stream import Trimmer
 from vishwamai.text.tokenizer import VishwamAITokenizer
 from vishwamai.weights import lora, spec
 
@@ -214,10 +216,11 @@ class VishwamAI:
         rows = [self.tokenizer.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return self._texts(rows, self._generate(rows, asked), asked)
 
-    def stream(self, prompt: Any, **given: Any) -> Iterator[Chunk]:
+    def stream(self, prompt: Any, *, cache: PromptCache | None = None, **given: Any) -> Iterator[Chunk]:
         """The continuation of one prompt (text, ids, or messages) as it is made; a character is never cut.
 
-        The last chunk has the reason of the end and the stats. `given` are fields of `Options`; beams do not stream.
+        The last chunk has the reason of the end and the stats. A reply to messages has no white space around it. With
+        a `cache`, what it holds of the prompt is not read again. `given` are fields of `Options`; beams do not stream.
         """
         asked = options(given, reports=True)
         if asked.num_beams > 1 or asked.num_return_sequences > 1:
@@ -226,16 +229,17 @@ class VishwamAI:
         rows = [encode_chat(self.tokenizer, prompt)] if is_chat else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
             raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
-        chunks = self.generator.stream(self.weights, rows, self._params(rows, asked))
-        return self._chunks(chunks, rows[0], asked)
+        chunks = self.generator.stream(self.weights, rows, self._params(rows, asked), cache=cache)
+        return self._chunks(chunks, rows[0], asked, Trimmer() if is_chat else None, cache)
 
-    def generate_chat(self, messages: Sequence[Message], **given: Any) -> Reply:
+    def generate_chat(self, messages: Sequence[Message], *, cache: PromptCache | None = None, **given: Any) -> Reply:
         """The assistant's next message. `messages` are like `{"role": "user", "content": "Hello"}`.
 
-        What a person typed never becomes a control token. `given` are fields of `Options`.
+        What a person typed never becomes a control token. One `cache` for all calls of a conversation, and what it
+        holds is not read again. `given` are fields of `Options`.
         """
         asked, rows = options(given), [encode_chat(self.tokenizer, messages)]
-        made = self._generate(rows, asked)
+        made = self._generate(rows, asked, cache)
         old, new = len(rows[0]), len(made.tokens[0])
         usage = {"prompt_tokens": old, "completion_tokens": new, "total_tokens": old + new}
         return Reply(self._texts(rows, made, asked)[0].strip(), made.finish_reasons[0], usage, made.stats)
@@ -258,11 +262,13 @@ class VishwamAI:
     def _params(self, rows: list[list[int]], asked: Options) -> list[SamplingParams]:
         return params(rows, asked, dataclasses.asdict(self.generation))
 
-    def _generate(self, rows: list[list[int]], asked: Options) -> Made:
+    def _generate(self, rows: list[list[int]], asked: Options, cache: PromptCache | None = None) -> Made:
         if asked.num_beams > 1:
+            if cache is not None:
+                raise InputError(f"a PromptCache has one row and num_beams is {asked.num_beams}; leave one of them out")
             return self.generator.search(self.weights, rows, beams(asked), self._params(rows, asked))
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
-        return self.generator.generate(self.weights, copies, self._params(rows, asked))
+        return self.generator.generate(self.weights, copies, self._params(rows, asked), cache=cache)
 
     def _text(self, prompt: Sequence[int], stop: str | Sequence[str] = ()) -> Continuation:
         """The text after a prompt, to come."""
@@ -274,14 +280,22 @@ class VishwamAI:
         pairs = zip(copies, made.tokens, strict=True)
         return [self._text(row, asked.stop).push(new, last=True) for row, new in pairs]
 
-    def _chunks(self, chunks: Iterator[Any], row: list[int], asked: Options) -> Iterator[Chunk]:
+    def _chunks(
+        self,
+        chunks: Iterator[Any],
+        row: list[int],
+        asked: Options,
+        trimmer: Trimmer | None,
+        cache: PromptCache | None,
+    ) -> Iterator[Chunk]:
         text = None if self._tokenizer is None else self._text(row, asked.stop)
         clock, part, made = Clock(self.generator.programs), "prefill", 0
         for chunk in chunks:
             clock.lap(part)
             part, made, last = "decode", made + len(chunk.tokens), chunk.finish_reason is not None
             new = "" if text is None else text.push(chunk.tokens, last=last)
-            stats = clock.stats(len(row), made) if last else None
+            new = new if trimmer is None else trimmer.push(new)
+            stats = clock.stats(len(row), made, 0 if cache is None else cache.cached_tokens) if last else None
             top = None if asked.logprobs is None else chunk.top_logprobs
             yield Chunk(new, chunk.tokens, chunk.logprobs, chunk.finish_reason, stats, top)
             clock.lap(None)

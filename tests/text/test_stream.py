@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from vishwamai.errors import InputError
-from vishwamai.text.stream import Detokenizer, StopMatcher
+from vishwamai.text.stream import Detokenizer, StopMatcher, Trimmer
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 from .conftest import HARD_TEXTS
@@ -163,3 +163,17 @@ def test_text_is_held_back_no_longer_than_needed():
 def test_stop_that_is_no_list_of_strings_is_refused(stop):
     with pytest.raises(InputError, match="list of strings"):
         StopMatcher(stop)
+
+
+# White space
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n Hi", "Hi \n", " a  b\n\n c\t", "\u3000a\u00a0", "a", " \n \t", "  ab  "])
+def test_trimmed_text_is_the_stripped_whole_whatever_the_cuts(text):
+    for seed in range(20):
+        choose, trimmer, given = random.Random(seed), Trimmer(), ""
+        cuts = sorted(choose.choices(range(len(text) + 1), k=3))
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            given += trimmer.push(text[start:end])
+            assert given == text[:end].strip()
+        assert given == text.strip()

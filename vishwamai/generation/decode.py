@@ -14,7 +14,7 @@ from vishwamai.generation import sampling
 from vishwamai.generation.sampling import Controls
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_whole
-from vishwamai.models.cache import KVCache, LayerCache, init_cache
+from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights.spec import pytree
@@ -52,6 +52,40 @@ def prefill(weights, tokens_BT, lengths_B, rules: Rules, *, cfg: ModelConfig, si
     `size` is at least T. A row whose limit is not above its length (one that only fills the batch) has ended already.
     """
     x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    shape = {"size": size, "pad_id": pad_id, "top": top}
+    return _begun(weights, x_B1D, cache, tokens_BT, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+
+
+def extend(
+    weights, cache, kept_B, tokens_BS, lengths_B, rules: Rules, *, cfg: ModelConfig, span, pad_id, top, dtypes, sharding
+):
+    """`prefill` of prompts whose first `kept` tokens lie in the cache, one at least not; these are read in `span`s.
+
+    The cache may hold more than that, and has room for S positions.
+    """
+    S = tokens_BS.shape[1]
+    offsets_1T = jnp.arange(span, dtype=jnp.int32)[None]
+
+    def unread(carry):
+        return jnp.any(carry[1].length < lengths_B)
+
+    def body(carry):
+        x_B1D, cache = carry
+        new_BT = jnp.take_along_axis(tokens_BS, jnp.minimum(cache.length[:, None] + offsets_1T, S - 1), axis=1)
+        n_B = jnp.clip(lengths_B - cache.length, 0, span)
+        options = {"lengths_B": n_B, "sharding": sharding, "dtype": dtypes[0]}
+        x_BTD, cache = transformer.cached_hidden(weights, new_BT, cfg, cache, **options)
+        last_B1D = jnp.take_along_axis(x_BTD, jnp.maximum(n_B - 1, 0)[:, None, None], axis=1)
+        return jnp.where(n_B[:, None, None] > 0, last_B1D, x_B1D), cache
+
+    nothing = jnp.zeros((lengths_B.shape[0], 1, cfg.d_model), dtypes[0])
+    x_B1D, cache = jax.lax.while_loop(unread, body, (nothing, crop(cache, kept_B)))
+    shape = {"size": S, "pad_id": pad_id, "top": top}
+    return _begun(weights, x_B1D, cache, tokens_BS, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+
+
+def _begun(weights, x_B1D, cache, tokens_BT, lengths_B, rules: Rules, *, cfg: ModelConfig, size, pad_id, top, sharding):
+    """The state after the prompts were read and each row's first new token was chosen."""
     B, T = tokens_BT.shape
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
     padded = jnp.full((B, size), pad_id, jnp.int32).at[:, :T].set(jnp.where(inside, tokens_BT, pad_id))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vishwamai.generation import decode
 from vishwamai.generation.decode import LENGTH, RUNNING, Rules, State, laid_out, seen_tokens
 from vishwamai.models import transformer
-from vishwamai.models.cache import KVCache, LayerCache, init_cache, select_rows
+from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache, select_rows
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights.spec import pytree
@@ -77,7 +77,7 @@ def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cf
     def body(i, carry):
         pool, sums = carry
         part = _tile(jobs, i, tile)
-        row = _forked(pool.cache, part.src, part.kept)
+        row = crop(select_rows(pool.cache, part.src), part.kept)
         x_PTD, cache = transformer.cached_hidden(
             weights, part.tokens, cfg, row, lengths_B=part.lengths, sharding=sharding, dtype=dtypes[0]
         )
@@ -137,16 +137,6 @@ def draw(
 def _tile(jobs, i, tile: int):
     """Part number i of everything, `tile` jobs."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * tile, tile), jobs)
-
-
-def _forked(cache: KVCache, src_P: Array, kept_P: Array) -> KVCache:
-    """Copies of rows, each cut to its first `kept` positions."""
-    rows = select_rows(cache, src_P)
-
-    def cut(c: LayerCache) -> LayerCache:
-        return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < kept_P[:, None], c.positions, -1))
-
-    return KVCache(stacks=tuple(tuple(cut(c) for c in s) for s in rows.stacks), length=kept_P)
 
 
 def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:

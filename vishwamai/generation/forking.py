@@ -15,13 +15,11 @@ from vishwamai.generation import fork
 from vishwamai.generation.decode import STOP, Rules
 from vishwamai.generation.fork import Drawn, Reads, Sizes
 from vishwamai.generation.prefixes import Job, Prefixes, Runs, tiles
-from vishwamai.generation.programs import Programs, bucket
+from vishwamai.generation.programs import READ_LENGTHS, Programs, bucket, read_length
 from vishwamai.generation.requests import FEW_LOGPROBS, LEAST_ENDS
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, controls
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import SINGLE, Sharding
-
-READ_LENGTHS = (4, 16, 64, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +130,7 @@ class Forks:
             self._pool = self.programs.run(fork.init_pool, rows=self.sizes.rows, size=self.sizes.context, **self._fixed)
         sums: dict[int, float] = {}
         place = {id(job): i for i, job in enumerate(jobs)}
-        for T, group in tiles(jobs, _read_length).items():
+        for T, group in tiles(jobs, read_length).items():
             tile = max(self.sizes.read // T, 1)
             for begin in range(0, len(group), self.sizes.jobs):
                 part = group[begin : begin + self.sizes.jobs]
@@ -193,11 +191,6 @@ class Forks:
     @staticmethod
     def _padded(n: int, tile: int) -> int:
         return -(-n // tile) * tile
-
-
-def _read_length(n: int) -> int:
-    """The length to which a run of n tokens is filled up."""
-    return next(T for T in READ_LENGTHS if n <= T)
 
 
 def _row(drawn: Drawn, i: int, asked: int) -> Row:

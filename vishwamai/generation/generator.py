@@ -15,12 +15,14 @@ from vishwamai.errors import InputError
 from vishwamai.generation import decode
 from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, State
-from vishwamai.generation.programs import Clock, Programs
-from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of
+from vishwamai.generation.programs import Clock, Programs, read_length
+from vishwamai.generation.prompt_cache import CachedRow, PromptCache
+from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of, on_device, padded
 from vishwamai.generation.results import Chunk, Generation, NewText, Text, View, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import score_rows
 from vishwamai.generation.search import search_rows
+from vishwamai.models.cache import enlarge
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import SINGLE, Sharding
 
@@ -47,22 +49,39 @@ class Generator:
     text: NewText | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
-    def generate(self, weights, prompts: Prompts, params: Params = DEFAULTS) -> Generation:
-        """Continues every prompt; `params` are for all rows, or one for each. Raises `InputError` for bad input."""
+    def generate(
+        self, weights, prompts: Prompts, params: Params = DEFAULTS, *, cache: PromptCache | None = None
+    ) -> Generation:
+        """Continues every prompt; `params` are for all rows, or one for each. Raises `InputError` for bad input.
+
+        A `cache` is for one prompt: it is read where it holds its beginning, and holds the whole row afterwards.
+        """
         job, clock = self._job(prompts, params), Clock(self.programs)
         turn = WATCHFUL_TURN if any(row.params.stop for row in job.rows) else TURN
         with self.programs.progress("generating"):
-            for _ in self._turns(weights, job, turn, clock):
+            for _ in self._turns(weights, job, turn, clock, _checked(cache, job)):
                 pass
-        made = sum(len(row.tokens) for row in job.rows)
-        return generation(job.rows, clock.stats(sum(row.start for row in job.rows), made))
+        made, cached = sum(len(row.tokens) for row in job.rows), 0 if cache is None else cache.cached_tokens
+        return generation(job.rows, clock.stats(sum(row.start for row in job.rows), made, cached))
 
-    def stream(self, weights, prompts: Prompts, params: Params = DEFAULTS, *, every: int = 1) -> Iterator[Chunk]:
-        """`generate`, giving each row's new tokens as they come, after the prefill and then every `every` steps."""
+    def stream(
+        self,
+        weights,
+        prompts: Prompts,
+        params: Params = DEFAULTS,
+        *,
+        every: int = 1,
+        cache: PromptCache | None = None,
+    ) -> Iterator[Chunk]:
+        """`generate`, giving each row's new tokens as they come, after the prefill and then every `every` steps.
+
+        A stream that is closed before its end leaves what it made in the cache.
+        """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every is {every!r}; it must be a whole number of steps, 1 or more")
         job = self._job(prompts, params)
-        return (c for chunks in self._turns(weights, job, every, Clock(self.programs)) for c in chunks)
+        turns = self._turns(weights, job, every, Clock(self.programs), _checked(cache, job))
+        return (chunk for chunks in turns for chunk in chunks)
 
     def search(self, weights, prompts: Prompts, beams: BeamParams, params: Params = DEFAULTS) -> Generation:
         """Beam search or beam sampling; `num_return` texts of each prompt in turn, the best first, with `scores`.
@@ -98,22 +117,29 @@ class Generator:
     def _fixed(self) -> dict:
         return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
 
-    def _turns(self, weights, job: Job, turn: int, clock: Clock) -> Iterator[list[Chunk]]:
+    def _turns(
+        self, weights, job: Job, turn: int, clock: Clock, cache: PromptCache | None = None
+    ) -> Iterator[list[Chunk]]:
         """The rows of the job after the prefill, and after each turn of the loop, until all have ended."""
         fixed = self._fixed()
-        shape = {"size": job.size, "pad_id": self.pad_id, "top": job.top}
         step = (job.rules, jnp.int32(turn))
         with self.programs.progress("reading the prompt"):
-            state = self.programs.run(decode.prefill, weights, job.tokens, job.lengths, job.rules, **shape, **fixed)
+            state = self._prefill(weights, job, cache)
             view = look(state)
         clock.lap("prefill")
         chunks = self._grow(job, view)
         if any(row.reason is None for row in job.rows):  # before the first token, which the next should follow soon
             self.programs.prepare(decode.decode, weights, state, *step, donate=(1,), **fixed)
         while True:
-            yield chunks
+            try:
+                yield chunks
+            finally:  # here an abandoned stream ends; the state is donated only after this
+                if cache is not None:
+                    cache.put(weights, fixed, _cached_row(state, view))
             if all(row.reason is not None for row in job.rows):
                 return
+            if cache is not None:
+                cache.clear()
             state = dataclasses.replace(state, reason=ended(state, job))
             clock.lap(None)
             state = self.programs.run(decode.decode, weights, state, *step, donate=(1,), **fixed)
@@ -121,9 +147,36 @@ class Generator:
             clock.lap("decode")
             chunks = self._grow(job, view)
 
+    def _prefill(self, weights, job: Job, cache: PromptCache | None) -> State:
+        """The state after the prompts, of which a cached prefix is not read again."""
+        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "top": job.top}
+        row = None if cache is None else cache.take(weights, fixed, job.prompts[0])
+        if row is None:
+            args = job.tokens, job.lengths, job.rules
+            return self.programs.run(decode.prefill, weights, *args, size=job.size, **shape, **fixed)
+        kept, size, kv = len(row.tokens), max(row.size, job.size), row.cache
+        if size > row.size:
+            kv = self.programs.run(enlarge, kv, cfg=self.cfg, max_length=size, sharding=self.sharding)
+        host = np.asarray([kept], np.int32), padded(job.prompts, 1, size, self.pad_id)
+        args = kv, *on_device(host, self.sharding), job.lengths, job.rules
+        shape["span"] = read_length(len(job.prompts[0]) - kept)
+        return self.programs.run(decode.extend, weights, *args, donate=(1,), **shape, **fixed)
+
     def _grow(self, job: Job, view: View) -> list[Chunk]:
         grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in job.rows]
         return [chunk for chunk in grown if chunk is not None]
+
+
+def _checked(cache: PromptCache | None, job: Job) -> PromptCache | None:
+    """The same cache. Raises `InputError` where it cannot be of this job."""
+    if cache is not None and len(job.rows) != 1:
+        raise InputError(f"a PromptCache is of one prompt, and there are {len(job.rows)}; leave it out, or give one")
+    return cache
+
+
+def _cached_row(state: State, view: View) -> CachedRow:
+    """What the cache of a state with one row holds: all but the last token."""
+    return CachedRow(state.cache, state.tokens.shape[1], view.tokens[0, : int(view.length[0]) - 1])
 
 
 def look(state: State) -> View:

@@ -14,6 +14,7 @@ import jax
 
 from vishwamai.progress import Progress, silent
 
+READ_LENGTHS = (4, 16, 64, 256)  # tokens after a cached prefix are read in runs that are filled up to one of these
 HALF_BYTES = ("int4", "float4_e2m1fn")  # JAX 0.10 compiles ahead for another layout than a mesh gives such arrays
 
 
@@ -21,6 +22,11 @@ def bucket(n: int, least: int = 1, most: int | None = None) -> int:
     """The power of two that holds `n`, at least `least`; at most `most`, which need be no power of two."""
     size = max(least, 1 << max(n - 1, 0).bit_length())
     return size if most is None else min(size, most)
+
+
+def read_length(n: int) -> int:
+    """The length of the runs in which n tokens after a cached prefix are read."""
+    return next((T for T in READ_LENGTHS if n <= T), READ_LENGTHS[-1])
 
 
 class Programs:
@@ -85,6 +91,7 @@ class Stats:
     """What a call took. Times are in seconds; those of prefill and decoding include no compiling."""
 
     prompt_tokens: int
+    cached_tokens: int  # those of the prompt that a `PromptCache` held
     generated_tokens: int
     prefill_seconds: float
     decode_seconds: float
@@ -116,10 +123,11 @@ class Clock:
             self._sums[part] += now - self._mark
         self._mark = now
 
-    def stats(self, prompt_tokens: int, generated_tokens: int) -> Stats:
+    def stats(self, prompt_tokens: int, generated_tokens: int, cached_tokens: int = 0) -> Stats:
         """The figures of the call so far."""
         return Stats(
             prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
             generated_tokens=generated_tokens,
             prefill_seconds=self._sums["prefill"],
             decode_seconds=self._sums["decode"],

@@ -93,6 +93,7 @@ def padded(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> n
 class Job:
     """One call's rows, and its arrays on the device."""
 
+    prompts: list[list[int]]
     rows: list[Row]
     tokens: jax.Array  # [B, T] int32
     lengths: jax.Array  # [B] int32
@@ -121,6 +122,7 @@ def job_of(
     lengths = np.asarray([len(p) for p in prompts] + [1] * spare, np.int32)
     tokens, lengths, rules = on_device((padded(prompts, width, T), lengths, rules), sharding)
     return Job(
+        prompts=prompts,
         rows=[Row(index=i, start=len(row), params=p) for i, (row, p) in enumerate(zip(prompts, params, strict=True))],
         tokens=tokens,
         lengths=lengths,

@@ -71,6 +71,31 @@ def write(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTK
     return LayerCache(k=put(cache.k, k_BTKH), v=put(cache.v, v_BTKH), positions=cache.positions)
 
 
+def crop(cache: KVCache, length_B: Array) -> KVCache:
+    """The cache with each row cut back to its first `length` positions; see `can_crop`."""
+
+    def place(c: LayerCache) -> LayerCache:
+        return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < length_B[:, None], c.positions, -1))
+
+    return KVCache(stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=length_B)
+
+
+def can_crop(cache: KVCache, written: int, length: int) -> bool:
+    """Whether rows of `written` positions still hold all that a token at position `length` sees.
+
+    A ring has given up what its latest positions lie upon.
+    """
+    smallest = min(c.positions.shape[1] for s in cache.stacks for c in s)
+    return written <= max(smallest, length + 1)
+
+
+def enlarge(cache: KVCache, cfg: ModelConfig, max_length: int, sharding: Sharding = SINGLE) -> KVCache:
+    """The cache with room for `max_length` positions, at least as many as it has."""
+    dtype, batch = cache.stacks[0][0].k.dtype, cache.length.shape[0]
+    empty = init_cache(cfg, batch, max_length, dtype, sharding)
+    return jax.tree.map(lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), empty, cache)
+
+
 def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
     """The cache whose row b is the old row `rows[b]`: beams reordered, or one prefix forked into many."""
 

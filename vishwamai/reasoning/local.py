@@ -16,10 +16,11 @@ import numpy as np
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.fork import Sizes, fingerprint
-from vishwamai.generation.forking import READ_LENGTHS, Forks, Row
+from vishwamai.generation.forking import Forks, Row
 from vishwamai.generation.generator import TURN as GENERATOR_TURN
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
+from vishwamai.generation.programs import READ_LENGTHS
 from vishwamai.generation.sampling import SamplingParams, check_whole
 from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
 from vishwamai.text.continuation import Continuation

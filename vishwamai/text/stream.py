@@ -1,6 +1,6 @@
-"""Text as it comes: ids to complete characters (`Detokenizer`), and an eye on stop strings (`StopMatcher`).
+"""Text as it comes: complete characters (`Detokenizer`), up to a stop string (`StopMatcher`), trimmed (`Trimmer`).
 
-Both give, over all calls and whatever the cuts between them, what they would give for the whole at once. They know no
+All give, over all calls and whatever the cuts between them, what they would give for the whole at once. They know no
 model and no transport.
 """
 
@@ -160,6 +160,22 @@ class StopMatcher:
         given = "".join(self._held[place] for place in self._shown if place < end)
         self._held, self._shown = self._held[end:], [place - end for place in self._shown if place >= end]
         return given
+
+
+class Trimmer:
+    """Takes text in pieces and leaves white space at both ends away: what it gives, joined, is `strip` of the whole."""
+
+    def __init__(self):
+        self._held = ""
+        self._has_begun = False
+
+    def push(self, text: str) -> str:
+        """The text up to its last visible character; white space after it waits for the next one."""
+        text = self._held + text
+        text = text if self._has_begun else text.lstrip()
+        known = text.rstrip()
+        self._held, self._has_begun = text[len(known) :], self._has_begun or bool(known)
+        return known
 
 
 def _overlap(text: str, stop: str) -> int:
