@@ -84,20 +84,26 @@ lock:
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .ruff_cache build dist out
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(VENV_PARITY)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
 	"VishwamAI needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@:/bin/python=)
+
+# The lock, and this package in place. A file `ready` is touched when nothing is missing any more, and never before.
+define install
+$(1)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+$(1)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+endef
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
-	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(call install,$(VENV))
 	touch $@
 
 # The tests' own peers, apart from $(VENV) so that `make test` shows it needs none of them: torch, transformers and what
 # it reads adapters and quantised weights with, to compare with; libtpu to compile with.
-$(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/parity.txt requirements/peers.txt pyproject.toml
-	$(MAKE) --no-print-directory setup VENV=$(VENV_PARITY)
+$(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/parity.txt requirements/peers.txt pyproject.toml \
+		| $(VENV_PARITY)/bin/python
+	$(call install,$(VENV_PARITY))
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/tpu.txt
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/parity.txt
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) $(TORCH)

@@ -28,3 +28,5 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+pytest_plugins = ["cpu_seconds", "rotation"]

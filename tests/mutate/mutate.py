@@ -82,7 +82,8 @@ def outcome(mutation: Mutation | None) -> Outcome:
 def copy(folder: Path) -> None:
     """What the tests need: the package without its built-in model, and the tests themselves."""
     shutil.copytree(ROOT / "vishwamai", folder / "vishwamai", ignore=shutil.ignore_patterns("assets", "__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py", TESTS, *(f"tests/hf/{name}" for name in STORED)):
+    plugins = (f"tests/plugins/{name}.py" for name in ("cpu_seconds", "rotation"))
+    for name in ("pyproject.toml", "tests/conftest.py", *plugins, TESTS, *(f"tests/hf/{name}" for name in STORED)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
 
