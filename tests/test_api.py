@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from vishwamai import VishwamAI, VishwamAITokenizer
+from vishwamai import VishwamAI, VishwamAITokenizer, api
 from vishwamai.errors import ConfigError, HubError, InputError, TokenizerError
 from vishwamai.hf.config import Generation
 from vishwamai.models.config import ModelConfig, uniform
@@ -289,6 +289,41 @@ def test_a_chat(model):
     assert reply.usage == {"prompt_tokens": len(prompt), "completion_tokens": n, "total_tokens": len(prompt) + n}
     assert reply.message == {"role": "assistant", "content": reply.content}
     assert "".join(chunk.text for chunk in model.stream(messages, max_new_tokens=6)) == got.texts[0]
+
+
+def test_a_chats_arguments_are_options_and_the_templates_variables(model, monkeypatch):
+    prompts = []
+    real = api.encode_chat
+    monkeypatch.setattr(api, "encode_chat", lambda *args, **given: prompts.append(real(*args, **given)) or prompts[-1])
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if effort %}!{{ effort }}{% endif %}"
+    template += "{% if add_generation_prompt %}[assistant]{% endif %}{{ tools | map(attribute='name') | join }}"
+    template += "{{ documents | map(attribute='text') | join if documents }}"
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "The answer "}]
+    given = {"tools": [{"name": "f"}], "documents": [{"text": "d"}], "chat_template": template, "effort": "high"}
+    for ask in (model.generate_chat, lambda *args, **given: list(model.stream(*args, **given))):
+        ask(messages, max_new_tokens=2, **given)
+        ask(messages, max_new_tokens=2, add_generation_prompt=False, **given)
+        ask(messages, max_new_tokens=2, continue_final_message=True, **given)
+    talk = "[user]hi[assistant]The answer "
+    expected = [f"{talk}!high[assistant]fd", f"{talk}!highfd", talk]
+    assert [model.tokenizer.decode(prompt) for prompt in prompts] == expected * 2
+    with pytest.raises(InputError, match="continue_final_message .* add_generation_prompt"):
+        model.generate_chat(messages, continue_final_message=True, add_generation_prompt=True)
+    for name, close in (("temprature", "temperature"), ("efort", "effort"), ("tool", "tools")):
+        with pytest.raises(InputError, match=f"{name!r}; did you mean {close}?"):
+            model.generate_chat(messages, chat_template=template, **{name: 1})
+        with pytest.raises(InputError, match=f"{name!r}; did you mean {close}?"):
+            model.stream(messages, chat_template=template, **{name: 1})
+    with pytest.raises(InputError, match="no argument 'tools'"):
+        model.stream("a text", tools=[])
+
+
+def test_a_continued_message_keeps_the_space_before_what_is_new(model):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    given = {"continue_final_message": True, "max_new_tokens": 6}
+    prompt = encode_chat(model.tokenizer, messages, continue_final_message=True)
+    free = model.generate(prompt, max_new_tokens=6, return_dict=True).texts[0]
+    assert model.generate_chat(messages, **given).content == free.rstrip()
 
 
 def test_scores(model):

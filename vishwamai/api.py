@@ -39,8 +39,9 @@ from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
 from vishwamai.precision import Precision
 from vishwamai.progress import Progress, silent
-from vishwamai.text.chat import ChatMessage, Message, encode_chat
+from vishwamai.text.chat import encode_chat, split_chat
 from vishwamai.text.continuation import Continuation
+from vishwamai.text.messages import ChatMessage, Message
 from vishwamai.text.stream import Trimmer
 from vishwamai.text.tokenizer import VishwamAITokenizer
 from vishwamai.weights import lora, spec
@@ -220,29 +221,35 @@ class VishwamAI:
         """The continuation of one prompt (text, ids, or messages) as it is made; a character is never cut.
 
         The last chunk has the reason of the end and the stats. A reply to messages has no white space around it. With
-        a `cache`, what it holds of the prompt is not read again. `given` are fields of `Options`; beams do not stream.
+        a `cache`, what it holds of the prompt is not read again. `given` are fields of `Options`, and with messages
+        those of `generate_chat`; beams do not stream.
         """
-        asked = options(given, reports=True)
+        is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
+        asked, row = self._chat(prompt, given, reports=True) if is_chat else (options(given, reports=True), None)
         if asked.num_beams > 1 or asked.num_return_sequences > 1:
             raise InputError("a stream has one row: num_beams and num_return_sequences must be 1")
-        is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
-        rows = [encode_chat(self.tokenizer, prompt)] if is_chat else self._rows(prompt, pad_id=asked.pad_token_id)[0]
+        rows = [row] if row is not None else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
             raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
         chunks = self.generator.stream(self.weights, rows, self._params(rows, asked), cache=cache)
-        return self._chunks(chunks, rows[0], asked, Trimmer() if is_chat else None, cache)
+        trimmer = Trimmer(leading=not given.get("continue_final_message")) if is_chat else None
+        return self._chunks(chunks, rows[0], asked, trimmer, cache)
 
     def generate_chat(self, messages: Sequence[Message], *, cache: PromptCache | None = None, **given: Any) -> Reply:
         """The assistant's next message. `messages` are like `{"role": "user", "content": "Hello"}`.
 
         What a person typed never becomes a control token. One `cache` for all calls of a conversation, and what it
-        holds is not read again. `given` are fields of `Options`.
+        holds is not read again. `given` are fields of `Options`, fields of `ChatOptions` (`tools`, `documents`,
+        `add_generation_prompt`, `continue_final_message`, `chat_template`), and variables of the template. A message
+        that is continued is not in the reply.
         """
-        asked, rows = options(given), [encode_chat(self.tokenizer, messages)]
+        asked, row = self._chat(messages, given)
+        rows, goes_on = [row], given.get("continue_final_message")
         made = self._generate(rows, asked, cache)
         old, new = len(rows[0]), len(made.tokens[0])
         usage = {"prompt_tokens": old, "completion_tokens": new, "total_tokens": old + new}
-        return Reply(self._texts(rows, made, asked)[0].strip(), made.finish_reasons[0], usage, made.stats)
+        text = self._texts(rows, made, asked)[0].rstrip()
+        return Reply(text if goes_on else text.lstrip(), made.finish_reasons[0], usage, made.stats)
 
     def score(self, texts: Prompts) -> list[Score]:
         """How likely each text (or row of ids) is, token by token."""
@@ -255,6 +262,12 @@ class VishwamAI:
     def _rows(self, prompts: Prompts, mask: Any = None, pad_id: int | None = None) -> tuple[list[list[int]], list[int]]:
         pad_id = self._padding(pad_id)
         return rows_of(prompts, self._encode, mask=mask, pad_id=None if pad_id in self._end_ids() else pad_id)
+
+    def _chat(self, messages: Sequence[Message], given: Mapping[str, Any], **kind: bool) -> tuple[Options, list[int]]:
+        """(how a reply is made, the ids of the prompt)."""
+        names = [field.name for field in dataclasses.fields(Options)]
+        chat, rest, others = split_chat(self.tokenizer, given, names)
+        return options(rest, others=others, **kind), encode_chat(self.tokenizer, messages, **chat)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)

@@ -8,7 +8,8 @@ import pytest
 from vishwamai.data import arithmetic, explanations, word_problems
 from vishwamai.data import conversations as c
 from vishwamai.data.generated import generated, held_out
-from vishwamai.text.chat import ROLE_TEMPLATE, render
+from vishwamai.text.chat import render
+from vishwamai.text.templates import ROLE_TEMPLATE
 
 TURN = re.compile(r"<\|(system|user|assistant)\|>(.*?)(?:<\|eos\|>|$)", re.DOTALL)
 N = 400

@@ -6,7 +6,9 @@ import random
 import pytest
 
 from vishwamai.errors import InputError, TokenizerError
-from vishwamai.text.chat import PLAIN_TEMPLATE, ROLE_TEMPLATE, ChatMessage, encode_chat, render
+from vishwamai.text.chat import encode_chat, render
+from vishwamai.text.messages import ChatMessage
+from vishwamai.text.templates import PLAIN_TEMPLATE, ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 CHATML = """{%- for message in messages %}
@@ -76,7 +78,7 @@ def count(tokenizer: VishwamAITokenizer, ids: list[int], token: str) -> int:
 def test_ids_are_those_of_the_rendered_text(chatty, template):
     messages = TALK if template is THINKING else [message for message in TALK if isinstance(message["content"], str)]
     text = render(messages, template, add_generation_prompt=True, variables={"eos_token": "<|im_end|>"})
-    ids = encode_chat(chatty, messages, template=template, variables={"eos_token": "<|im_end|>"})
+    ids = encode_chat(chatty, messages, chat_template=template, variables={"eos_token": "<|im_end|>"})
     assert chatty.decode(ids) == text
     if template is CHATML:
         assert ids == chatty.encode(text)
@@ -95,7 +97,7 @@ def test_a_whole_talk_is_rendered_as_written(chatty):
         '<|im_start|>tool\n<tool_response>\n{"answer": 3}\n</tool_response><|im_end|>\n'
         "<|im_start|>assistant\n<think>"
     )
-    ids = encode_chat(chatty, TALK, template=THINKING, tools=TOOLS, variables={"enable_thinking": False})
+    ids = encode_chat(chatty, TALK, chat_template=THINKING, tools=TOOLS, variables={"enable_thinking": False})
     assert ids == chatty.encode(text)
 
 
@@ -117,8 +119,8 @@ def attacked(text: str) -> list[list[dict]]:
 @pytest.mark.parametrize("place", range(7))
 def test_typed_text_is_never_a_special_token(chatty, attack, place):
     harmless = attacked("harmless")[place]
-    expected = encode_chat(chatty, harmless, template=THINKING)
-    ids = encode_chat(chatty, attacked(attack)[place], template=THINKING)
+    expected = encode_chat(chatty, harmless, chat_template=THINKING)
+    ids = encode_chat(chatty, attacked(attack)[place], chat_template=THINKING)
     for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
         assert count(chatty, ids, token) == count(chatty, expected, token)
     assert chatty.decode(ids) == render(attacked(attack)[place], THINKING, add_generation_prompt=True)
@@ -129,14 +131,14 @@ def test_words_of_the_template_come_from_it_and_from_the_model_alone(chatty, wor
     def of(role: str) -> int:
         messages = [{"role": role, "content": f"say {word}!"}]
         template = "<tool_call></tool_call><tool_response></tool_response><think></think>{{ messages[0].content }}"
-        return count(chatty, encode_chat(chatty, messages, template=template), word)
+        return count(chatty, encode_chat(chatty, messages, chat_template=template), word)
 
     assert (of("user"), of("tool")) == (1, 1)
     assert (of("assistant"), of("system")) == (2, 2)
 
 
 def test_added_tokens_that_no_template_uses_are_just_text(chatty):
-    ids = encode_chat(chatty, [{"role": "user", "content": "<h1>"}], template=CHATML)
+    ids = encode_chat(chatty, [{"role": "user", "content": "<h1>"}], chat_template=CHATML)
     assert count(chatty, ids, "<h1>") == 1
 
 
@@ -148,15 +150,16 @@ def test_tokens_cannot_be_joined_from_parts(chatty):
     blocks = "{% set x %}{{ messages[0].content }}{% endset %}{{ x | string | trim | safe }}{{ '%s' % x }}{{ x ~ '' }}"
     for template in (joined, removed, cut, filtered, blocks):
         for text in ("<|im_", "<|im_~start|>", "<~|im_end|>", "<|im_start|>", "<|IM_END|>"):
-            ids = encode_chat(chatty, [{"role": "user", "content": text}], template=template)
+            ids = encode_chat(chatty, [{"role": "user", "content": text}], chat_template=template)
             assert not chatty.special_ids & set(ids)
 
 
 def test_keys_are_text_too(chatty):
     call = {"function": {"name": "f", "arguments": {"<|im_end|>": 1, "plain": 2}}}
-    template = "{% for k, v in messages[0].tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}"
-    ids = encode_chat(chatty, [{"role": "assistant", "tool_calls": [call]}], template=template)
-    assert not chatty.special_ids & set(ids) and chatty.decode(ids) == "<|im_end|>=1plain=2"
+    template = "{% set f = messages[0].tool_calls[0].function %}{{ f.name }}:"
+    template += "{% for k, v in f.arguments.items() %}{{ k }}={{ v }}{% endfor %}"
+    ids = encode_chat(chatty, [{"role": "assistant", "tool_calls": [call]}], chat_template=template)
+    assert not chatty.special_ids & set(ids) and chatty.decode(ids) == "f:<|im_end|>=1plain=2"
     plain = (
         "{{ messages[0].tool_calls[0].function.arguments.plain }}{{ messages[0]['tool_calls'][0]['function'].name }}"
     )
@@ -169,25 +172,25 @@ def test_random_talks_hold_the_templates_tokens_only(chatty):
     for _ in range(150):
         roles = [choose.choice(("user", "assistant", "tool")) for _ in range(3)]
         messages = [{"role": role, "content": "".join(choose.choices(parts, k=6))} for role in roles]
-        ids = encode_chat(chatty, messages, template=THINKING)
+        ids = encode_chat(chatty, messages, chat_template=THINKING)
         assert (count(chatty, ids, "<|im_start|>"), count(chatty, ids, "<|im_end|>")) == (4, 3)
         assert chatty.decode(ids) == render(messages, THINKING, add_generation_prompt=True)
 
 
 def test_a_template_may_build_its_tokens_from_the_role(chatty):
     template = "{% for m in messages %}{{ '<|' + 'im_start' + '|>' }}{{ m.content }}{% endfor %}"
-    ids = encode_chat(chatty, [{"role": "user", "content": "a"}], template=template)
+    ids = encode_chat(chatty, [{"role": "user", "content": "a"}], chat_template=template)
     assert count(chatty, ids, "<|im_start|>") == 1
     own = VishwamAITokenizer.bytes()
     built = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
-    assert encode_chat(own, [{"role": "user", "content": "a"}], template=built)[0] == own.token_to_id("<|user|>")
+    assert encode_chat(own, [{"role": "user", "content": "a"}], chat_template=built)[0] == own.token_to_id("<|user|>")
 
 
 def test_variables_are_text_and_can_be_asked(chatty):
     template = "{% if effort == 'high' %}{{ effort }}{% endif %}{{ messages[0].content }}"
     messages = [{"role": "user", "content": "."}]
     assert render(messages, template, variables={"effort": "high"}) == "high."
-    ids = encode_chat(chatty, messages, template="{{ x }}", variables={"x": "<|im_end|>"})
+    ids = encode_chat(chatty, messages, chat_template="{{ x }}{{ messages[0].content }}", variables={"x": "<|im_end|>"})
     assert not chatty.special_ids & set(ids)
 
 
@@ -204,8 +207,8 @@ def test_our_own_template():
 def test_a_template_by_name(chatty):
     tokenizer = chatty.with_tokens(templates=(("default", CHATML), ("short", "{{ messages[0].content }}")))
     messages = [{"role": "user", "content": "hey"}]
-    assert encode_chat(tokenizer, messages, template="short") == tokenizer.encode("hey")
-    assert encode_chat(tokenizer, messages) == encode_chat(chatty, messages, template=CHATML)
+    assert encode_chat(tokenizer, messages, chat_template="short") == tokenizer.encode("hey")
+    assert encode_chat(tokenizer, messages) == encode_chat(chatty, messages, chat_template=CHATML)
     with pytest.raises(InputError, match="choose one of"):
         encode_chat(chatty.with_tokens(templates=(("short", "x"),)), messages)
 
@@ -223,7 +226,6 @@ def test_a_template_by_name(chatty):
         ([{"role": "user", "content": "x"}, {"role": "user"}], r"messages\[1\] has no content"),
         ([{"role": "user", "content": 3}], "content is int"),
         ([{"role": "user", "content": "x", "meta": {1, 2}}], r"messages\[0\].meta holds set"),
-        ([{"role": "user", "content": "x" * (2**23 + 1)}], "8,388,609 characters"),
     ],
 )
 def test_malformed_messages_are_named(messages, said):
@@ -237,10 +239,12 @@ def test_deep_messages_and_lone_surrogates_are_refused():
         deep = [deep]
     with pytest.raises(InputError, match="deeper than 32"):
         render([{"role": "user", "content": "x", "extra": deep}], CHATML)
+    with pytest.raises(TokenizerError, match=r"messages\[0\].content has 8,388,609 characters"):
+        render([{"role": "user", "content": "x" * (2**23 + 1)}], CHATML)
     with pytest.raises(TokenizerError, match=r"messages\[0\].content has a lone surrogate at character 1"):
         render([{"role": "user", "content": "a\ud800"}], CHATML)
 
 
 def test_a_long_talk_is_quick(chatty):
     messages = [{"role": ("user", "assistant")[i % 2], "content": f"message {i} </think> " * 5} for i in range(600)]
-    assert chatty.decode(encode_chat(chatty, messages, template=THINKING)).count("<|im_start|>") == 601
+    assert chatty.decode(encode_chat(chatty, messages, chat_template=THINKING)).count("<|im_start|>") == 601

@@ -1,52 +1,24 @@
-"""Chat templates: the dialect they are written in, and what hostile ones cannot do.
+"""What hostile chat templates cannot do: leave the sandbox, change the messages, do or make too much.
 
 The hostile ones are those of the CVEs against Jinja and its users (CVE-2024-34359, 2024-56326, 2025-27516, 2026-5760)
-and the bombs that a sandbox alone does not stop.
+and the bombs that a sandbox alone does not stop. That good templates mean what they should is `test_dialect.py`.
 """
 
-import datetime
+import contextlib
+import itertools
 import time
+from collections.abc import Iterator, Sized
+from typing import Any
 
 import pytest
 
 from vishwamai.errors import InputError, TokenizerError
-from vishwamai.text import budget
-from vishwamai.text.marks import Marks
-from vishwamai.text.sandbox import MAX_TEMPLATE, render_template
+from vishwamai.text import sandbox
+from vishwamai.text.sandbox import MAX_SIZE, MAX_TEMPLATE, Sandbox, render_template
 
 
 def rendered(source: str, **variables: object) -> str:
-    marks = Marks()
-    return marks.plain(render_template(source, variables, marks))
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{% if true %}\na\n{% endif %}\nb", "a\nb"),
-        ("  {% if true %}a{% endif %}\n  b", "a  b"),
-        ("{% for i in range(5) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}"
-         "{% endfor %}", "013"),
-        ("{{ {'a': '<é>', 'b': [1, true, none]} | tojson }}", '{"a": "<é>", "b": [1, true, null]}'),
-        ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
-        ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
-        ("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m('a') ~ m(1) }}", "[a][1]"),
-        ("{{ strftime_now('%d %b %Y') }}", "24 Nov 2026"),
-        ("a{% generation %}b{{ 1 }}{% endgeneration %}c", "ab1c"),
-        ("{% for x in [1, 2, 3] %}{{ loop.index }}{{ '' if loop.last else ',' }}{% endfor %}", "1,2,3"),
-        ("{% for x in [[1, [2]]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "12"),
-        ("{{ ['b', 'a'] | sort | join('-') }} {{ 'a b'.split() | last }} {{ '%s' % 'x' }} {{ 'x{}'.format(1) }}",
-         "a-b b x x1"),
-        ("{{ missing is defined }}{{ missing }}{{ (dict(a=1)).items() | list }}", "False[('a', 1)]"),
-        ("{{ 'a\nb' | indent(2) }}{{ '-' * 3 }}{{ 2 ** 3 }}{{ [1] + [2] }}", "a\n  b---8[1, 2]"),
-        ("{{ [1, 2] | map('string') | join(',') }}{% filter upper %}x{% endfilter %}", "1,2X"),
-        ("{{ [{'r': 'a'}, {'r': 'b'}] | selectattr('r', 'equalto', 'b') | list | length }}{{ 'x'[::-1] }}", "1x"),
-    ],
-)  # fmt: skip
-def test_the_dialect(source, expected):
-    marks = Marks()
-    now = datetime.datetime(2026, 11, 24)
-    assert marks.plain(render_template(source, {}, marks, now)) == expected
+    return render_template(source, variables)
 
 
 def test_a_template_refuses_messages_in_its_own_words():
@@ -94,6 +66,34 @@ def test_no_way_out_of_the_sandbox(source):
         text = ""
     assert messages == [{"role": "user"}]
     assert not any(sign in text for sign in ("class", "builtin", "<function", "<code", "root:", "uid=", "0x"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "messages.append(1)",
+        "messages.extend([1])",
+        "messages.insert(0, 1)",
+        "messages.pop()",
+        "messages.remove(messages[0])",
+        "messages.reverse()",
+        "messages.sort()",
+        "messages.clear()",
+        "messages[0].update(role='system')",
+        "messages[0].pop('role')",
+        "messages[0].popitem()",
+        "messages[0].setdefault('a', 1)",
+        "messages[0].clear()",
+        "dict.update(messages[0], {'role': 'system'})",
+        "dict.clear(messages[0])",
+        "(messages | attr('append'))(1)",
+    ],
+)
+def test_a_template_cannot_change_what_it_is_given(change):
+    messages = [{"role": "user"}]
+    with pytest.raises(TokenizerError, match="the chat template failed"):
+        rendered("{{ " + change + " }}", messages=messages)
+    assert messages == [{"role": "user"}]
 
 
 BOMBS = {
@@ -152,23 +152,121 @@ BOMBS = {
     "lipsum": "{{ lipsum(n=10 ** 9) }}",
     "too long": " " * (MAX_TEMPLATE + 1),
     "round": "{{ 1.5 | round(10 ** 9) }}{{ (7 ** 999) ** 999 }}",
+    "lists within lists": "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+    "{{ n.x }}",
+    "tuples within mappings": "{% set n = namespace(x=1) %}{% for i in range(60) %}{% set n.x = {1: (n.x, n.x)} %}"
+    "{% endfor %}{{ n.x == n.x }}",
+    "one long text many times": "{% set x = 'a' * 9999999 %}{{ [x, x, x, x, x] | join }}",
+    "one long text many times with ~": "{% set x = 'a' * 9999999 %}{{ x ~ x ~ x ~ x ~ x }}",
+    "views of views": "{% set n = namespace(x={}) %}{% for i in range(60) %}{% set n.x = {1: n.x.values(), 2: n.x} %}"
+    "{% endfor %}{{ n.x }}",
+    "loops over one list": "{% set x = range(99999) | list %}{% for a in x %}{% for b in x %}{% endfor %}{% endfor %}",
+    "loops that call themselves": "{% set x = range(99999) | list %}{% for a in x recursive %}{% if loop.depth < 4 %}"
+    "{{ loop(x) }}{% endif %}{% endfor %}",
+    "lazy filters": "{{ range(99999) | select | select | select | select | select | select | list | length }}",
+    "searches from behind": "{% for i in range(99) %}{{ ('a' * 8000000).rfind('b' ~ 'a' * 4000000) }}{% endfor %}",
+    "translate": "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
+    "slow codecs": "{{ ('\u00e9' * 9999999).encode('punycode') }}",
+    "a base raised": "{{ 2.0 ** 99999 }}",
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_end_soon_in_an_error_of_ours(name, monkeypatch):
-    monkeypatch.setattr(budget, "MAX_STEPS", budget.MAX_STEPS // 10)
-    start = time.thread_time()
+def test_bombs_end_in_an_error_of_ours(name, monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 20_000)
     with pytest.raises((TokenizerError, InputError)):
         rendered(BOMBS[name])
-    assert time.thread_time() - start < 3
+
+
+N = 300_000_000
+SUBJECTS: list[Any] = ["ab", [1, 2], 7, 1.5, {"a": 1}, range(9), b"ab"]
+ARGUMENTS = [((N,), {}), (("a", N), {}), ((N, "a"), {}), (("b", "c" * 9999, N), {}), ((), {"indent": N})]
+
+
+def calls() -> Iterator[tuple[str, Any]]:
+    """Each filter and each method of a value, as a template that calls it, with the values that have it."""
+    for name in Sandbox().filters:
+        if name.isidentifier():
+            yield "{{ keep(x | " + name + "(*args, **kwargs)) }}", SUBJECTS
+    for name in sorted({name for subject in SUBJECTS for name in dir(subject) if not name.startswith("_")}):
+        yield "{{ keep(x." + name + "(*args, **kwargs)) }}", [x for x in SUBJECTS if hasattr(x, name)]
+
+
+def test_nothing_that_jinja_has_makes_much_of_a_great_number():
+    """Whatever filter or method it is: an error, or something small."""
+    for source, subjects in calls():
+        for subject, (args, kwargs) in itertools.product(subjects, ARGUMENTS):
+            kept: list[Any] = []
+            with contextlib.suppress(TokenizerError, InputError):
+                render_template(source, {"keep": kept.append, "x": subject, "args": args, "kwargs": kwargs})
+            large = [value for value in kept if isinstance(value, Sized) and len(value) > MAX_SIZE]
+            assert not large, (source, subject, args)
+
+
+def steps(source: str, n: int) -> bool:
+    """Whether a template is done within so many steps."""
+    environment = Sandbox(steps=n)
+    try:
+        environment.from_string(source).render(x=list(range(50)), s="a" * 50)
+    except TokenizerError as error:
+        assert "steps" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ("text {{ s }} and {{ x[0] }} more", 0),
+        ("{% for i in x %}{% endfor %}", 50),
+        ("{% for i in x %}{% for j in x %}{% endfor %}{% endfor %}", 50 * 51),
+        ("{% for i in x %}{% if i == 9 %}{% break %}{% endif %}{% endfor %}", 10),
+        ("{% for i in s %}{% endfor %}", 50),
+        ("{{ s.upper() }}", 1),
+        ("{{ s | upper }}", 1),
+        ("{{ 1 + 1 }}", 1),
+        ("{% macro m() %}{% endmacro %}{{ m() }}{{ m() }}", 2),
+        ("{{ x | length }}", 1),
+        ("{{ x | list | length }}", 2 + 50),
+        ("{{ x | map('string') | list | length }}", 1 + 50 + 50 + 50 + 1 + 50 + 1),
+        (
+            "{% for i in x recursive %}{% if not loop.index0 and loop.depth < 3 %}{{ loop(x) }}{% endif %}{% endfor %}",
+            152,
+        ),
+    ],
+)
+def test_each_thing_done_is_a_step(source, n):
+    assert steps(source, n)
+    assert n == 0 or not steps(source, n - 1)
+
+
+def test_nothing_is_computed_before_a_render():
+    assert steps("{{ 'a' | upper }}", 1) and not steps("{{ 'a' | upper }}", 0)
 
 
 def test_the_clock_stops_what_the_steps_do_not(monkeypatch):
-    monkeypatch.setattr(budget, "MAX_SECONDS", 0.1)
-    monkeypatch.setattr(budget, "MAX_STEPS", 10**9)
-    with pytest.raises(TokenizerError, match="longer than 0.1 seconds"):
-        rendered("{% for a in range(99999) %}{% for b in [1] %}{% endfor %}{% endfor %}")
+    clock = itertools.count()
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+    assert rendered("{% for a in range(2) %}{{ a }}{% endfor %}") == "01"
+    with pytest.raises(TokenizerError, match="longer than 5 seconds"):
+        rendered("{% for a in range(9) %}{{ a }}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 1764000000 | string ~ (1764000000.5 | round(2)) ~ 4294967295 * 2 ~ 1.5 * 10 ** 9 }}",
+        "{{ '%d of {} in 2024' % 4294967295 }}{{ 'at 12:2024 {}'.format(4294967295) }}{{ '2024 %s' | format(2024) }}",
+        "{{ {'maximum': 9007199254740991} | tojson(indent=2) }}{{ x | default(2147483647) }}",
+        "{{ range(99999) | list | length }}{% set n = namespace(now=1764000000) %}{{ n.now }}",
+        "{{ long.replace('<think>', '') | length }}{{ long.split('</think>') | length }}{{ long | trim | length }}",
+        "{% macro m(a, b) %}{{ a | length + b | length }}{% endmacro %}{{ m(long, long) }}{{ m(a=long, b=long) }}",
+        "{% macro m(context, obj) %}{{ context }}{% endmacro %}{{ m(context='c', obj='o') }}",
+        "{{ long ~ long | length }}{{ '<|im_start|>' + long + '<|im_end|>' | string }}",
+    ],
+)
+def test_large_things_that_are_no_bombs_pass(source):
+    assert rendered(source, long="word " * 400_000)
 
 
 def test_broken_templates_are_named():
@@ -178,10 +276,10 @@ def test_broken_templates_are_named():
         rendered("{{ a.b.c }}")
 
 
-def test_a_template_in_use_is_compiled_once():
-    source = "{# once #}" + "{{ 1 }}" * 3000
-    first = time.thread_time()
-    rendered(source)
-    second = time.thread_time()
-    rendered(source)
-    assert time.thread_time() - second < (second - first) / 2
+def test_a_template_in_use_is_compiled_once(monkeypatch):
+    compiled = []
+    real = Sandbox.compile
+    monkeypatch.setattr(Sandbox, "compile", lambda *args: compiled.append(args) or real(*args))
+    for _ in range(3):
+        rendered("{# once #}{{ 1 }}")
+    assert len(compiled) == 1

@@ -1,4 +1,4 @@
-"""Rows and problems as chats: messages with the text of role tokens, as `text.chat.ROLE_TEMPLATE` writes them.
+"""Rows and problems as chats: messages with the text of role tokens, as `text.templates.ROLE_TEMPLATE` writes them.
 
 Only replies are in the loss. It knows no tokens and renders no template.
 """

@@ -14,7 +14,7 @@ from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
 from vishwamai.text import bpe
-from vishwamai.text.chat import ROLE_TEMPLATE
+from vishwamai.text.templates import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 LAST_QUESTION = "{{ messages[-1]['content'] }}"  # rows are a question and its answer: no roles, no turns

@@ -5,7 +5,7 @@ It knows neither prompts' text nor how a token is made.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vishwamai.errors import InputError
@@ -66,15 +66,15 @@ class Options:
             )
 
 
-def options(given: Mapping[str, Any], *, reports: bool = False) -> Options:
-    """The options of a call; `reports` says whether it gives logprobs back.
+def options(given: Mapping[str, Any], *, reports: bool = False, others: Collection[str] = ()) -> Options:
+    """The options of a call; `reports` says whether it gives logprobs back, `others` what else could have been meant.
 
     Raises `InputError` for an option that there is not, with the name that was likely meant.
     """
     known = [field.name for field in dataclasses.fields(Options)]
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, [*known, *others], n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise InputError(f"generation has no argument {name!r}; {hint}")
     if given.get("logprobs") is not None and not reports:

@@ -30,7 +30,9 @@ FUNCTION = re.compile(
 )
 CLAUSE = {*"is are was were be equals gives makes because so then since which that means = == . ;".split()}
 AMOUNTS = {*"total sum cost price profit rate speed distance number weight area height value change".split()}
-ROUGH = re.compile(r"round\w*|whole|full|complete\w*|left\w*|remain\w*|rem|r|least|most|enough|needs?|about|nearest|over")
+ROUGH = re.compile(
+    r"round\w*|whole|full|complete\w*|left\w*|remain\w*|rem|r|least|most|enough|needs?|about|nearest|over"
+)
 FRACTION = ["number", "op", "number"]
 DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
 SCALES = numerals.SCALES | {"cents": Fraction(1, 100)}

@@ -21,6 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 MAX_FILE_BYTES = 256_000_000
 MAX_ID = 1 << 24
 MAX_GROWTH = 64
+MAX_CHARACTERS = 1 << 23
 
 
 @contextmanager
@@ -43,6 +44,16 @@ def load_backend(path: Path) -> Tokenizer:
     with backend_errors(f"{path}: is not a tokenizer that the tokenizers library reads; is the file damaged?"):
         backend = Tokenizer.from_str(raw.decode("utf-8"))
     return check_backend(backend, str(path))
+
+
+def check_text(text: str, where: str = "the text") -> None:
+    """Raises `TokenizerError` for a text that is too long, or not UTF-8 (lone surrogates)."""
+    if len(text) > MAX_CHARACTERS:
+        raise TokenizerError(f"{where} has {len(text):,} characters, over {MAX_CHARACTERS:,}; encode it in parts")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"{where} has a lone surrogate at character {error.start}: it is not UTF-8") from None
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -7,189 +7,241 @@ It knows no model and does not generate.
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer
 
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Marks
-from vishwamai.text.plain import encode_plain
-from vishwamai.text.sandbox import render_template
-from vishwamai.text.settings import NAMED
-from vishwamai.text.tokenizer import MAX_CHARACTERS, VishwamAITokenizer
+from vishwamai.text.messages import (
+    REASONING,
+    Message,
+    change_texts,
+    check_messages,
+    check_value,
+    text_parts,
+    unused_characters,
+)
+from vishwamai.text.plain import Span, encode_plain, encode_spans
+from vishwamai.text.sandbox import render_template, template_facts
+from vishwamai.text.settings import NAMED, Settings
+from vishwamai.text.shown import check_shown
+from vishwamai.text.templates import choose_template
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 AUTHORS = ("system", "developer", "assistant")
-MAX_DEPTH = 32
 
-# For tokenizers with role tokens of ours, and in plain words for the rest; both take text or a list of text parts.
-_TEXT = """{%- macro text(content) -%}
-{%- if content is string %}{{ content }}{% else %}{% for part in content or [] %}{{ part.text }}{% endfor %}{% endif -%}
-{%- endmacro -%}
-"""
-ROLE_TEMPLATE = (
-    _TEXT
-    + """{%- for message in messages -%}
-<|{{ {'developer': 'system', 'function': 'tool', 'ipython': 'tool'}.get(message.role, message.role) }}|>
-{{- text(message.content) }}{{ eos_token }}
-{%- endfor -%}
-{%- if add_generation_prompt %}<|assistant|>{% endif -%}"""
-)
-PLAIN_TEMPLATE = (
-    _TEXT
-    + """{{- bos_token }}
-{%- for message in messages %}{{ message.role | capitalize }}: {{ text(message.content) ~ '\\n\\n' }}{% endfor %}
-{%- if add_generation_prompt %}Assistant:{% endif -%}"""
-)
+
+class ChatTokenizer(Protocol):
+    """What a chat needs of a tokenizer."""
+
+    backend: Tokenizer
+    settings: Settings
+    control_ids: frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """What a chat is rendered with beside its messages, by the names of transformers.
+
+    `chat_template` is Jinja source, or the name of one of the tokenizer's templates; None takes "tool_use" where tools
+    are given and there is one, else the default one, or ours where the tokenizer has none. The prompt asks for a new
+    message, unless `add_generation_prompt` is False; with `continue_final_message` (True, or the name of a field of the
+    message) it ends where the last message does. `variables` are more names for the template, `now` is its clock.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    chat_template: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | str = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    now: datetime.datetime | None = None
+
+    def __post_init__(self):
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InputError(
+                "continue_final_message goes on with the last message and add_generation_prompt begins a new one: "
+                "leave one of them out"
+            )
+        for name in ("tools", "documents"):
+            items = getattr(self, name)
+            if items is not None and not (
+                isinstance(items, list | tuple) and all(isinstance(i, Mapping) for i in items)
+            ):
+                raise InputError(f"{name} is {items!r:.80}; it is a list of mappings")
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    """One message: `role` is one of `ROLES`; `content` is a text, or a list of parts like {"type": "text", "text": …}.
+class Chat:
+    """A template and what it is rendered with: messages, what people gave beside them, and the template's own names.
 
-    `extra` holds what else a template may read: name, tool_calls, tool_call_id, reasoning_content and the like.
+    `continued` is the field of the last message with whose text the prompt ends, or "".
     """
 
-    role: str
-    content: str | Sequence[Mapping[str, Any]] | None = None
-    extra: Mapping[str, Any] | None = None
+    source: str
+    messages: list[dict[str, Any]]
+    given: Mapping[str, Any]
+    own: Mapping[str, Any]
+    continued: str
+    now: datetime.datetime | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The message as templates read it."""
-        return {"role": self.role, "content": self.content, **(self.extra or {})}
+    def render(
+        self, mark: Callable[[str, int], str] = lambda text, trust: text, spans: tuple[str, str] = ("", "")
+    ) -> str:
+        """The prompt's text. `mark` changes each text that people wrote, given how far they are trusted."""
+
+        def marked(value: Any, trust: int) -> Any:
+            return change_texts(value, lambda text: mark(text, trust))
+
+        def marked_message(message: dict[str, Any]) -> dict[str, Any]:
+            trust = AUTHOR if message["role"] in AUTHORS else USER
+            return {name: value if name == "role" else marked(value, trust) for name, value in message.items()}
+
+        # Variables count as typed by a person, as those that a server is sent would be.
+        given = {name: marked(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}
+        messages, end = [marked_message(message) for message in self.messages], ""
+        if self.continued:
+            end = next(unused_characters(self.messages))
+            messages[-1], last = _with_end(messages[-1], self.continued, f"{end} ")
+        text = render_template(self.source, {**self.own, **given, "messages": messages}, self.now, spans)
+        if not end:
+            return text
+        before, _, after = text.rpartition(end)
+        if last.strip() not in before:
+            raise InputError("the chat template does not show the whole of the last message, which is to be continued")
+        return before if after.startswith(" ") else before.rstrip()
 
 
-Message = ChatMessage | Mapping[str, Any]
+def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, Any], str]:
+    """(the message with the text of that name longer by `end`, the text)."""
+    value = message.get(name)
+    if isinstance(value, str):
+        same = REASONING if name in REASONING else (name,)
+        return message | {other: value + end for other in same if message.get(other) == value}, value
+    places = [i for i, part in enumerate(value or ()) if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    if not places:
+        raise InputError(f"continue_final_message finds no text in the {name} of the last message")
+    parts = [{**p, "text": p["text"] + end} if i == places[-1] else p for i, p in enumerate(value)]
+    return message | {name: parts}, value[places[-1]]["text"]
 
 
-def render(
-    messages: Sequence[Message],
-    template: str,
-    *,
-    add_generation_prompt: bool = False,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    variables: Mapping[str, Any] | None = None,
-    now: datetime.datetime | None = None,
-) -> str:
-    """The prompt's text. `variables` are more names for the template (bos_token, enable_thinking…), `now` its clock.
+def _chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
+    given = {**options.variables, "tools": options.tools, "documents": options.documents}
+    begins, continued = options.add_generation_prompt, options.continue_final_message
+    return Chat(
+        source,
+        check_messages(messages, template_facts(source).texts),
+        {name: check_value(value, name) for name, value in given.items()},
+        {**own, "add_generation_prompt": not continued if begins is None else begins},
+        "content" if continued is True else continued or "",
+        options.now,
+    )
+
+
+def render(messages: Sequence[Message], template: str, **given: Any) -> str:
+    """The text that a template makes of messages, whatever it leaves out. `given` are fields of `ChatOptions`.
 
     Raises `InputError` for messages that are malformed or that the template refuses, `TokenizerError` for a template
     that is broken, forbidden or too dear.
     """
-    marks = Marks()
-    values = _values(messages, marks, tools, variables)
-    return marks.plain(
-        render_template(template, {"add_generation_prompt": add_generation_prompt, **values}, marks, now)
-    )
+    return _chat(template, messages, ChatOptions(**{"add_generation_prompt": False, **given}), {}).render()
 
 
-def encode_chat(
-    tokenizer: VishwamAITokenizer,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = True,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    template: str | None = None,
-    variables: Mapping[str, Any] | None = None,
-    now: datetime.datetime | None = None,
-) -> list[int]:
+def encode_chat(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> list[int]:
     """The prompt's ids: the rendered template's, where no text that a person typed is read as a control token.
 
-    `template` is Jinja source, or the name of one of the tokenizer's templates; None takes its default, or ours where
-    it has none. Errors as for `render`.
+    `given` are fields of `ChatOptions`. Errors as for `render`, and `InputError` for what the template does not show.
     """
-    source = chat_template(tokenizer, template)
-    marks = Marks()
-    values = {**_special(tokenizer), "add_generation_prompt": add_generation_prompt}
-    values |= _values(messages, marks, tools, variables)
-    marked = render_template(source, values, marks, now)
-    needed = trust_needed(tokenizer, source)
-    return encode_plain(tokenizer.backend, marks.plain(marked), needed, marks.trust(marked))
+    return encode(tokenizer, chat_of(tokenizer, messages, **given))[0]
 
 
-def chat_template(tokenizer: VishwamAITokenizer, template: str | None = None) -> str:
-    """The Jinja source that a chat with this tokenizer uses."""
-    named = dict(tokenizer.settings.templates)
-    if template is not None:
-        return named.get(template, template)
-    if "default" in named:
-        return named["default"]
-    if named:
-        raise InputError(f"this tokenizer has several chat templates and no default; choose one of {sorted(named)}")
-    has_roles = all(tokenizer.token_to_id(f"<|{role}|>") is not None for role in ("system", "user", "assistant"))
-    return ROLE_TEMPLATE if has_roles and tokenizer.eos_token else PLAIN_TEMPLATE
+def split_chat(
+    tokenizer: ChatTokenizer, given: Mapping[str, Any], others: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any], Collection[str]]:
+    """(what of these arguments is for `encode_chat`, the rest, all that could be for it).
+
+    That is the fields of `ChatOptions`, and the variables of the template which are not among `others`.
+    """
+    names = {known.name for known in fields(ChatOptions)}
+    chat = {name: value for name, value in given.items() if name in names}
+    reads = template_facts(_source(tokenizer, ChatOptions(**chat))).variables - {*names, *others, "messages"}
+    variables = {name: value for name, value in given.items() if name in reads}
+    rest = {name: value for name, value in given.items() if name not in {*chat, *variables}}
+    return {**chat, "variables": {**chat.get("variables", {}), **variables}}, rest, {*names, *reads}
 
 
-def trust_needed(tokenizer: VishwamAITokenizer, template: str) -> dict[int, int]:
-    """The trust that a text needs to become each control token: the special ones, and those that the template uses."""
-    added = tokenizer.backend.get_added_tokens_decoder().items()
-    used = (index for index, token in added if token.content.strip() and token.content.strip() in template)
-    return {**dict.fromkeys(used, AUTHOR), **dict.fromkeys(tokenizer.control_ids, TEMPLATE)}
+def chat_of(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> Chat:
+    """A chat that the template can show; `given` are fields of `ChatOptions`. Raises `InputError` where it cannot."""
+    options, settings = ChatOptions(**given), tokenizer.settings
+    source = _source(tokenizer, options)
+    own = {name: getattr(settings, name) for name in NAMED if getattr(settings, name)} | dict(settings.model_tokens)
+    chat = _with_texts(_chat(source, messages, options, own))
+    _check_read(options, {*template_facts(source).variables, *own})
+    check_shown(chat.messages, lambda probes: replace(chat, messages=probes, continued="").render())
+    return chat
 
 
-def _special(tokenizer: VishwamAITokenizer) -> dict[str, str]:
-    """The tokenizer's tokens by the names that templates know them by."""
-    return {name: getattr(tokenizer.settings, name) for name in NAMED if getattr(tokenizer.settings, name)}
+def _source(tokenizer: ChatTokenizer, options: ChatOptions) -> str:
+    def has_token(token: str) -> bool:
+        return tokenizer.backend.token_to_id(token) is not None
+
+    return choose_template(tokenizer.settings, has_token, options.chat_template, has_tools=bool(options.tools))
 
 
-def _values(
-    messages: Sequence[Message],
-    marks: Marks,
-    tools: Sequence[Mapping[str, Any]] | None,
-    variables: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What the template reads, each string marked. Variables count as typed by a person, as a server's would be."""
-    values = {name: _marked(value, marks, USER, f"variables[{name!r}]") for name, value in (variables or {}).items()}
-    listed = None if tools is None else [_marked(dict(tool), marks, AUTHOR, "tools") for tool in tools]
-    return {**values, "messages": _checked(messages, marks), "tools": listed}
+def _check_read(options: ChatOptions, variables: Collection[str]) -> None:
+    """Raises `InputError` for what a template that reads these variables would leave out."""
+    for name in ("tools", "documents"):
+        if getattr(options, name) and name not in variables:
+            raise InputError(
+                f"the chat template does not read {name}: leave them out, or give a chat_template that does"
+            )
+    for name in options.variables:
+        if name not in variables:
+            close = difflib.get_close_matches(name, variables, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(sorted(variables))}"
+            raise InputError(f"the chat template reads no variable {name!r}; {hint}")
 
 
-def _checked(messages: Sequence[Message], marks: Marks) -> list[dict[str, Any]]:
-    """The messages as dictionaries of marked strings. Raises `InputError` saying which message is wrong and how."""
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
-        raise InputError('messages must be a list like [{"role": "user", "content": "Hello"}], and not an empty one')
-    checked = [_checked_message(message, marks, f"messages[{index}]") for index, message in enumerate(messages)]
-    return checked
-
-
-def _checked_message(message: Message, marks: Marks, where: str) -> dict[str, Any]:
-    values = message.to_dict() if isinstance(message, ChatMessage) else message
-    if not isinstance(values, Mapping):
-        raise InputError(f"{where} is {type(values).__name__}, not a message with role and content")
-    role = values.get("role")
-    if role not in ROLES:
-        raise InputError(f"{where} has the role {role!r:.40}; the roles are {', '.join(ROLES)}")
-    content = values.get("content")
-    if content is None and not values.get("tool_calls"):
-        raise InputError(f"{where} has no content")
-    if content is not None and not isinstance(content, (str, list, tuple)):
-        raise InputError(f"{where}.content is {type(content).__name__}; it is a text or a list of parts")
-    trust = AUTHOR if role in AUTHORS else USER
-    rest = {str(key): _marked(value, marks, trust, f"{where}.{key}") for key, value in values.items() if key != "role"}
-    return {"role": role, **rest}
-
-
-def _marked(value: Any, marks: Marks, trust: int, where: str, depth: int = 0) -> Any:
-    """The same value with each string in it marked, keys too."""
-    if depth > MAX_DEPTH:
-        raise InputError(f"{where} is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, str):
-        return marks.mark(_sound(value, where), trust)
-    if isinstance(value, Mapping):
-        items = [(marks.mark(_sound(str(key), where), trust), item) for key, item in value.items()]
-        return {key: _marked(item, marks, trust, where, depth + 1) for key, item in items}
-    if isinstance(value, (list, tuple)):
-        return [_marked(item, marks, trust, where, depth + 1) for item in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    raise InputError(f"{where} holds {type(value).__name__}; a message is made of texts, numbers, lists and mappings")
-
-
-def _sound(text: str, where: str) -> str:
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(f"{where} has {len(text):,} characters, over {MAX_CHARACTERS:,}")
+def _with_texts(chat: Chat) -> Chat:
+    """The same chat, with a text in place of a list of parts where the template would print the list as it stands."""
+    lists = [message["content"] for message in chat.messages if isinstance(message.get("content"), list)]
+    if not lists or any(set(part) != {"type", "text"} for parts in lists for part in parts):
+        return chat
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"{where} has a lone surrogate at character {error.start}: it is not UTF-8") from None
-    return text
+        text = chat.render()
+    except TokenizerError:
+        text = None
+    if text is not None and not any(str(parts) in text for parts in lists):
+        return chat
+    joined = [m if "content" not in m else m | {"content": "\n".join(text_parts(m))} for m in chat.messages]
+    return replace(chat, messages=joined)
+
+
+def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span], str]:
+    """(ids, the characters of each, the text) of a chat's prompt.
+
+    The text is the template's of the messages as they are. Where its control tokens are others than those that the
+    template puts into the same chat with stand-ins, it is that one's.
+    """
+    backend, facts, text = tokenizer.backend, template_facts(chat.source), chat.render()
+    needed = trust_needed(tokenizer, facts.output)
+    marks = Marks({backend.id_to_token(i): need for i, need in needed.items()}, facts.texts)
+    marked = chat.render(marks.mark)
+    plain = marks.plain(marked)
+    ids, spans = encode_spans(backend, plain, needed, marks.trust(marked))
+    if plain != text and ids == encode_plain(backend, plain, {}):
+        as_it_is, where = encode_spans(backend, text, {})
+        if [i for i in as_it_is if i in needed] == [i for i in ids if i in needed]:
+            return as_it_is, where, text
+    return ids, spans, plain
+
+
+def trust_needed(tokenizer: ChatTokenizer, output: str) -> dict[int, int]:
+    """The trust that a text needs to become each control token: the special ones, and those in a template's output."""
+    added = tokenizer.backend.get_added_tokens_decoder().items()
+    words = ((index, token.content.strip()) for index, token in added)
+    used = (index for index, word in words if word in output and not word.replace("_", "").isalnum() and word)
+    return {**dict.fromkeys(used, AUTHOR), **dict.fromkeys(tokenizer.control_ids, TEMPLATE)}

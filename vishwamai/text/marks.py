@@ -1,214 +1,100 @@
-"""Strings whose characters themselves say how far they are trusted, whatever a template does with them.
+"""Stand-ins for what people typed, by which it is found again in a rendered chat.
 
-Before a chat is rendered, each character of the people's text is replaced by a private character of its own (planes 15
-and 16 of Unicode), one per trust; the template's text keeps its characters. Cutting, joining, repeating or dropping
-cannot wash the mark off, and no one can forge the template's trust. `Marked` answers a template's questions (`in`,
-`startswith`, `==`, `split`) as the text it stands for would, so a template branches as it always does. A string that
-lost the class still has its marks: the worst case is a question answered wrongly, never a control token.
+Control tokens have something in them that is no letter, digit, space or quote: `<|`, `[`, `/`. In the messages of a
+second render each such character is a private one (Unicode's plane 15) that stands for it and for how far its author is
+trusted. Whatever the template does with it (cutting, joining, replacing, another case), it stays one, so a control
+token of the result whose characters are all plain was put there by the template.
 
-A private character in a template's own text is read as a mark, so it can lose trust and gain none.
-White space, quotes, backslashes and control characters keep their selves, for `trim` and JSON: no control token is
-made of them alone. It knows no Jinja, no tokenizer and no messages.
+What a template's own expressions look for (`'</think>' in content`) keeps its characters, unless it could be a part of
+a control token; so do control tokens that the author may write. A text that is a part of one as a whole, like the name
+`s` in `'<' ~ name ~ '>'`, is replaced with its letters. It knows no Jinja, no tokenizer and no messages.
 """
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, SupportsIndex
+import unicodedata
+from collections.abc import Collection, Mapping
 
 from vishwamai.errors import InputError
 
 USER, AUTHOR, TEMPLATE = 0, 1, 2
-FIRST_PRIVATE = 0xF0000
-_ANY_PRIVATE = re.compile(f"[{chr(FIRST_PRIVATE)}-\U0010fffd]")
-_PRIVATE = (*range(FIRST_PRIVATE, 0xFFFFE), *range(0x100000, 0x10FFFE))
+FIRST_PRIVATE, LAST_PRIVATE = 0xF0000, 0xFFFFD
 
 
 class Marks:
-    """One render's table of marks: private character <-> (character, trust)."""
+    """The stand-ins of one render.
 
-    def __init__(self) -> None:
-        self._marks: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    `needed` has the trust that each control token needs, `known` are the texts in the template's expressions.
+    """
+
+    def __init__(self, needed: Mapping[str, int], known: Collection[str] = ()):
+        self._known = frozenset(known)
+        self._forbidden = {trust: tuple(t for t, need in needed.items() if need > trust) for trust in (USER, AUTHOR)}
+        kept = self._known | needed.keys()
+        self._kept = {trust: _kept(frozenset(kept), tokens) for trust, tokens in self._forbidden.items()}
+        self._tables: dict[tuple[int, bool], _Table] = {}
         self._plain: dict[int, int] = {}
         self._trust: dict[str, int] = {}
 
-    def mark(self, text: str, trust: int = USER) -> "Marked":
-        """The text with each character marked with `trust` (USER or AUTHOR)."""
-        table = self._marks[trust]
-        for character in set(text):
-            if ord(character) not in table and not _kept(character):
-                self._allot(table, character, trust)
-        return Marked(text.translate(table), self)
+    def mark(self, text: str, trust: int = USER) -> str:
+        """The text with stand-ins that bear `trust` (USER or AUTHOR)."""
+        forbidden = self._forbidden[trust]
+        is_part = text not in self._known and any(text.strip() in token for token in forbidden)
+        letters = is_part or any(all(map(_is_plain, token)) for token in forbidden)
+        table = self._tables.setdefault((trust, letters), _Table(self, trust, letters))
+        parts = self._kept[trust].split(text)  # every other one is kept
+        return "".join(part if i % 2 else part.translate(table) for i, part in enumerate(parts))
 
     def plain(self, text: str) -> str:
         """The text that a marked one stands for."""
-        return str(text).translate(self._plain)
+        return text.translate(self._plain)
 
     def trust(self, text: str) -> list[int]:
         """The trust of each character of a marked text."""
-        return [self._trust.get(character, TEMPLATE) for character in str.__iter__(text)]
+        return [self._trust.get(character, TEMPLATE) for character in text]
 
-    def adopt(self, value: Any) -> Any:
-        """A plain string with marks in it as `Marked` again; everything else as it is."""
-        if type(value) is str and not value.isascii() and _ANY_PRIVATE.search(value):
-            return Marked(value, self)
-        return value
-
-    def _allot(self, table: dict[int, int], character: str, trust: int) -> None:
-        if len(self._plain) == len(_PRIVATE):
-            raise InputError("the messages have too many different characters for a chat")
-        private = _PRIVATE[len(self._plain)]
-        table[ord(character)] = private
-        self._plain[private] = ord(character)
-        self._trust[chr(private)] = trust
+    def stand_in(self, code: int, trust: int) -> int:
+        """A new private character for one of this code."""
+        private = FIRST_PRIVATE + len(self._plain)
+        if private > LAST_PRIVATE:
+            raise InputError("the messages have too many different signs for a chat")
+        self._plain[private], self._trust[chr(private)] = code, trust
+        return private
 
 
-def _kept(character: str) -> bool:
-    return character.isspace() or character in '"\\' or ord(character) < 0x20 or ord(character) == 0x7F
+class _Table(dict[int, int]):
+    """What `str.translate` puts in a character's place, found when it is first asked for."""
+
+    def __init__(self, marks: Marks, trust: int, letters: bool):
+        self._marks, self._trust, self._letters = marks, trust, letters
+
+    def __missing__(self, code: int) -> int:
+        stays = _is_space(chr(code)) or not self._letters and _is_plain(chr(code))
+        self[code] = code if stays else self._marks.stand_in(code, self._trust)
+        return self[code]
 
 
-def _asks(name: str) -> Callable[..., Any]:
-    """A method of str that only asks: the plain text answers."""
-
-    def ask(self: "Marked", *args: Any) -> Any:
-        return getattr(self._text, name)(*map(self._plain_argument, args))
-
-    return ask
+def _is_space(character: str) -> bool:
+    """White space, and what JSON writes otherwise: it keeps its self, for `trim` and `tojson`."""
+    return character.isspace() or character in '"\\\x7f' or character < " "
 
 
-def _remade(name: str) -> Callable[..., Any]:
-    """A method of str that makes other characters: they are marked as the users' anew."""
-
-    def remake(self: "Marked", *args: Any) -> "Marked":
-        return self._marks.mark(getattr(self._text, name)(*args))
-
-    return remake
+def _is_plain(character: str) -> bool:
+    return _is_space(character) or character == "_" or unicodedata.normalize("NFKC", character).isalnum()
 
 
-class Marked(str):
-    """A string of marked and plain characters that acts like the plain text; its parts are `Marked` again."""
+@functools.lru_cache(maxsize=64)
+def _kept(known: frozenset[str], forbidden: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds the known texts with signs in them that share nothing with a forbidden token, not even an end."""
+    heads = {token[:i] for token in forbidden for i in range(1, len(token))}
+    tails = {token[i:] for token in forbidden for i in range(1, len(token))}
+    tokens = "\0".join(forbidden)
 
-    _marks: Marks
+    def is_apart(text: str) -> bool:
+        cuts = range(1, len(text))
+        overlaps = any(text[:i] in tails for i in cuts) or any(text[i:] in heads for i in cuts)
+        return text not in tokens and not overlaps and not any(token in text for token in forbidden)
 
-    def __new__(cls, text: str, marks: Marks) -> "Marked":
-        made = super().__new__(cls, text)
-        made._marks = marks
-        return made
-
-    @functools.cached_property
-    def _text(self) -> str:
-        return self._marks.plain(self)
-
-    __eq__ = _asks("__eq__")
-    __ne__ = _asks("__ne__")
-    __lt__ = _asks("__lt__")
-    __gt__ = _asks("__gt__")
-    __le__ = _asks("__le__")
-    __ge__ = _asks("__ge__")
-    __contains__ = _asks("__contains__")
-    startswith = _asks("startswith")
-    endswith = _asks("endswith")
-    find = _asks("find")
-    rfind = _asks("rfind")
-    index = _asks("index")
-    rindex = _asks("rindex")
-    count = _asks("count")
-    isalnum = _asks("isalnum")
-    isalpha = _asks("isalpha")
-    isdigit = _asks("isdigit")
-    isdecimal = _asks("isdecimal")
-    isnumeric = _asks("isnumeric")
-    islower = _asks("islower")
-    isupper = _asks("isupper")
-    isspace = _asks("isspace")
-    istitle = _asks("istitle")
-    lower = _remade("lower")
-    upper = _remade("upper")
-    title = _remade("title")
-    capitalize = _remade("capitalize")
-    swapcase = _remade("swapcase")
-    casefold = _remade("casefold")
-    __repr__ = _remade("__repr__")
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __str__(self) -> str:
-        return self
-
-    def __format__(self, spec: str) -> str:
-        return super().__format__(spec)
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, key: SupportsIndex | slice) -> str:
-        return Marked(super().__getitem__(key), self._marks)
-
-    def __add__(self, other: str) -> str:
-        return Marked(super().__add__(other), self._marks)
-
-    def __radd__(self, other: str) -> str:
-        return Marked(str.__add__(other, self), self._marks)
-
-    def __mul__(self, times: SupportsIndex) -> str:
-        return Marked(super().__mul__(times), self._marks)
-
-    def __rmul__(self, times: SupportsIndex) -> str:
-        return self * times
-
-    def join(self, parts: Iterable[str]) -> str:
-        return Marked(super().join(parts), self._marks)
-
-    def lstrip(self, chars: str | None = None) -> str:
-        return self[len(self) - len(self._text.lstrip(self._plain_argument(chars))) :]
-
-    def rstrip(self, chars: str | None = None) -> str:
-        return self[: len(self._text.rstrip(self._plain_argument(chars)))]
-
-    def strip(self, chars: str | None = None) -> str:
-        return self.lstrip(chars).rstrip(chars)
-
-    def removeprefix(self, prefix: str) -> str:
-        return self[len(prefix) :] if self.startswith(prefix) else self
-
-    def removesuffix(self, suffix: str) -> str:
-        return self[: len(self) - len(suffix)] if suffix and self.endswith(suffix) else self
-
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        return self._parts(self._text.split(self._plain_argument(sep), maxsplit), len(sep or ""))
-
-    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        return self._parts(self._text.rsplit(self._plain_argument(sep), maxsplit), len(sep or ""))
-
-    def partition(self, sep: str) -> tuple[str, str, str]:
-        head, middle, tail = self._parts(self._text.partition(self._plain_argument(sep)), 0)
-        return head, middle, tail
-
-    def rpartition(self, sep: str) -> tuple[str, str, str]:
-        head, middle, tail = self._parts(self._text.rpartition(self._plain_argument(sep)), 0)
-        return head, middle, tail
-
-    def splitlines(self, keepends: bool = False) -> list[str]:
-        lines = self._parts(self._text.splitlines(True), 0)
-        texts = self._text.splitlines(keepends)
-        return [line[: len(text)] for line, text in zip(lines, texts, strict=True)]
-
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
-        if not old:
-            return Marked(super().replace(old, new, count), self._marks)
-        return Marked(str.join(new, self.split(old, count)), self._marks)
-
-    def _parts(self, texts: Iterable[str], gap: int) -> list[str]:
-        """The parts of this string that these parts of the plain text are; `gap` characters lie between two."""
-        parts, start = [], 0
-        for text in texts:
-            start = self._text.index(text, start)
-            parts.append(self[start : start + len(text)])
-            start += len(text) + gap
-        return parts
-
-    def _plain_argument(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(self._plain_argument, value))
-        return self._marks.plain(value) if isinstance(value, str) else value
+    texts = [text for text in known if not all(map(_is_plain, text)) and is_apart(text)]
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")

@@ -7,7 +7,7 @@ the two parts are encoded anew. It knows no templates and no messages.
 
 from collections.abc import Mapping, Sequence
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from vishwamai.errors import TokenizerError
 from vishwamai.text.backend import backend_errors
@@ -18,46 +18,48 @@ Span = tuple[int, int]
 def encode_plain(
     backend: Tokenizer, text: str, needed: Mapping[int, int], trust: Sequence[int] | None = None
 ) -> list[int]:
-    """Ids of a text, nothing put round it; the id `i` occurs only where its characters have trust `needed[i]` or more.
+    """The ids that `encode_spans` gives."""
+    return encode_spans(backend, text, needed, trust)[0]
 
-    `trust` has a number per character; None stands for 0 throughout. Where no such id is in the way the ids are those
-    of the text as it is. Raises `TokenizerError` for a control token of one character, which cannot be cut.
+
+def encode_spans(
+    backend: Tokenizer, text: str, needed: Mapping[int, int], trust: Sequence[int] | None = None
+) -> tuple[list[int], list[Span]]:
+    """(ids, the characters of each) of a text; the id `i` occurs only where they all have trust `needed[i]` or more.
+
+    Nothing is put round the text. `trust` has a number per character; None stands for 0 throughout. Where no such id is
+    in the way the ids are those of the text as it is. Raises `TokenizerError` for a control token of one character,
+    which cannot be cut.
     """
     cuts: set[int] = set()
     while True:
-        ids, spans = _encode_cut(backend, text, sorted(cuts), needed)
-        forged = [span for span, need in spans if trust is None or min(trust[slice(*span)], default=0) < need]
+        ids, spans = _encode_cut(backend, text, sorted(cuts))
+        found = ((span, needed[i]) for i, span in zip(ids, spans, strict=True) if i in needed)
+        forged = [span for span, need in found if trust is None or min(trust[slice(*span)], default=0) < need]
         if not forged:
-            return ids
+            return ids, spans
         for start, end in forged:
             if end - start < 2:
                 raise TokenizerError(f"{text[start:end]!r} is a control token and cannot be written as plain text")
             cuts.add((start + end) // 2)
 
 
-def _encode_cut(
-    backend: Tokenizer, text: str, cuts: list[int], needed: Mapping[int, int]
-) -> tuple[list[int], list[tuple[Span, int]]]:
-    """Ids of the text encoded in the parts between cuts; the characters of each control id with the trust it needs."""
+def _encode_cut(backend: Tokenizer, text: str, cuts: list[int]) -> tuple[list[int], list[Span]]:
+    """(ids, the characters of each) of the text, encoded in the parts between cuts."""
     ids: list[int] = []
-    spans: list[tuple[Span, int]] = []
+    spans: list[Span] = []
     sentinel = _sentinel(backend) if cuts else ""
     with backend_errors("the text could not be encoded"):
-        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
             lead = sentinel if start else ""
-            part = backend.encode(lead + text[start:end], add_special_tokens=False)
+            part = backend.encode(lead + text[start:stop], add_special_tokens=False)
             if lead and part.offsets[0] != (0, len(lead)):  # The sentinel and the text make another token together.
-                lead, part = "", backend.encode(text[start:end], add_special_tokens=False)
+                lead, part = "", backend.encode(text[start:stop], add_special_tokens=False)
             first = 1 if lead else 0
+            shift = start - len(lead)
             ids += part.ids[first:]
-            spans += _control_spans(part, first, start - len(lead), needed)
+            spans += [(begin + shift, end + shift) for begin, end in part.offsets[first:]]
     return ids, spans
-
-
-def _control_spans(part: Encoding, first: int, shift: int, needed: Mapping[int, int]) -> list[tuple[Span, int]]:
-    ids, offsets = part.ids, part.offsets
-    found = (index for index in range(first, len(ids)) if ids[index] in needed)
-    return [((offsets[i][0] + shift, offsets[i][1] + shift), needed[ids[i]]) for i in found]
 
 
 def _sentinel(backend: Tokenizer) -> str:

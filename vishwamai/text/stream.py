@@ -165,9 +165,10 @@ class StopMatcher:
 class Trimmer:
     """Takes text in pieces and leaves white space at both ends away: what it gives, joined, is `strip` of the whole."""
 
-    def __init__(self):
+    def __init__(self, leading: bool = True):
+        """`leading`: whether white space at the beginning is left away too."""
         self._held = ""
-        self._has_begun = False
+        self._has_begun = not leading
 
     def push(self, text: str) -> str:
         """The text up to its last visible character; white space after it waits for the next one."""

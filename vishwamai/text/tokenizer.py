@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text import bpe, plain
-from vishwamai.text.backend import backend_errors, check_backend, load_backend
+from vishwamai.text.backend import backend_errors, check_backend, check_text, load_backend
 from vishwamai.text.batch import (
     BatchEncoding,
     Padding,
@@ -29,8 +29,6 @@ from vishwamai.text.batch import (
 from vishwamai.text.sentencepiece_model import load_sentencepiece
 from vishwamai.text.settings import NAMED, Settings, read_settings, with_padding, write_settings
 from vishwamai.text.special import apply_settings, declared_tokens
-
-MAX_CHARACTERS = 1 << 23
 
 
 class VishwamAITokenizer:
@@ -359,12 +357,7 @@ def _check_text(text: str) -> None:
     if not isinstance(text, str):
         several = "; for several texts call the tokenizer" if isinstance(text, list | tuple) else ""
         raise InputError(f"a text is {type(text).__name__}, not str{several}")
-    if len(text) > MAX_CHARACTERS:
-        raise TokenizerError(f"a text has {len(text):,} characters, over {MAX_CHARACTERS:,}; encode it in parts")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"the text has a lone surrogate at character {error.start}: it is not UTF-8") from None
+    check_text(text)
 
 
 def _texts_of(text: Any, text_pair: Any) -> tuple[Sequence[str], Sequence[str | None], bool]:
