@@ -122,6 +122,59 @@ def test_the_step_with_the_least_loss_is_kept_beside_the_newest(tmp_path):
     assert Checkpoints(tmp_path).steps() == [6, 7] and Checkpoints(tmp_path).best() == 7
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ([NAN, 1.0, float("-inf"), 3.0], 2),
+        ([float("inf"), NAN, None], None),
+    ],
+    ids=str,
+)
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path, losses, best):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, loss in enumerate(losses, 1):
+        checkpoints.save(step, {"w": TREE["w"]}, {}, loss=loss)
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=1)
+    assert again.best() == best == checkpoints.best()
+    assert again.steps() == sorted({best or len(losses), len(losses)})
+
+
+def test_damaged_notes_are_never_believed(tmp_path):
+    extra = {"batches": {"next": [200, 0]}, "run": "abc"}
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, TREE, extra, loss=0.625)
+    checkpoints.close()
+    notes = tmp_path / "2" / "notes" / "metadata"
+    raw = notes.read_bytes()
+    for before, after in ((b"200", b"300"), (b"abc", b"abd"), (b'"extra"', b'"exura"'), (b"0.625", b"0.125")):
+        assert raw.count(before) == 1
+        notes.write_bytes(raw.replace(before, after))
+        with pytest.warns(RuntimeWarning, match="notes"), pytest.raises(CheckpointError):
+            checkpoints.restore(TREE, step=2)
+    again = Checkpoints(tmp_path)
+    assert again.best() == 1
+    with pytest.warns(RuntimeWarning, match="step 2: .*notes"):
+        assert again.restore(TREE)[::2] == (1, extra)
+
+
+def test_any_digit_of_a_note_s_checksums_counts(tmp_path):
+    saved(tmp_path, 1)
+    notes = tmp_path / "1" / "notes" / "metadata"
+    raw = notes.read_bytes()
+    digits = [i for i, byte in enumerate(raw) if chr(byte).isdigit()]
+    assert len(digits) > 20
+    again = Checkpoints(tmp_path)
+    for i in digits[:: len(digits) // 3]:
+        notes.write_bytes(raw[:i] + bytes([raw[i] ^ 1]) + raw[i + 1 :])
+        with pytest.warns(RuntimeWarning, match="notes"), pytest.raises(CheckpointError):
+            again.restore(TREE)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path / "run")
     (tmp_path / "run").rmdir()

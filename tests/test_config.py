@@ -135,12 +135,12 @@ def test_an_unknown_key_is_refused_and_the_fields_listed():
         ('{"b": 1, "\\u0062": 2}', "says the key 'b' twice"),
         ('{"a": 1,\n}', "line 2: is not JSON"),
         ('{"a": 1} {"b": 2}', "line 1: is not JSON"),
-        ("[1]", "holds a list where an object"),
+        ("[1]", "line 1: holds a list where an object"),
         ("", "line 1: is not JSON"),
         ("\ufeff{}", "is not JSON"),
         ('{"a": ' + "[" * 32 + "]" * 32 + "}", "deeper than 32 levels"),
         ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "deeper than 32 levels"),
-        ('{"a": ' + "9" * 5000 + "}", "an integer of thousands of digits"),
+        ('{"a": ' + "9" * 5000 + "}", "line 1: holds a number of thousands of digits"),
     ],
 )
 def test_json_that_is_not_strict_is_refused(tmp_path, text, sentence):

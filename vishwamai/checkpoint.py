@@ -1,11 +1,14 @@
 """Saves and restores any tree of arrays (Orbax), in the background and all or nothing, onto any mesh.
 
-Beside the arrays stands a checksum of each, since Orbax restores a flipped bit without a word: a step whose arrays do
-not match is passed over for the one before it. It knows no model and no trainer.
+Beside the arrays stands a checksum of each and one of all that stands beside them, since Orbax restores a flipped bit
+without a word: a step that does not match is passed over for the one before it. It knows no model and no trainer.
 """
 
 import dataclasses
+import json
+import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,18 +43,20 @@ class Checkpoints:
         """Begins to save; the tree may be donated to the next step at once. `extra` is anything JSON can hold.
 
         A step that is there already is replaced: a run saves one again only after it has passed over a damaged one.
-        An error of an earlier save in the background is raised here.
+        A `loss` that is not finite counts as none. An error of an earlier save in the background is raised here.
         """
         flat = flatten(tree)
         sums = {name: int(value) for name, value in checksums(flat).items()}
         arrays = ocp.args.StandardSave(flat)
-        notes = ocp.args.JsonSave({"extra": extra, "checksums": sums, "loss": loss})
+        loss = loss if loss is not None and math.isfinite(loss) else None
+        notes = {"extra": extra, "checksums": sums, "loss": loss}
+        noted = ocp.args.JsonSave({**notes, "checksum": _checksum(notes)})
         self._losses[step] = loss
         with self._failing(f"step {step} cannot be saved in"):
             if step in self._manager.all_steps():
                 self._manager.wait_until_finished()
                 self._manager.delete(step)
-            self._manager.save(step, args=ocp.args.Composite(state=arrays, notes=notes), force=True)
+            self._manager.save(step, args=ocp.args.Composite(state=arrays, notes=noted), force=True)
 
     def steps(self) -> list[int]:
         """The steps that are saved, oldest first."""
@@ -59,8 +64,8 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step that was saved with the least loss, if any was saved with one; `restore` takes it by number."""
-        known = {step: self._losses.get(step) for step in self.steps()}
-        return min((step for step in known if known[step] is not None), key=known.__getitem__, default=None)
+        known = {step: loss for step in self.steps() if (loss := self._losses.get(step)) is not None}
+        return min(known, key=known.__getitem__, default=None)
 
     def restore(self, like, step: int | None = None) -> tuple[int, object, dict] | None:
         """(step, tree, extra) of the newest sound checkpoint, laid out like `like`; None if there is none at all.
@@ -92,7 +97,12 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), flat.values()), notes["extra"]
 
     def _notes(self, step: int) -> dict:
-        return self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        """What was saved beside the arrays. Raises `CheckpointError` where it is not what was saved."""
+        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        checksum = notes.pop("checksum", None)
+        if checksum != _checksum(notes):
+            raise CheckpointError("its notes (the place in the data, the loss) are not those that were saved")
+        return notes
 
     def _loss(self, step: int) -> float | None:
         """What the step was saved with; None where its notes cannot be read, which `restore` reports."""
@@ -137,6 +147,11 @@ def checksums(flat: dict[str, Array]) -> dict[str, Array]:
         return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
     return {name: one(x) for name, x in flat.items()}
+
+
+def _checksum(notes: dict) -> int:
+    """A number for plain JSON values that any changed character of them changes."""
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
 @dataclasses.dataclass(frozen=True)

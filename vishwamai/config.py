@@ -38,6 +38,8 @@ def load_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]
             raw = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError:  # of a path with a NUL in it
+        raise ConfigError(f"{str(path)!r}: is no file's name; check the path") from None
     if len(raw) > max_bytes:
         raise ConfigError(f"{path}: is over {max_bytes:,} bytes, too large for a JSON configuration")
     try:
@@ -48,23 +50,26 @@ def load_json(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]
     return parse_json(text, str(path))
 
 
-def parse_json(text: str, where: str) -> dict[str, Any]:
-    """The object that a JSON text holds, under the rules of `load_json`; `where` names the text in errors."""
+def parse_json(text: str, where: str, first_line: int = 1) -> dict[str, Any]:
+    """The object that a JSON text holds, under the rules of `load_json`; `where` names the text in errors.
+
+    `first_line` is the number of the text's first line there.
+    """
+    data = None
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: line {error.lineno}: is not JSON ({error.msg}, column {error.colno})") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: is nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError:
-        raise ConfigError(f"{where}: holds an integer of thousands of digits") from None
-    _scan(text, where)
+        line = error.lineno + first_line - 1
+        raise ConfigError(f"{where}: line {line}: is not JSON ({error.msg}, column {error.colno})") from None
+    except (RecursionError, ValueError):
+        pass  # nested too deep, or an integer of thousands of digits: `_scan` finds where
+    _scan(text, where, first_line)
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: holds {_kind(data)} where an object {{...}} is needed")
+        raise ConfigError(f"{where}: line {first_line}: holds {_kind(data)} where an object {{...}} is needed")
     return data
 
 
-def _scan(text: str, where: str) -> None:
+def _scan(text: str, where: str, first_line: int = 1) -> None:
     """Refuse what `json` lets through: depth, keys said twice, numbers that are not finite. `text` is valid JSON."""
     open_keys: list[set[str]] = []
     for match in _TOKEN.finditer(text):
@@ -82,8 +87,10 @@ def _scan(text: str, where: str) -> None:
             open_keys[-1].add(key)
         elif not match["text"] and not _is_finite(token):
             problem = f"holds {token[:20]}, which is not a finite number"
+            problem = problem if len(token) < 1000 else "holds a number of thousands of digits"
         if problem:
-            raise ConfigError(f"{where}: line {text.count(chr(10), 0, match.start()) + 1}: {problem}")
+            line = text.count("\n", 0, match.start()) + first_line
+            raise ConfigError(f"{where}: line {line}: {problem}")
 
 
 def _is_finite(number: str) -> bool:
@@ -154,6 +161,28 @@ def _convert(kind: Any, value: Any, where: str, path: str) -> Any:
         pairs = enumerate(zip(kinds, value, strict=True))
         return tuple(_value(item, part, where, _join(path, i)) for i, (item, part) in pairs)
     return float(value) if kind is float else value
+
+
+def check_numbers(
+    obj: Any, *names: str, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None, section: str = "",
+) -> None:  # fmt: skip
+    """Raises `ConfigError` where one of a dataclass's numbers is not finite or out of bounds; None is no number."""
+    for name in names:
+        value = getattr(obj, name)
+        if value is None or (
+            (isinstance(value, int) or math.isfinite(value))
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        ):
+            continue
+        lower = f"{least} or more" if least is not None else None if above is None else f"more than {above}"
+        upper = f"at most {most}" if most is not None else None if below is None else f"less than {below}"
+        wanted = " and ".join(bound for bound in (lower, upper) if bound) or "a finite number"
+        wanted = wanted if least is None or most is None else f"from {least} to {most}"
+        raise ConfigError(f"{section}{name} is {value}; it must be {wanted}")
 
 
 def override(obj: T, *assignments: str) -> T:

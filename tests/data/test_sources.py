@@ -29,8 +29,80 @@ def test_jsonl_rows_keep_prompts_out_of_the_loss(tmp_path):
 @pytest.mark.parametrize("line", ["{", '{"prompt": "q"}', '{"text": 3}', "[]"])
 def test_bad_lines_are_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "t"}\n' + line)
-    with pytest.raises(DataError, match="a.jsonl:2"):
+    with pytest.raises(DataError, match="a.jsonl: line 2"):
         sources.from_jsonl(tmp_path / "a.jsonl")
+
+
+DEEP = '{"text": "t", "meta": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"text": "a\\ud800b"}', "half of a surrogate pair"),
+        ('{"prompt": "\\udfff", "completion": "a"}', "half of a surrogate pair"),
+        ('{"prompt": "q", "completion": "a\\udc00\\ud800"}', "half of a surrogate pair"),
+        (DEEP, "nested deeper than 32"),
+        ('{"meta": ' + '{"a": ' * 40 + "1" + "}" * 40 + ', "text": "t"}', "nested deeper than 32"),
+        ('{"text": "t", "n": ' + "9" * 5000 + "}", "thousands of digits"),
+        ('{"text": "t", "text": "u"}', "says the key 'text' twice"),
+        ('{"text": "t", "score": NaN}', "holds NaN, which is not a finite number"),
+        ('{"text": "t", "prompt": "q", "completion": "a"}', "has text beside prompt and completion"),
+        ('{"completion": "a", "text": "t"}', "has text beside completion"),
+        ('{"prompt": "q", "completion": 3}', "all of them strings"),
+        (
+            '{"text": "' + "a" * sources.MAX_CHARACTERS + '"}',
+            r"10,000,012 characters, and the most is 10,000,000; part",
+        ),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_lines_that_json_or_python_would_let_through_are_named(tmp_path, line, words):
+    (tmp_path / "a.jsonl").write_text('{"text": "t"}\n\n' + line + '\n{"text": "u"}\n')
+    for held_out in (0.0, 0.5):
+        data = corpus.Data(sources=(corpus.Source(kind="jsonl", name=str(tmp_path / "a.jsonl"), held_out=held_out),))
+        with pytest.raises(DataError, match=f"a.jsonl: line 3: .*{words}"):
+            corpus.rows(data)
+
+
+def test_whole_surrogate_pairs_and_columns_that_are_null_are_read(tmp_path):
+    lines = ['{"text": "\\ud83d\\ude00", "prompt": null, "id": 7}', '{"text": null, "prompt": "q", "completion": "a"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert [row.text for row in sources.from_jsonl(tmp_path / "a.jsonl")] == ["\U0001f600", "qa"]
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "."], ids=["nul", "long", "folder"])
+def test_names_that_are_no_file_s_are_refused(kind, name):
+    with pytest.raises(DataError, match="cannot read"):
+        corpus.rows(corpus.Data(sources=(corpus.Source(kind=kind, name=name),)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["one\n  \ntwo\n\t\nthree", "one\r\n\r\ntwo\r\n \r\nthree", "\n \none\n\n\n\ntwo\n\u3000\n\xa0\nthree\n \n"],
+    ids=["spaces", "windows", "many"],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
+def test_lines_of_spaces_part_paragraphs_and_a_byte_order_mark_is_no_text(tmp_path, text, mark):
+    (tmp_path / "a.txt").write_bytes(mark + text.encode())
+    assert [row.text for row in sources.from_text(tmp_path / "a.txt")] == ["one", "two", "three"]
+
+
+def test_a_byte_order_mark_before_jsonl_is_no_text_either(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "t"}\n   \n\t\r\n{"text": "u"}')
+    assert [row.text for row in sources.from_jsonl(tmp_path / "a.jsonl")] == ["t", "u"]
+
+
+def test_one_line_between_paragraphs_and_indents_inside_them_are_kept(tmp_path):
+    (tmp_path / "a.txt").write_text("def f():\n    return 1\n\nend")
+    assert [row.text for row in sources.from_text(tmp_path / "a.txt")] == ["def f():\n    return 1", "end"]
+
+
+def test_a_paragraph_too_large_is_named_by_its_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n \n" + "x" * (sources.MAX_CHARACTERS + 1))
+    with pytest.raises(DataError, match="a.txt: line 5: holds a row of 10,000,001 characters"):
+        sources.from_text(tmp_path / "a.txt")
 
 
 def test_missing_empty_and_undecodable_files_are_refused(tmp_path):
@@ -129,7 +201,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
 def test_a_source_of_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="generated, text, jsonl"):
         corpus.Source(kind="parquet", name="x")
-    with pytest.raises(ConfigError, match="share under 1"):
+    with pytest.raises(ConfigError, match="held_out is 1.0; it must be 0 or more and less than 1"):
         corpus.Source(kind="text", name="x", held_out=1.0)
     with pytest.raises(ConfigError, match="rows of its own"):
         corpus.Source(kind="generated", name="game24", held_out=0.1)

@@ -30,6 +30,27 @@ def test_active_parameters_leave_out_idle_experts_and_the_lookup_table():
     assert cost.parameters(DENSE).active == cost.parameters(DENSE).total - 64 * 32
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("cfg", [DENSE, MIXED], ids=["dense", "mixed"])
+def test_learned_positions_are_looked_up_and_not_multiplied(cfg, tied):
+    without, with_them = (
+        cost.parameters(dataclasses.replace(cfg, learned_positions=on, tie_embeddings=tied, max_length=1000))
+        for on in (False, True)
+    )
+    assert with_them.active == without.active and with_them.total == without.total + 1000 * 32
+    assert with_them.embedding == 1000 * 32 + (0 if tied else 64 * 32)
+
+
+def test_6nd_of_gpt2_small_is_the_literature_s():
+    gpt2 = ModelConfig(
+        vocab_size=50257, d_model=768, d_ff=3072, n_heads=12, n_kv_heads=12, head_dim=64, max_length=1024,
+        stacks=stacks_of((Layer(rope=None),) * 12), norm="layer", norm_bias=True, learned_positions=True,
+        tie_embeddings=True, attn_bias=True, o_bias=True, mlp_bias=True, gated=False, activation="gelu_tanh",
+    )  # fmt: skip
+    assert cost.parameters(gpt2).total == 124_439_808  # as the Hub counts it
+    assert cost.six_n_flops(gpt2, 10) == 60 * (124_439_808 - 1024 * 768)
+
+
 def matmul_flops(jaxpr, times=1):
     """2 x products of every dot_general, scans multiplied out: what the program itself says."""
     total = 0

@@ -1,5 +1,6 @@
 """The forward pass: cached against uncached, packed against alone, and what the weights are."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vishwamai.errors import BackendError
 from vishwamai.models import cache as kv
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
@@ -121,3 +123,13 @@ def test_activations_have_the_asked_dtype():
     x, _ = jax.jit(transformer.hidden, static_argnames=("cfg", "dtype"))(weights(), TOKENS, cfg=CFG, dtype="bfloat16")
     assert x.dtype == jnp.bfloat16
     assert transformer.project(weights(), x, CFG).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("stacks", [CFG.stacks, stacks_of((NEAR,))], ids=["experts", "dense"])
+def test_an_unknown_implementation_of_experts_is_refused_where_there_are_none_too(stacks):
+    cfg = dataclasses.replace(CFG, stacks=stacks)
+    with pytest.raises(BackendError, match="no implementation 'foo'"):
+        jax.eval_shape(
+            lambda key: transformer.forward(spec.init(transformer.specs(cfg), key), TOKENS, cfg, experts="foo"),
+            jax.random.key(0),
+        )

@@ -136,6 +136,6 @@ def test_what_is_refused(folder, tmp_path):
         dataclasses.replace(run, model=CFG).beside(model.config)
     with pytest.raises(ConfigError, match="longer than model.max_length 96"):
         config.override(run, "training.length=128").beside(model.config)
-    with pytest.raises(ConfigError, match="rank is 0 and alpha 16.0"):
+    with pytest.raises(ConfigError, match="rank is 0; it must be 1 or more"):
         config.override(run, "training.adapter.rank=0")
     assert run.beside(model.config).training.data.tokenizer == str(folder)

@@ -14,7 +14,8 @@ SPECS = {"w": Param((2, 2), ("embed", "mlp"), contract=("embed",)), "norm": Para
 def test_one_update_is_adam_with_decay_on_what_is_multiplied():
     o = Optimizer(learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5, beta1=0.9, beta2=0.95)
     rule, weights = optimizer(o, SPECS, 10), {"w": jnp.full((2, 2), 3.0), "norm": jnp.full(2, 3.0)}
-    updates, _ = rule.update({"w": jnp.full((2, 2), 7.0), "norm": jnp.full(2, -7.0)}, rule.init(weights), weights)
+    grads = {"w": jnp.full((2, 2), 7.0), "norm": jnp.full(2, -7.0)}
+    updates, _ = rule.update(grads, rule.init(weights), weights, step=jnp.zeros((), jnp.int32))
     np.testing.assert_allclose(updates["w"], -0.1 * (1.0 + 0.5 * 3.0), rtol=1e-5)  # the first step is the sign
     np.testing.assert_allclose(updates["norm"], 0.1, rtol=1e-5)
 

@@ -147,6 +147,69 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts():
     jax.tree.map(np.testing.assert_array_equal, (after.weights, after.opt_state), before)
 
 
+TINY = ModelConfig(vocab_size=64, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=stacks_of((Layer(),)))
+# Without moments Adam moves each weight by just the learning rate.
+SIGNS = Optimizer(
+    learning_rate=1e-2, warmup_steps=8, final_fraction=0.0, weight_decay=0.0, beta1=0.0, beta2=0.0, clip_norm=1e9,
+    eps=1e-30,
+)  # fmt: skip
+
+
+@functools.cache
+def signs_step():
+    return compiled_step(TINY, SIGNS, StepConfig(loss_chunks=1), 20)
+
+
+def tiny_state(change=lambda w: w):
+    return state_of(jax.tree.map(change, spec.init(transformer.specs(TINY), jax.random.key(0))), TINY, SIGNS, 20)
+
+
+def after(state, bad: bool):
+    """(the state after a good or a bad batch, how far a weight moved, the numbers)."""
+    lines = batch(2)
+    before = np.asarray(state.weights.lm_head)
+    state, numbers = signs_step()(state, lines._replace(weights=lines.weights * (jnp.nan if bad else 1.0)))
+    return state, float(np.median(np.abs(np.asarray(state.weights.lm_head) - before))), numbers
+
+
+@pytest.mark.parametrize("bad_ones", [(), (0,), (1, 2, 5), (3,)], ids=str)
+def test_the_learning_rate_that_is_logged_is_the_one_applied(bad_ones):
+    state = tiny_state()
+    for i in range(8):
+        state, moved, numbers = after(state, i in bad_ones)
+        assert moved == pytest.approx(0.0 if i in bad_ones else float(numbers["learning_rate"]), rel=1e-2)
+        assert float(numbers["learning_rate"]) == pytest.approx(1e-2 * (i + 1) / 8)
+    assert int(state.skipped) == len(bad_ones)
+
+
+def test_the_schedule_reaches_its_end_whatever_was_skipped():
+    state = dataclasses.replace(tiny_state(), step=jnp.asarray(19, jnp.int32), skipped=jnp.asarray(15, jnp.int32))
+    state, moved, numbers = after(state, False)
+    assert moved == pytest.approx(float(numbers["learning_rate"]), rel=1e-2) and moved < 1e-2 * 0.02
+
+
+@pytest.mark.parametrize("where", ["weights", "moments"])
+def test_an_update_that_would_spoil_a_weight_or_a_moment_is_not_taken(where):
+    state = tiny_state()
+    if where == "weights":  # at the edge of float32: the loss is finite, and the update leads over it
+        big = state.weights.embed.at[63].set(
+            jnp.finfo(jnp.float32).max
+        )  # a token that no row holds is not computed with
+        state = dataclasses.replace(state, weights=dataclasses.replace(state.weights, embed=big))
+        huge = dataclasses.replace(SIGNS, weight_decay=1e3, learning_rate=1e4, schedule="constant", warmup_steps=0)
+        step = compiled_step(TINY, huge, StepConfig(loss_chunks=1), 20)
+    else:
+        adam, *rest = state.opt_state
+        nu = dataclasses.replace(adam.nu, embed=adam.nu.embed.at[63].set(jnp.inf))
+        state = dataclasses.replace(state, opt_state=(adam._replace(nu=nu), *rest))
+        step = compiled_step(TINY, dataclasses.replace(SIGNS, beta2=0.9), StepConfig(loss_chunks=1), 20)
+    lines = batch(2)._replace(tokens=jnp.minimum(batch(2).tokens, 62))
+    before = jax.tree.map(np.asarray, (state.weights, state.opt_state))
+    state, numbers = step(state, lines)
+    assert np.isfinite(numbers["loss"]) and np.isfinite(numbers["grad_norm"]) and int(state.skipped) == 1
+    jax.tree.map(np.testing.assert_array_equal, (state.weights, state.opt_state), before)
+
+
 def test_a_batch_without_targets_gives_no_gradient_from_the_loss():
     blank = batch(4)._replace(weights=jnp.zeros((4, 16)))
     plain = StepConfig(balance_loss=0.0)

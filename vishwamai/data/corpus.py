@@ -9,6 +9,7 @@ import itertools
 import re
 from pathlib import Path
 
+from vishwamai.config import check_numbers
 from vishwamai.data import generated, sources
 from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
@@ -37,15 +38,15 @@ class Source:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ConfigError(f"a source's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if not 0 <= self.held_out < 1:
-            raise ConfigError(f"held_out of the source {self.name!r} is {self.held_out}; it must be a share under 1")
+        check_numbers(self, "weight", least=0, section=f"the source {self.name!r}: ")
+        check_numbers(self, "held_out", least=0, below=1, section=f"the source {self.name!r}: ")
         if self.kind == "generated" and self.held_out:
             raise ConfigError(f"the generated source {self.name!r} holds out rows of its own; leave held_out away")
 
     @property
     def has_held_out(self) -> bool:
         """Whether there are rows to evaluate on."""
-        return self.kind == "generated" or self.held_out > 0
+        return self.weight > 0 and (self.kind == "generated" or self.held_out > 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,15 @@ class Data:
     seed: int = 0
 
     def __post_init__(self):
-        if self.tokenizer_rows < 1:
-            raise ConfigError(f"training.data.tokenizer_rows is {self.tokenizer_rows}; it must be 1 or more")
+        check_numbers(self, "tokenizer_rows", least=1, section="training.data.")
+        check_numbers(self, "seed", section="training.data.")
+        if not any(source.weight for source in self.sources):
+            raise ConfigError("training.data.sources holds none of a weight over 0; name at least one")
 
 
 def rows(data: Data, split: str = "train") -> sources.Rows:
     """Row number -> row, over all sources of a split ("train", or "held_out" of those that hold rows out)."""
-    used = [s for s in data.sources if split == "train" or s.has_held_out]
+    used = [s for s in data.sources if (s.weight > 0 if split == "train" else s.has_held_out)]
     return sources.mixture([(_source_rows(s, data.seed, split), s.weight) for s in used], data.seed)
 
 

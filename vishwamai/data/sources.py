@@ -5,18 +5,22 @@ A finite source is shuffled anew in every pass, by its seed alone. It knows no t
 
 import functools
 import itertools
-import json
 import math
 import random
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vishwamai.config import parse_json
 from vishwamai.data import generated
 from vishwamai.data.rows import Row
-from vishwamai.errors import DataError
+from vishwamai.errors import ConfigError, DataError
 
 BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
+MAX_CHARACTERS = 10_000_000  # of a row: a book has one, and a tokenizer needs seconds for it
+KEYS = ("text", "prompt", "completion")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 Rows = Callable[[int], Row]
 
@@ -28,15 +32,22 @@ def from_generated(name: str, seed: int = 0, split: str = "train") -> Rows:
 
 
 def from_text(path: str | Path) -> list[Row]:
-    """A UTF-8 text file: one row a paragraph (blank lines between), all of it in the loss."""
-    paragraphs = [p.strip() for p in _read(path).split("\n\n")]
+    """A UTF-8 text file: one row a paragraph (blank lines between, of spaces too), all of it in the loss."""
+    text = _read(path)
+    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", text)]
+    for p in paragraphs:
+        if len(p) > MAX_CHARACTERS:
+            raise _too_long(p, path, text.count("\n", 0, text.index(p)) + 1)
     return [Row(((p, 1.0),)) for p in paragraphs if p]
 
 
 def from_jsonl(path: str | Path) -> list[Row]:
-    """A JSONL file of `{"text": …}` or `{"prompt": …, "completion": …}`; a prompt is not in the loss."""
+    """A JSONL file of `{"text": …}` or `{"prompt": …, "completion": …}`; a prompt is not in the loss.
+
+    Each line is read as strictly as a configuration. Keys beside these are left alone, and so is one that is null.
+    """
     lines = enumerate(_read(path).split("\n"), 1)  # JSON strings may hold the other line ends that Unicode knows
-    return [_row(line, f"{path}:{n}") for n, line in lines if line.strip()]
+    return [_row(line, path, n) for n, line in lines if line.strip()]
 
 
 def split(rows: Sequence[Row], held_out: float) -> dict[str, list[Row]]:
@@ -93,21 +104,38 @@ def mixture(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not UTF-8 text: byte {e.start} cannot be decoded") from e
+    except ValueError:  # of a path with a NUL in it
+        raise DataError(f"cannot read {str(path)!r}: this is no file's name") from None
 
 
-def _row(line: str, where: str) -> Row:
+def _row(line: str, path: str | Path, number: int) -> Row:
+    where = f"{path}: line {number}"
+    if len(line) > MAX_CHARACTERS:
+        raise _too_long(line, path, number)
     try:
-        fields = json.loads(line)
-    except ValueError as e:
-        raise DataError(f"{where} is not JSON: {e}") from e
-    match fields:
-        case {"prompt": str(prompt), "completion": str(completion)}:
-            return Row(((prompt, 0.0), (completion, 1.0)))
-        case {"text": str(text)}:
-            return Row(((text, 1.0),))
-    raise DataError(f'{where} needs {{"text": …}} or {{"prompt": …, "completion": …}}, all of them strings')
+        fields = parse_json(line, str(path), number)
+    except ConfigError as e:
+        raise DataError(str(e)) from None
+    given = {key: value for key in KEYS if (value := fields.get(key)) is not None}
+    match given:
+        case {"text": str(text)} if len(given) == 1:
+            spans = ((text, 1.0),)
+        case {"prompt": str(prompt), "completion": str(completion)} if len(given) == 2:
+            spans = ((prompt, 0.0), (completion, 1.0))
+        case {"text": _, **others} if others:
+            raise DataError(f"{where}: has text beside {' and '.join(others)}; a row is one or the other")
+        case _:
+            raise DataError(f'{where}: needs {{"text": …}} or {{"prompt": …, "completion": …}}, all of them strings')
+    if any(SURROGATE.search(text) for text, _ in spans):
+        raise DataError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return Row(spans)
+
+
+def _too_long(row: str, path: str | Path, line: int) -> DataError:
+    size = f"{len(row):,} characters, and the most is {MAX_CHARACTERS:,}"
+    return DataError(f"{path}: line {line}: holds a row of {size}; part it into several")

@@ -4,20 +4,15 @@ A switch is here only because a published checkpoint that VishwamAI loads needs 
 """
 
 import dataclasses
+import math
 
+from vishwamai.config import check_numbers
 from vishwamai.errors import ConfigError
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
 NORMS = ("rms", "layer")
 ROUTERS = ("softmax", "chosen", "sigmoid")
 ROPE_SCALINGS = ("none", "linear", "llama3", "yarn", "longrope")
-
-
-def _positive(config, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name} is {value}; it must be more than 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +43,13 @@ class Rope:
     def __post_init__(self):
         if self.scaling not in ROPE_SCALINGS:
             raise ConfigError(f"rope scaling {self.scaling!r} is not known; use {', '.join(ROPE_SCALINGS)}")
-        _positive(self, "theta", "factor", "low_freq_factor", "original_max_length", "magnitude", "beta_slow")
+        scales = ("theta", "factor", "low_freq_factor", "high_freq_factor", "magnitude", "beta_fast", "beta_slow")
+        check_numbers(self, *scales, "original_max_length", above=0)
         if self.high_freq_factor <= self.low_freq_factor:
             raise ConfigError("rope high_freq_factor must be larger than low_freq_factor")
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"rope fraction is {self.fraction}; it must be more than 0 and at most 1")
-        if not all(f > 0 for f in self.factors) or (self.scaling == "longrope") != bool(self.factors):
+        if not all(0 < f < math.inf for f in self.factors) or (self.scaling == "longrope") != bool(self.factors):
             raise ConfigError("rope factors must be more than 0, and are for the scaling longrope alone")
 
     def turned(self, head_dim: int) -> int:
@@ -70,8 +66,7 @@ class Layer:
     moe: bool = False
 
     def __post_init__(self):
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"a layer's window is {self.window}; it must be 1 or more, or null for none")
+        check_numbers(self, "window", least=1, section="a layer's ")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +82,7 @@ class Latent:
     d_value: int
 
     def __post_init__(self):
-        _positive(self, "q_rank", "kv_rank", "d_turned", "d_value")
+        check_numbers(self, "q_rank", "kv_rank", "d_turned", "d_value", above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,8 +93,9 @@ class Stack:
     repeats: int
 
     def __post_init__(self):
-        if not self.pattern or self.repeats < 1:
-            raise ConfigError("a stack needs at least one layer in its pattern and at least one repeat")
+        check_numbers(self, "repeats", least=1, section="a stack's ")
+        if not self.pattern:
+            raise ConfigError("a stack needs at least one layer in its pattern")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +161,11 @@ class ModelConfig:
     expert_bias: bool = False
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "max_length", "norm_eps")
+        sizes = ("vocab_size", "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "max_length")
+        check_numbers(self, *sizes, "norm_eps", above=0)
+        check_numbers(self, "norm_offset", "route_scale")
+        check_numbers(self, "attn_temperature", "n_experts", "n_experts_per_token", "d_expert", "d_shared", least=0)
+        check_numbers(self, "attn_temperature_length", "n_expert_groups", "n_groups_per_token", least=1)
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
@@ -180,12 +180,12 @@ class ModelConfig:
         if not self.stacks:
             raise ConfigError("a model needs at least one stack of layers")
         scales = ("embed_scale", "residual_scale", "logit_scale", "attn_scale", "attn_softcap", "final_softcap")
-        _positive(self, *scales, "attn_clip", "glu_limit")
+        check_numbers(self, *scales, "attn_clip", "glu_limit", above=0)
         if any(layer.moe for layer in self.layers):
             self._check_experts()
 
     def _check_experts(self):
-        _positive(self, "n_experts", "n_experts_per_token", "d_expert")
+        check_numbers(self, "n_experts", "n_experts_per_token", "d_expert", above=0)
         if self.n_experts_per_token > self.n_experts:
             raise ConfigError(f"n_experts_per_token {self.n_experts_per_token} is more than n_experts {self.n_experts}")
         if self.n_experts % self.n_expert_groups or not 1 <= self.n_groups_per_token <= self.n_expert_groups:

@@ -19,15 +19,18 @@ class Parameters:
 
     total: int
     active: int
-    embedding: int  # of the total, those only looked up; 0 when the table is the output matrix too
+    embedding: int  # of the total, those only looked up: embeddings (unless they are the output matrix too), positions
 
 
 def parameters(cfg: ModelConfig) -> Parameters:
     """The weights' size, counted from the configuration alone."""
     named = spec.named(transformer.specs(cfg))
-    embedding = 0 if cfg.tie_embeddings else cfg.vocab_size * cfg.d_model
-    active = sum(_met(cfg, p) for _, p in named) - embedding
-    return Parameters(total=spec.count([p for _, p in named]), active=active, embedding=embedding)
+    tables = {path: p for path, p in named if p.contract and not p.is_matmul}
+    if cfg.tie_embeddings:
+        del tables["embed"]
+    looked_up = spec.count(list(tables.values()))
+    active = sum(_met(cfg, p) for _, p in named) - looked_up
+    return Parameters(total=spec.count([p for _, p in named]), active=active, embedding=looked_up)
 
 
 def forward_flops(cfg: ModelConfig, batch: int, length: int, *, logits: bool = True) -> int:

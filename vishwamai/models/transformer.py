@@ -30,7 +30,7 @@ from vishwamai.models.feedforward import FeedForward, feed_forward
 from vishwamai.models.latent import LatentAttention, latent_attention
 from vishwamai.models.norm import Norm, normed
 from vishwamai.ops import rope
-from vishwamai.ops.moe import RouterSums
+from vishwamai.ops.moe import RouterSums, check_implementation
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
 from vishwamai.weights.linear import biased, einsum
@@ -206,6 +206,7 @@ def forward_cached(w: Transformer, tokens_BT: Array, cfg: ModelConfig, cache: KV
 
 def _layers(w: Transformer, tokens_BT, cfg: ModelConfig, c: Context, cache, attend, dtype, remat):
     """Embeds, then scans every stack. Returns (normed residuals, the stacks' caches, the routers' sums)."""
+    check_implementation(c.experts)
     table = c.sharding.constrain(w.embed, "vocab", None)
     x = table[tokens_BT].astype(dtype)
     if cfg.embed_scale is not None:

@@ -130,6 +130,7 @@ def grouped_matmul(x_GD: Array, w_EDF: Array, sizes_E: Array, *, implementation:
     GPU), `blocked` (blocks of one group each, what XLA:CPU is fast at); None chooses by the platform that the program
     is lowered for.
     """
+    check_implementation(implementation)
     match implementation:
         case None:
             return jax.lax.platform_dependent(x_GD, w_EDF, sizes_E, cpu=_blocked, default=_ragged)
@@ -137,9 +138,14 @@ def grouped_matmul(x_GD: Array, w_EDF: Array, sizes_E: Array, *, implementation:
             return _reference(x_GD, w_EDF, sizes_E)
         case "ragged":
             return _ragged(x_GD, w_EDF, sizes_E)
-        case "blocked":
+        case _:
             return _blocked(x_GD, w_EDF, sizes_E)
-    raise BackendError(f"grouped_matmul has no implementation {implementation!r}; use {', '.join(IMPLEMENTATIONS)}")
+
+
+def check_implementation(name: str | None) -> None:
+    """Raises `BackendError` for a name that is none of `IMPLEMENTATIONS`; a model without experts asks too."""
+    if name not in (None, *IMPLEMENTATIONS):
+        raise BackendError(f"grouped_matmul has no implementation {name!r}; use {', '.join(IMPLEMENTATIONS)}")
 
 
 def _reference(x_GD, w_EDF, sizes_E):

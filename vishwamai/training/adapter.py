@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from vishwamai.errors import ConfigError
+from vishwamai.config import check_numbers
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.weights import lora
@@ -23,8 +23,8 @@ class Adapter:
     targets: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.rank < 1 or not self.alpha > 0:
-            raise ConfigError(f"rank is {self.rank} and alpha {self.alpha}; they must be 1 or more, and more than 0")
+        check_numbers(self, "rank", least=1)
+        check_numbers(self, "alpha", above=0)
 
 
 def trained(cfg: ModelConfig, adapter: Adapter | None):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from vishwamai.config import check_numbers
 from vishwamai.data.corpus import Data
 from vishwamai.errors import ConfigError
 from vishwamai.models.config import ModelConfig
@@ -9,15 +10,7 @@ from vishwamai.parallel.mesh import AXES
 from vishwamai.precision import Precision
 from vishwamai.training.adapter import Adapter
 from vishwamai.training.optim import Optimizer
-from vishwamai.training.step import StepConfig
-
-MAX_INT = 2**31 - 1  # steps are counted in int32, and so are the tokens of a batch
-RANGES = (
-    ("steps", 1, MAX_INT),
-    ("batch", 1, MAX_INT),
-    ("length", 2, MAX_INT),
-    ("seed", -(2**63), 2**63 - 1),  # what `jax.random.key` takes
-)
+from vishwamai.training.step import MAX_INT, StepConfig, check_computation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +49,12 @@ class Training:
     def __post_init__(self):
         if self.start is not None and self.adapter is not None:
             raise ConfigError("training.start would do nothing: an adapter starts from its training.adapter.base")
-        for name, least, most in RANGES:
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be from {least} to {most}")
-        if not self.lengths or min(self.lengths) < 2:
+        check_numbers(self, "steps", "batch", least=1, most=MAX_INT, section="training.")
+        check_numbers(self, "length", least=2, most=MAX_INT, section="training.")
+        check_numbers(self, "seed", least=-(2**63), most=2**63 - 1, section="training.")  # what `jax.random.key` takes
+        check_numbers(self, "balance_loss", "router_z_loss", "z_loss", least=0, section="training.")
+        check_numbers(self, "token_budget", least=1, section="training.")
+        if not self.lengths or not all(2 <= length <= MAX_INT for length in self.lengths):
             raise ConfigError(f"training.lengths is {list(self.lengths)}; it must be lengths of 2 or more")
         for field, (lines, length) in self.shapes.items():
             if not 1 <= lines <= MAX_INT // length:
@@ -84,6 +79,14 @@ class Tpu:
     expert: int = 1
     tensor: int = 1
 
+    def __post_init__(self):
+        sizes = {axis.name: getattr(self, axis.name) for axis in dataclasses.fields(self)}
+        for axis, size in sizes.items():
+            if size != -1 and not 1 <= size <= MAX_INT:
+                raise ConfigError(f"tpu.{axis} is {size}; it must be 1 or more, or -1 for what is left over")
+        if len(left_over := [axis for axis, size in sizes.items() if size == -1]) > 1:
+            raise ConfigError(f"tpu.{' and tpu.'.join(left_over)} are -1; only one can take what is left over")
+
     def sizes(self) -> dict[str, int]:
         """The axes that are used; none on a single device."""
         return {axis: getattr(self, axis) for axis in AXES if getattr(self, axis, 1) != 1}
@@ -102,6 +105,7 @@ class Optimization:
 
     def __post_init__(self):
         Precision.named(self.precision)
+        check_computation(self, "optimization.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +120,10 @@ class Logging:
     peak_flops: float | None = None
 
     def __post_init__(self):
-        for name in ("log_every", "eval_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"logging.{name} is {getattr(self, name)}; it must be 1 or more")
+        counts = ("log_every", "eval_every", "save_every", "keep")
+        check_numbers(self, *counts, least=1, most=MAX_INT, section="logging.")
+        check_numbers(self, "eval_batches", least=0, most=MAX_INT, section="logging.")
+        check_numbers(self, "peak_flops", above=0, section="logging.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,11 +141,23 @@ class RunConfig:
         if self.model is None and self.training.adapter is None:
             raise ConfigError("model is missing; describe it, or name in training.adapter.base one to adapt")
         parts, longest = self.optimization.accumulate, MAX_INT if self.model is None else self.model.max_length
+        if self.model is not None and not any(layer.moe for layer in self.model.layers):
+            self._check_dense()
         for field, (lines, length) in self.training.shapes.items():
             if lines % parts:
                 raise ConfigError(f"{field} is {lines}, which is not a multiple of optimization.accumulate {parts}")
             if length > longest:
                 raise ConfigError(f"a row of {length} tokens is longer than model.max_length {longest}")
+
+    def _check_dense(self):
+        """Settings of experts do nothing for a model without any; a default is not taken for what somebody set."""
+        set_here = {
+            "optimization.experts": self.optimization.experts is not None,
+            "training.router_z_loss": self.training.router_z_loss != 0,
+            "training.balance_loss": self.training.balance_loss not in (0, Training.balance_loss),
+        }
+        if wrong := [field for field, is_set in set_here.items() if is_set]:
+            raise ConfigError(f"{wrong[0]} would do nothing: no layer of this model has experts; leave it out")
 
     def beside(self, model: ModelConfig) -> "RunConfig":
         """The run of an adapter, with its base's model, and its base's tokenizer where it would make one."""

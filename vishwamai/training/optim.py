@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vishwamai.config import check_numbers
 from vishwamai.errors import ConfigError
 from vishwamai.weights import spec
 
@@ -35,17 +36,10 @@ class Optimizer:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule {self.schedule!r} is not known; use {', '.join(SCHEDULES)}")
-        for name in ("learning_rate", "eps", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("final_fraction", "decay_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, and less than 1")
-        if self.warmup_steps < 0 or not self.weight_decay >= 0:
-            raise ConfigError("warmup_steps and weight_decay must be 0 or more")
+        check_numbers(self, "learning_rate", "eps", "clip_norm", above=0)
+        check_numbers(self, "final_fraction", "decay_fraction", least=0, most=1)
+        check_numbers(self, "beta1", "beta2", least=0, below=1)
+        check_numbers(self, "warmup_steps", "weight_decay", least=0)
 
 
 def schedule(o: Optimizer, steps: int):
@@ -71,23 +65,31 @@ def _curve(o: Optimizer, steps: int):
     return optax.join_schedules([rise, rest], [warmup])
 
 
-def optimizer(o: Optimizer, specs, steps: int) -> optax.GradientTransformation:
-    """The update rule for weights like `specs`. Gradients are clipped by whoever has measured their norm."""
+def optimizer(o: Optimizer, specs, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The update rule for weights like `specs`; `update` takes the `step`, whose learning rate it applies.
+
+    Gradients are clipped by whoever has measured their norm.
+    """
+    rate = schedule(o, steps)
+
+    def apply_rate(updates, state, params=None, *, step):
+        return jax.tree.map(lambda u: -rate(step) * u, updates), state
+
     rule = optax.chain(
         optax.scale_by_adam(o.beta1, o.beta2, o.eps, mu_dtype=jnp.float32),
         optax.add_decayed_weights(o.weight_decay, spec.decay_mask(specs)),
-        optax.scale_by_learning_rate(schedule(o, steps)),
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), apply_rate),
     )
-    return optax.GradientTransformation(_promoting(rule.init), _promoting(rule.update))
+    return optax.GradientTransformationExtraArgs(_promoting(rule.init), _promoting(rule.update))
 
 
 def _promoting(function):
     """`function` where dtypes may promote: optax relies on it, and whoever calls may have set JAX to refuse it."""
 
     @functools.wraps(function)
-    def call(*args):
+    def call(*args, **options):
         with jax.numpy_dtype_promotion("standard"):
-            return function(*args)
+            return function(*args, **options)
 
     return call
 

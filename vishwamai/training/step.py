@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vishwamai.config import check_numbers
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
+from vishwamai.ops import attention, moe
 from vishwamai.ops.losses import chunked_cross_entropy
 from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
 from vishwamai.training.adapter import Adapter, trained, whole
@@ -27,6 +29,7 @@ from vishwamai.weights import lora
 from vishwamai.weights.spec import pytree
 
 Array = jax.Array
+MAX_INT = 2**31 - 1  # steps are counted in int32, and so are the tokens of a batch
 
 
 @pytree
@@ -55,10 +58,18 @@ class StepConfig:
     adapter: Adapter | None = None
 
     def __post_init__(self):
-        if self.remat not in transformer.REMAT:
-            raise ConfigError(f"remat {self.remat!r} is not known; use {', '.join(transformer.REMAT)}")
-        if self.accumulate < 1 or self.loss_chunks < 1:
-            raise ConfigError("accumulate and loss_chunks must be 1 or more")
+        check_computation(self)
+        check_numbers(self, "balance_loss", "router_z_loss", "z_loss", least=0)
+
+
+def check_computation(config, section: str = "") -> None:
+    """Raises `ConfigError` where a value is none that a step can be computed with."""
+    check_numbers(config, "accumulate", "loss_chunks", least=1, most=MAX_INT, section=section)
+    names = {"remat": tuple(transformer.REMAT), "attention": attention.IMPLEMENTATIONS, "experts": moe.IMPLEMENTATIONS}
+    for field, known in names.items():
+        value = getattr(config, field)
+        if value not in known and not (value is None and field != "remat"):
+            raise ConfigError(f"{section}{field} {value!r} is not known; use {', '.join(known)}")
 
 
 class Sums(NamedTuple):
@@ -132,18 +143,26 @@ def gradients(
 def train_step(
     state: TrainState, batch, cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding=SINGLE, base=None
 ):
-    """(state after the batch, metrics). A batch whose loss or gradient is not finite changes nothing but the counts."""
+    """(state after the batch, metrics).
+
+    A batch whose loss or gradient is not finite, or after which a weight or a moment would not be, changes nothing but
+    the counts. The learning rate follows the batches seen, skipped ones too, so the schedule reaches its end.
+    """
     sums, grads = gradients(state.weights, batch, cfg, s, sharding, base)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
     rule = optimizer(o, trained(cfg, s.adapter), steps)
-    updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights)
+    updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step)
     after = optax.apply_updates(state.weights, updates), opt_state
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite(after)
     keep = partial(jnp.where, finite)
     weights, opt_state = jax.tree.map(keep, after, (state.weights, state.opt_state))
     bad = (~finite).astype(jnp.int32)
     new = TrainState(weights=weights, opt_state=opt_state, step=state.step + 1, skipped=state.skipped + bad)
     return new, metrics(sums, batch, norm, schedule(o, steps)(state.step), new.skipped)
+
+
+def _all_finite(tree) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]).all()
 
 
 def metrics(sums: Sums, batch, norm, learning_rate, skipped) -> dict[str, Array]:
