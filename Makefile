@@ -16,7 +16,7 @@ export PYTHONUTF8 = 1
 # Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
 UNOPTIMISED ?= 1
 
-.PHONY: setup demo test parity families mutate aot docs-test lint format types base countdown reason-bench lock clean
+.PHONY: setup demo test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench lock clean
 
 setup: $(VENV)/ready
 
@@ -26,6 +26,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	JAX_DISABLE_MOST_OPTIMIZATIONS=$(UNOPTIMISED) $(BIN)/$(PYTEST) $(IN_TWO) tests \
 		-m "not parity and not tpu_aot and not docs"
+
+# Downloads with the oldest and the newest client of the hub that pyproject.toml allows.
+hub-clients: $(VENV)/ready
+	$(BIN)/python tests/hub/clients.py
 
 parity: $(VENV_PARITY)/ready
 	$(VENV_PARITY)/bin/$(PYTEST) $(IN_TWO) tests -m parity

@@ -219,10 +219,58 @@ def fake_hub():
 
 @pytest.fixture
 def online(fake_hub, tmp_path):
-    """The environment of a process that may ask the fake hub and nobody else, with a cache of its own."""
+    """The environment of a process that may ask the fake hub and nobody else, with a cache of its own.
+
+    It names no endpoint, as a user names none: the client asks its own, and `LEAD` has it connect to the fake hub.
+    """
     others = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "XDG_CACHE")
     clean = {k: v for k, v in os.environ.items() if not k.upper().startswith(others)}
-    return clean | {"HF_ENDPOINT": fake_hub.url(), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return clean | {"FAKE_HUB": fake_hub.url(), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+# What a process runs first: requests to the hub go to the fake one, in the transport below the client. It imports
+# nothing of the client, whose submodules would be there for us too then.
+LEAD = r"""
+import importlib, os, re
+from importlib.metadata import requires
+from urllib.parse import urlsplit
+
+HUB = "https://huggingface.co/"
+FAKE = urlsplit(os.environ["FAKE_HUB"])
+
+def lead(transport, method, send_to_fake):
+    send = getattr(transport, method)
+
+    def led(self, request, **options):
+        assert str(request.url).startswith((HUB, "http://127.0.0.1")), request.url
+        led_by = send_to_fake if str(request.url).startswith(HUB) else send
+        return led_by(self, request, **options)
+
+    setattr(transport, method, led)
+    return send
+
+needs = {re.match(r"[\w-]+", need)[0] for need in requires("huggingface_hub") if "extra ==" not in need}
+[below] = needs & {"httpx2", "httpx", "requests"}
+http = importlib.import_module(below)
+if below == "requests":
+
+    def send_to_fake(self, request, **options):
+        other = request.copy()
+        other.url = request.url.replace(HUB, FAKE.geturl() + "/")
+        answer = send(self, other, **options)
+        answer.url, answer.request = request.url, request
+        return answer
+
+    send = lead(http.adapters.HTTPAdapter, "send", send_to_fake)
+else:
+
+    def send_to_fake(self, request):
+        url = request.url.copy_with(scheme=FAKE.scheme, host=FAKE.hostname, port=FAKE.port)
+        parts = {"headers": request.headers, "stream": request.stream, "extensions": request.extensions}
+        return send(self, http.Request(request.method, url, **parts))
+
+    send = lead(http.HTTPTransport, "handle_request", send_to_fake)
+"""
 
 
 @pytest.fixture
@@ -231,7 +279,7 @@ def begin(online):
     started = []
 
     def start(program: str, *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", program, *arguments]
+        command = [sys.executable, "-c", f"{LEAD}\n{program}", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "pass_fds": pass_fds}
         started.append(subprocess.Popen(command, env=online | environment, **pipes))
         return started[-1]

@@ -102,7 +102,8 @@ def check(folder: Path) -> None:
     """Hashes the files of a snapshot that we downloaded and that were not hashed before.
 
     A blob is named by its SHA-256, or by the SHA-1 that git gives it; one whose name is neither is let through. What
-    does not match is removed, so that the next download fetches it again, and named in a `HubError`.
+    does not match is removed and named in a `HubError`, and the snapshot is taken apart (its blobs stay), so that the
+    next download fetches what is missing and no more: without a listing nobody would know that anything is.
     """
     if folder.parent.name != "snapshots" or not ((root := folder.parents[1]) / CHECKED).is_dir():
         return
@@ -115,8 +116,10 @@ def check(folder: Path) -> None:
         raise HubError(f"{folder}: cannot be read ({error.strerror})") from None
     wrong = [path for (path, name), found in zip(fresh.items(), sums, strict=True) if found != name]
     for path in wrong:
-        for damaged in (path.resolve(), root / "blobs" / fresh[path], path):  # a blob may be a link too
+        for damaged in (path.resolve(), root / "blobs" / fresh[path]):  # a blob may be a link too
             damaged.unlink(missing_ok=True)
+    for path in links if wrong else ():
+        path.unlink(missing_ok=True)
     for name in {name for path, name in fresh.items() if path not in wrong}:
         with contextlib.suppress(OSError):  # a cache that cannot be written is hashed again
             (root / CHECKED / name).touch()
