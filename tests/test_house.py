@@ -19,8 +19,8 @@ FRONT_DOOR = f"{PACKAGE}/__init__.py"
 HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
-        "api planner serving reasoning distillation training generation hf models data checkpoint parallel weights "
-        "text ops monitor hub config precision progress",
+        "api outputs planner serving reasoning distillation training generation hf models data checkpoint parallel "
+        "weights text ops monitor hub config precision progress",
     ),
     "__init__": (8, "api text.tokenizer"),
     "api": (7, "outputs hf generation text weights models parallel hub precision config progress reasoning.model"),
