@@ -174,6 +174,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ("name=7", "name", "7"),
         ("name=a=b", "name", "a=b"),
         ("name=none", "name", "none"),
+        ('name="7"', "name", "7"),
+        ('name=" a b "', "name", " a b "),
+        ('name="', "name", '"'),
+        ('name=say "hi"', "name", 'say "hi"'),
+        ('logging.path="none"', "logging.path", "none"),
+        ('logging.every="5"', "logging.every", "5"),
         ("model.tied=true", "model.tied", True),
         ("logging.path=none", "logging.path", None),
         ("logging.every=5", "logging.every", 5),
@@ -251,6 +257,29 @@ def test_load_layers_file_over_defaults_and_overrides_over_the_file(tmp_path):
     shown = config.explain(run, sources).splitlines()
     assert len(shown) == len(sources)
     assert any(line.split() == ["rate", "=", "0.25", "#", "override", "rate=0.25"] for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sources"),
+    [
+        (["betas.1=0.5"], {"betas": "override betas.1=0.5", "rate": "file"}),
+        (["betas.1=0.5", "betas=[0, 0]"], {"betas": "override betas=[0, 0]"}),
+        (["rate=1", "rate=2"], {"rate": "override rate=2", "betas": "file"}),
+        (["logging={}"], {"logging.path": "default", "logging.every": "default"}),
+        (["logging=none"], {"logging": "override logging=none"}),
+        (["logging=none", "logging.every=3"], {"logging.every": "override logging.every=3", "logging.path": "default"}),
+        (['logging={"every": 3}'], {"logging.every": 'override logging={"every": 3}', "logging.path": "default"}),
+        (["files.0=x"], {"files": "override files.0=x"}),
+    ],
+)
+def test_a_source_is_that_of_the_last_that_set_a_value_or_a_part_of_it(tmp_path, overrides, sources):
+    path = tmp_path / "run.json"
+    told = {"rate": 0.5, "betas": [0, 1], "logging": {"path": "here", "every": 1}, "files": ["a", "b"]}
+    path.write_text(json.dumps(told))
+    found = config.load(Run, path, overrides)[1]
+    assert {leaf: found.get(leaf) for leaf in sources} == {
+        leaf: f"file {path}" if source == "file" else source for leaf, source in sources.items()
+    }
 
 
 def test_an_override_keeps_the_rest_of_a_defaulted_section():

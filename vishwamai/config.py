@@ -268,7 +268,12 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
         given = {leaf: source for leaf, source in given.items() if not _under(leaf, changed)}
         given |= {leaf: f"override {assignment}" for leaf in _leaf_paths(value, changed)}
     obj = from_dict(cls, data, "" if path is None else str(path))
-    return obj, {leaf: given.get(leaf, "default") for leaf in _leaf_paths(to_dict(obj))}
+    return obj, {leaf: _source(leaf, given) for leaf in _leaf_paths(to_dict(obj))}
+
+
+def _source(leaf: str, given: Mapping[str, str]) -> str:
+    """Where a leaf came from: the last that set it, or a part of it."""
+    return next((source for path, source in reversed(given.items()) if _under(path, leaf)), "default")
 
 
 def explain(obj: Any, sources: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from vishwamai import VishwamAI
 from vishwamai.cli import main
 from vishwamai.data import game24
 from vishwamai.reasoning import trace
+from vishwamai.reasoning.scripted import Scripted
 
 from .conftest import refused
 
@@ -99,6 +100,27 @@ def test_an_answer_is_shown_before_a_trace_that_cannot_be_written(capsys):
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert "checked and right" in out and "/nowhere/at/all.jsonl" in err and err.count("\n") == 1
+
+
+def test_a_problem_that_a_task_recognises_is_asked_of_it_and_checked(capsys):
+    assert main(["reason", "12 + 30", "--context", "128", "--method", "cot"]) == 0
+    out, err = capsys.readouterr()
+    assert "12 + 30 = 42" in out and "answer: 42  checked and right" in out
+    assert err.startswith("task: word_problems, recognised; --task names another\n")
+
+
+def test_a_problem_that_no_task_recognises_is_thought_of_once_and_nothing_checks_it(capsys, monkeypatch):
+    model = Scripted(lambda prompt, n: [f"Answer: {i}" for i in range(n)])
+    monkeypatch.setattr("vishwamai.cli.reason._model", lambda args, own: model)
+    assert main(["reason", "How high is up?", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["method"], found["verified"], found["samples"]) == ("cot", None, ["0"]) and model.n == [[1]]
+    assert err.startswith("no task recognises the problem: nothing can check the answer; --task names one\n")
+    assert main(["reason", "How high is up?", "--method", "self-consistency", "-n", "5"]) == 0
+    assert "answer: 0  not checked\nonly 1 of 5 samples agree\n" in capsys.readouterr().out
+    assert main(["reason", "How high is up?", "--task", "text", "--method", "cot"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,17 @@ def test_no_thought_is_made_that_the_tree_has_no_room_for(land):
     assert task.model.usage.completion_tokens == sum(thought.tokens for thought in made.trace.thoughts)
 
 
+@pytest.mark.parametrize("limit, asked", [(99, [3, 3, 3]), (11, [3, 3, 2]), (7, [3, 1]), (6, [3]), (4, [1])])
+def test_a_level_shares_out_the_nodes_that_are_left(limit, asked, land):
+    roads = {"start": ["a", "b", "c"]} | {place: [f"{place}{i}" for i in range(3)] for place in "abc"}
+    worth = {way: 0.5 for ways in roads.values() for way in ways}
+    task = land(roads, worth)
+    how = {"task": task, "proposals": sampled(0.7), "values": program(task.worth), "even": False}
+    made = TreeOfThoughts(task.model, 3, 2, **how).solve("x", budget=Budget(nodes=limit))
+    assert task.model.n == [[3], asked]
+    assert (made.nodes, made.stopped) == (3 + sum(asked), None if limit == 99 else "nodes")
+
+
 def test_a_search_that_was_cut_short_says_so_though_it_came_to_an_end(land):
     """With nothing to go on from, for the good thoughts are those that the budget did not hold."""
     for limit, name in ((2, "nodes"), (4, None)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_there_is_an_answer_when_there_is_a_final_line():
     assert task.check("other", "7") is True and task.check("unknown", "7") is None
 
 
+def test_a_heading_is_a_step_like_another():
+    task, steps = GSM8K(), ["#### Step 1: the week", "3 * 7 = 21", "#### Step 2: the answer", "#### 21"]
+    assert task.split("\n".join(steps) + "\n#### 5") == steps and task.extract("\n".join(steps)) == "21"
+    state = walk(task, QUESTION, steps)
+    assert task.answer(QUESTION, steps[:3], state[:3]) is None and task.answer(QUESTION, steps, state) == "21"
+
+
 def test_a_chain_ends_at_its_final_line():
     text = "\n".join(STEPS) + "\n\nQuestion: another\nAnswer:\n#### 5"
     assert GSM8K().split(text) == STEPS
@@ -104,7 +112,27 @@ def test_the_corpus_own_answers_are_walked_to_the_end_and_judged_right():
         assert task.check(problem.prompt, str(int(answer) + 1)) is False
         assert task.extract(problem.answer) == answer
         assert whole(task.prompt(problem.prompt, steps)) == problem.prompt + problem.answer + "\n"
-    assert task.check("What is 1 + 1?", "2") is None
+    assert task.check("Why?", "2") is None
+
+
+SUMS = {"What is 1 + 1?": 2, "what's 12+30": 42, "12 + 30 = ?": 42, "Calculate 7 × 8.": 56}
+SUMS |= {"10 - 3 - 2": 5, "(1 + 2) * 3": 9}
+NO_SUMS = ["What is 42?", "2023-05-14", "12+30", "What is 1 / 0?", "4 9 10 13", ""]
+
+
+def test_sums_and_stories_of_the_grammar_are_checked_and_asked_as_they_were_taught():
+    task = WordProblems()
+    for problem, right in SUMS.items():
+        assert task.recognises(problem) and task.check(problem, str(right)) is True
+        assert task.check(problem, f"{right + 1}") is False
+    assert [task.prompt(problem)[0] for problem in list(SUMS)[1:3]] == ["What is 12 + 30?"] * 2
+    assert task.check("What is 3 / 4?", "0.75") is True
+    rng = random.Random(8)
+    for _ in range(200):
+        text, steps = word_problems.problem(rng, rng.choice(["train", "held_out"]))
+        assert word_problems.steps_of(text) == steps and task.check(text, str(steps[-1].result)) is True
+    for other in (*NO_SUMS, f"{text} Why?", f"So {text}"):
+        assert not task.recognises(other) and task.check(other, "1") is None
 
 
 def test_word_problems_refuse_steps_that_are_wrong_or_no_calculation():

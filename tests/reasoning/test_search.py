@@ -293,8 +293,8 @@ def bare(solution):
 
 
 WRONG = [{"max_branches": 0}, {"max_depth": 0}, {"beam_width": -1}, {"rounds": 0}, {"expansions": 1.5}]
-WRONG += [{"threshold": -0.1}, {"threshold": math.nan}, {"exploration": math.inf}, {"temperature": True}]
-WRONG += [{"max_branches": True}, {"max_depth": "3"}]
+WRONG += [{"threshold": -0.1}, {"threshold": 1.5}, {"threshold": math.nan}, {"exploration": math.inf}]
+WRONG += [{"temperature": True}, {"max_branches": True}, {"max_depth": "3"}]
 
 
 @pytest.mark.parametrize("setting", WRONG, ids=str)

@@ -152,3 +152,20 @@ def test_a_large_tree_has_few_lines_and_loses_no_count():
     assert found[-2:] == ["✓ answer 9876 ←", "+9961 more: 9961 answers"]
     assert len(found) == show.MOST + 1
     assert Counter(line.split()[0] for line in found) == {"✓": show.MOST - 1, "p": 1, "+9961": 1}
+
+
+@pytest.mark.parametrize(
+    "samples, verified, words, style",
+    [
+        (["48", "42", "48.0", None, "7"], None, "only 2 of 5 samples agree", "bold yellow"),
+        (["48", "42"], None, "1 of 2 samples agree", "dim"),
+        (["$48", "48", "48"], None, "3 of 3 samples agree", "dim"),
+        (["48"], None, None, None),
+        ([], None, None, None),
+        (["48", "42", "41"], True, None, None),
+    ],
+)
+def test_how_many_samples_agree_is_said_where_nothing_checked_the_answer(samples, verified, words, style):
+    result = {"answer": "48", "verified": verified, "samples": samples}
+    lines = [(line.plain, line.style) for line in show.result(Trace("p", "m", [], result))][1:-1]
+    assert lines == ([] if words is None else [(words, style)])

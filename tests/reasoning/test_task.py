@@ -6,11 +6,12 @@ import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning import drive
+from vishwamai.reasoning import drive, tasks
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import Completion, whole
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Task, Verdict, guarded
+from vishwamai.reasoning.tasks.crosswords import PUZZLES
 
 
 class Doubling(Task):
@@ -127,3 +128,36 @@ def test_a_checker_that_raises_cannot_tell():
 
 def _interrupted():
     raise KeyboardInterrupt
+
+
+RECOGNISED = {
+    "4 9 10 13": "game24",
+    "Make 24 from 1, 2, 3, 4.": "game24",  # countdown too, which is the wider of the two
+    "24 from 2 2 3 8 20": "countdown",
+    "make 24 from 20 30 40 50": "countdown",
+    "What is 12 + 30?": "word_problems",
+    next(iter(PUZZLES)): "crosswords",
+}
+NOT_RECOGNISED = ["", "42", "1 2 3", "20 30 40 50", "Who is 4 9 10 13?", "24 from 24", "How many days has a week?"]
+
+
+def test_a_task_recognises_its_problems_and_the_narrower_one_is_taken():
+    assert {problem: tasks.recognised(problem).name for problem in RECOGNISED} == RECOGNISED
+    assert [tasks.recognised(problem) for problem in NOT_RECOGNISED] == [None] * len(NOT_RECOGNISED)
+    unmarked = "\n".join(line[4:] for line in next(iter(PUZZLES)).split("\n"))
+    assert tasks.TASKS["crosswords"]().read(unmarked) and tasks.recognised(unmarked) is None
+    assert not Doubling().recognises("7")
+
+
+def test_a_problem_of_two_tasks_is_refused(monkeypatch):
+    class Numbers(Doubling):
+        name = "numbers"
+
+    class Others(Task):
+        name, read, prompt, step, answer, check = "others", *[lambda *args: None] * 5
+        recognises = Numbers.recognises = lambda self, problem: problem.isdigit()
+
+    monkeypatch.setattr(tasks, "TASKS", {"numbers": Numbers, "others": Others})
+    with pytest.raises(InputError, match="'7' may be a problem of numbers and others; say which"):
+        tasks.recognised("7")
+    assert tasks.recognised("x") is None

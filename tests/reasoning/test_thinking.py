@@ -190,6 +190,7 @@ def test_only_chains_that_were_cut_off_are_closed_and_all_at_once():
     found = ChainOfThought(model, task=bare(), samples=3, thinking=5).solve(QUESTION)
     assert model.asked[1] == [f"{ASKED}a b c d e\nAnswer:", f"{ASKED}g h i j k\nAnswer:"] and len(model.asked) == 2
     assert (found.answer, found.samples, found.tokens) == ("18", ("18", "19", "18"), 3 * 5 + 2)
+    assert [how.temperature for how in model.sampling] == [0.7, 0.0]  # the answers are the likeliest, and not drawn
 
 
 CLUES = "\n".join(f"{line}{i}. a clue" for line in "hv" for i in range(1, 6))

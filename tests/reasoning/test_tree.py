@@ -74,11 +74,20 @@ def test_a_problem_that_is_its_own_answer_needs_no_model(problem, verified, name
     assert made.trace.thoughts[0].status == ("answer" if verified else "refuted")
 
 
-def test_values_are_cut_to_their_range_and_to_four_digits(land):
-    worth = {"a": -3.0, "b": 7.0, "c": 0.123456, "d": math.nan, "e": math.inf}
+@pytest.mark.parametrize("value", [-3.0, 7.0, 1.0001, -1e-9, math.inf])
+def test_a_value_outside_its_range_is_refused_and_not_cut_off(value, land):
+    with pytest.raises(InputError, match=f"the value after 'b' is {value!r}; values are 0 to 1"):
+        solver(land({"start": ["a", "b"]}, {"a": 0.5, "b": value}), 2, 1).solve("x")
+
+
+def test_values_rank_as_they_are_and_one_that_is_no_number_counts_as_0(land):
+    worth = {"a": 0.0, "b": 1.0, "c": 0.123456, "d": math.nan, "e": 0.123457}
     made = solver(land({"start": list(worth)}, worth), 5, 1).solve("x")
-    assert [t.value for t in made.trace.thoughts[1:]] == [0.0, 1.0, 0.1235, None, 1.0]
+    assert [t.value for t in made.trace.thoughts[1:]] == [0.0, 1.0, 0.123456, None, 0.123457]
     assert made.notes == ("a value was no number (nan); it counts as 0",)
+    close = {"a": 0.90001, "b": 0.90002, "c": 0.90003}
+    kept = solver(land({"start": list(close)}, close), 3, 1, 1).solve("x")
+    assert [t.status for t in kept.trace.thoughts[1:]] == ["pruned", "pruned", "kept"]
 
 
 def test_a_long_way_has_a_score():
@@ -108,7 +117,7 @@ def test_thoughts_and_values_for_the_asking(land):
     assert mine.generate_thoughts("x") == ["a", "b"] and mine.generate_thoughts("y", n=4) == ["a", "b"]
     assert mine.generate_thoughts("x", ["b"]) == ["c", "refuted 2"] and mine.generate_thoughts("z", n=0) == []
     assert mine.estimate_value("x", ["b", "c"]) == 0.5 and mine.estimate_value("x", ["b", "refuted 2"]) == 0.0
-    assert solver(land({}, {"a": 5.0})).estimate_value("x", ["a"]) == 1.0
+    assert solver(land({}, {"a": 0.12345})).estimate_value("x", ["a"]) == 0.12345
     with pytest.raises(InputError, match="step 2 is wrong here: 'wrong way'"):
         mine.estimate_value("x", ["a", "wrong way"])
     for n in (-1, 1.5, True):

@@ -82,6 +82,9 @@ def test_words_are_asked_for_several_times(land):
         values.text("So?", samples=0)
     with pytest.raises(InputError, match="one sample or more, and words"):
         values.text("So?", {})
+    for worth in (20, -0.1, math.nan):
+        with pytest.raises(InputError, match="the word 'sure' is worth .* values are 0 to 1"):
+            values.text("So?", {"sure": worth, "never": 0})
 
 
 def test_words_that_were_never_said_say_nothing(land):
@@ -240,14 +243,21 @@ def test_a_memory_that_fails_is_told_and_the_search_goes_on(land, monkeypatch):
 
 def test_what_is_no_value_is_not_remembered(land):
     memory = ThoughtMemory()
-    worth = {"a": math.nan, "b": math.inf, "c": None, "d": 0.25}
+    worth = {"a": math.nan, "b": None, "c": 0.25, "d": math.inf, "e": 7.0, "f": -0.5}
 
     def unsure(tree, nodes):
         return [worth[node.state] for node in nodes]
         yield
 
-    task = land({"start": list("abcd")})
-    made = TreeOfThoughts(task.model, 4, 1, task=task, values=unsure, memory=memory, proposals=sampled(0.7)).solve("x")
-    assert [t.value for t in made.trace.thoughts[1:5]] == [None, 1.0, None, 0.25]
+    for places, wanted in (("abc", [None, None, 0.25]), ("d", None), ("e", None), ("f", None)):
+        task = land({"start": list(places)})
+        ways = {"task": task, "values": unsure, "memory": memory, "proposals": sampled(0.7)}
+        tree = TreeOfThoughts(task.model, len(places), 1, **ways)
+        if wanted is None:
+            with pytest.raises(InputError, match="values are 0 to 1"):
+                tree.solve("x")
+        else:
+            assert [t.value for t in tree.solve("x").trace.thoughts[1 : 1 + len(places)]] == wanted
     name = f"land: {unsure.__qualname__}"
-    assert [memory.value("scripted", name, ("x", place)) for place in "abcd"] == [None, None, None, 0.25]
+    known = [memory.value("scripted", name, ("x", place)) for place in worth]
+    assert known == [None, None, 0.25, None, None, None]

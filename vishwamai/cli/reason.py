@@ -7,11 +7,15 @@ import json
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
+
+if TYPE_CHECKING:
+    from vishwamai.reasoning.solution import Solution
+    from vishwamai.reasoning.task import Task
 
 METHODS = ("auto", "hybrid", "cot", "tot", "direct", "self-consistency", "best-of-n")
 SEARCHES = ("breadth", "depth", "beam", "best_first", "mcts")
@@ -25,8 +29,8 @@ def add(verbs: Any) -> None:
     verb = add_verb(verbs, "reason", reason, "Solve a problem in steps: a chain, a tree of thoughts, or both.")
     add = verb.add_argument
     add("problem", help='the problem, such as "4 9 10 13"; - reads it from standard input')
-    add("--task", default="text", help="what kind of problem it is: game24, countdown, gsm8k, ... [%(default)s]")
-    add("--method", default="auto", choices=METHODS, help="how to solve it [%(default)s]")
+    add("--task", help="what kind of problem it is: game24, countdown, gsm8k, text, ... [the one that recognises it]")
+    add("--method", choices=METHODS, help="how to solve it [auto, or cot where no task recognises the problem]")
     add("--search", default="breadth", choices=SEARCHES, help="how a tree is searched [%(default)s]")
     add("-m", "--model", help="built-in name, folder or hub id [the task's own, else vishwamai/base]")
     add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
@@ -62,8 +66,10 @@ def reason(args: argparse.Namespace) -> int:
     problem = read_text(args.problem).strip()
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
+    task, args.method = _chosen(args, problem)
+    task.read(problem)
     with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
-        solver = _solver(args, problem)
+        solver = _solver(args, problem, task)
         found = solver.solve(problem, budget=Budget(**limits))
     if args.json:
         print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}))
@@ -79,13 +85,24 @@ def reason(args: argparse.Namespace) -> int:
     return 0 if found.answer is not None and found.verified is not False else 1
 
 
-def _solver(args: argparse.Namespace, problem: str) -> Any:
-    """What `--method` names. Raises `InputError` for a problem that the task cannot read, before a model is loaded."""
-    from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
-    from vishwamai.reasoning.tasks import task_of
+def _chosen(args: argparse.Namespace, problem: str) -> tuple[Task, str]:
+    """The task and the method: those that were named, or the task that recognises the problem, or a chain of text."""
+    from vishwamai.reasoning.tasks import recognised, task_of
 
-    task = task_of(args.task)
-    task.read(problem)
+    if args.task is not None:
+        return task_of(args.task), args.method or "auto"
+    task = recognised(problem)
+    if task is not None:
+        print(f"task: {task.name}, recognised; --task names another", file=sys.stderr)
+        return task, args.method or "auto"
+    print("no task recognises the problem: nothing can check the answer; --task names one", file=sys.stderr)
+    return task_of("text"), args.method or "cot"
+
+
+def _solver(args: argparse.Namespace, problem: str, task: Task) -> Any:
+    """What `--method` names."""
+    from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
+
     if args.depth is not None and args.depth < 1:
         raise InputError(f"--depth is {args.depth}; it must be 1 or more")
     model = _model(args, task.model)
@@ -127,24 +144,20 @@ def _model(args: argparse.Namespace, own: str) -> Any:
     return Local(model, context=args.context)
 
 
-def _show(found: Any) -> None:
-    """The tree where there is one, the steps with a mark each, the answer, and what it took."""
+def _show(found: Solution) -> None:
+    """The tree, or the steps with a mark each; the answer, how sure it is, and what it took."""
     from rich.console import Console
     from rich.text import Text
 
-    from vishwamai.reasoning.show import terminal
+    from vishwamai.reasoning.show import result, terminal
 
     console = Console(highlight=False)
     if found.method.startswith("tot"):
         console.print(terminal(found.trace, console.width))
-        return
-    for step in found.steps:
-        line = Text.from_markup(MARKS[step.valid] + " ")
-        console.print(line.append(step.text).append(f"  {step.why}" if step.why else "", style="dim"))
-    console.print(Text("no answer" if found.answer is None else found.answer, style="bold"))
-    word = {True: "checked and right", False: "checked and not right", None: "not checked"}[found.verified]
-    end = "" if found.stopped is None else f"; ended early: {found.stopped}"
-    figures = f"{found.method}, {word}: {found.tokens} tokens, {found.calls} calls, {found.seconds:.1f} s{end}"
-    console.print(Text(figures, style="dim"))
+    else:
+        for step in found.steps:
+            line = Text.from_markup(MARKS[step.valid] + " ")
+            console.print(line.append(step.text).append(f"  {step.why}" if step.why else "", style="dim"))
+        console.print(*result(found.trace), sep="\n")
     for note in found.notes + found.stages:
         console.print(Text(note, style="dim"))

@@ -12,6 +12,7 @@ import functools
 import random
 import re
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vishwamai.data import arithmetic
@@ -83,6 +84,11 @@ CLOSINGS = (
 )
 
 Template = tuple[Clause, ...]
+
+NAME, COUNT = "[A-Z][a-z]+", "[0-9]{1,9}"
+BLANKS = dict.fromkeys("NMFP", NAME) | dict.fromkeys(("p", "o", "things"), "[a-z]+")
+BLANKS |= {"a": f"(?P<a>{COUNT})", "b": f"(?P<b>{COUNT})"}
+MOST_EVENTS = 9  # in a problem that is read
 
 
 class Step(NamedTuple):
@@ -186,7 +192,7 @@ def _draw(template: Template, rng: random.Random) -> list[Step] | None:
 
 def _apply(value: int, op: str, number: int) -> int | None:
     if op == "/":
-        return value // number if value % number == 0 else None
+        return value // number if number and value % number == 0 else None
     return {"+": value + number, "-": value - number, "*": value * number}[op]
 
 
@@ -208,6 +214,42 @@ def _completion(chains: list[str]) -> str:
     """The chains, a line each, and the answer that the last one ends with."""
     lines = "".join(f"\n {chain}" for chain in chains)
     return f"{lines}\n Answer: {chains[-1].split()[-1]}"
+
+
+def steps_of(text: str) -> list[Step] | None:
+    """The steps that solve a problem of this grammar, whoever wrote it; None for any other text."""
+    value, steps = 0, []
+    for kind in ("opening", *["event"] * MOST_EVENTS, "closing"):
+        found = max(_matches(kind, text), key=lambda pair: pair[1].end(), default=None)
+        if found is None and kind == "event":
+            continue
+        if found is None:
+            return None
+        op, match = found
+        numbers = match.groupdict()
+        value = int(numbers["a"]) if "a" in numbers else value
+        if op:
+            result = _apply(value, op, int(numbers["b"]))
+            if result is None:
+                return None
+            steps.append(Step(value, op, int(numbers["b"]), result))
+            value = result
+        text = text[match.end() :].lstrip()
+    return steps if steps and not text else None
+
+
+def _matches(kind: str, text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """The clauses of a kind that a text begins with."""
+    for op, pattern in _patterns()[kind]:
+        if match := pattern.match(text):
+            yield op, match
+
+
+@functools.cache
+def _patterns() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    kinds = {"opening": OPENINGS, "event": EVENTS, "closing": CLOSINGS}
+    texts = {kind: [(c.op, c.text.replace(".", r"\.").replace("?", r"\?")) for c in kinds[kind]] for kind in kinds}
+    return {kind: [(op, re.compile(text.format(**BLANKS))) for op, text in texts[kind]] for kind in kinds}
 
 
 def grade(answer: int, completion: str) -> bool:

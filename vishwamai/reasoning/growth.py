@@ -15,8 +15,6 @@ from vishwamai.reasoning.model import Completion, seed_of
 from vishwamai.reasoning.task import Task, guarded
 from vishwamai.reasoning.trace import Thought, Trace
 
-DIGITS = 4  # of a value: those that differ by less are equal, so that a tie is not broken by the last bits
-
 
 @dataclasses.dataclass(eq=False)
 class Node:
@@ -104,12 +102,18 @@ class Tree:
         return new
 
     def value(self, nodes: Sequence[Node]) -> Search[None]:
-        """Notes what states are worth, 0 to 1; what is not known, or no number, counts as 0."""
+        """Notes what states are worth; what is not known, or no number, counts as 0.
+
+        Raises `InputError` for a value outside 0..1: cut off, all that lie beyond would rank alike.
+        """
         for node, value in zip(nodes, (yield from self._values(self, nodes)), strict=True):
             if value is not None and math.isnan(value):
                 self._note("a value was no number (nan); it counts as 0")
                 value = None
-            node.thought.value = None if value is None else round(min(max(value, 0.0), 1.0), DIGITS)
+            if value is not None and not 0 <= value <= 1:
+                step = node.steps[-1] if node.steps else self.problem
+                raise InputError(f"the value after {step!r:.60} is {value!r}; values are 0 to 1: scale them to that")
+            node.thought.value = None if value is None else float(value)
 
     def _child(self, parent: Node, made: Completion) -> Node | None:
         """The node of a thought, or None where it is wrong or leads to a known state; the trace has it either way."""

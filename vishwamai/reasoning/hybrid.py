@@ -217,11 +217,13 @@ def _is_unjudged(found: Solution) -> bool:
 
 def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], stopped: str | None) -> Solution:
     """The solution to submit, with what all stages took and found."""
-    best, confidence = _submitted(found)
+    votes = [answer for one in found for answer in (one.samples or one.candidates)]
+    best, confidence = _submitted(found, votes)
     whole = dataclasses.replace(
         best,
         trace=_joined(found, best),
         confidence=confidence,
+        samples=tuple(votes),
         candidates=different([best.answer, *(answer for one in found for answer in one.candidates)]),
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         stopped=stopped,
@@ -253,18 +255,17 @@ def _joined(found: Sequence[Solution], best: Solution) -> Trace:
     return joined
 
 
-def _submitted(found: Sequence[Solution]) -> tuple[Solution, float | None]:
+def _submitted(found: Sequence[Solution], votes: Sequence[str | None]) -> tuple[Solution, float | None]:
     """The best stage, and how sure that is: one with a right answer, else by the votes of all one that is not refuted.
 
     Of equals it is one that has thought, and then the first: the likeliest chain stands before drawn ones.
     """
-    votes = [answer for one in found for answer in (one.samples or one.candidates)]
     counts = collections.Counter(canonical(answer) for answer in votes if answer is not None)
     rank = {True: 2, None: 1, False: 0}
 
     def worth(one: Solution) -> tuple[int, int, bool]:
-        votes = 0 if one.answer is None else counts[canonical(one.answer)]
-        return -1 if one.answer is None else rank[one.verified], votes, one.method != "direct"
+        agree = 0 if one.answer is None else counts[canonical(one.answer)]
+        return -1 if one.answer is None else rank[one.verified], agree, one.method != "direct"
 
     best = max(found, key=worth)
     if best.verified is not None or len(found) == 1:

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
+from vishwamai.reasoning.answers import equal
 from vishwamai.reasoning.trace import Thought, Trace
 
 # status: (mark, style). The shape tells them apart where there is no colour.
@@ -45,7 +46,7 @@ def terminal(trace: Trace, console_width: int = 80) -> Group:
     found = {branches.thoughts[path].status for path in branches.shown if path}
     legend = [f"{mark} {status}" for status, (mark, _) in MARKS.items() if status in found]
     legend += [f"{WAY.strip()} the way to the answer"] if branches.way else []
-    return Group(branches.tree(), "", *_result(trace), Text("  ".join(legend), style="dim"))
+    return Group(branches.tree(), "", *result(trace), Text("  ".join(legend), style="dim"))
 
 
 class _Branches:
@@ -110,14 +111,20 @@ def _counted(statuses: collections.Counter[str]) -> str:
     return ", ".join(f"{(n := statuses[s])} {plural.get(s, s) if n > 1 else s}" for s in names)
 
 
-def _result(trace: Trace) -> Iterable[Text]:
-    """The answer with the checker's word on it, and what the search took."""
+def result(trace: Trace) -> Iterable[Text]:
+    """The answer with the checker's word on it, how many samples agree where nothing checked it, and what it took."""
     result = trace.result
     if result.get("answer") is None:
         yield Text("no answer", style="bold red")
     else:
-        word, style = VERDICTS.get(result.get("verified"), VERDICTS[None])
-        yield Text("answer: ").append(_printable(str(result["answer"])), style="bold").append(f"  {word}", style=style)
+        answer, verified = str(result["answer"]), result.get("verified")
+        word, style = VERDICTS.get(verified, VERDICTS[None])
+        yield Text("answer: ").append(_printable(answer), style="bold").append(f"  {word}", style=style)
+        samples = result.get("samples") or ()
+        if verified is None and len(samples) > 1:
+            agree = sum(sample is not None and equal(sample, answer) for sample in samples)
+            few = "only " if 2 * agree < len(samples) else ""
+            yield Text(f"{few}{agree} of {len(samples)} samples agree", style="bold yellow" if few else "dim")
     named = [f"{result[name]:,} {name}" for name in ("tokens", "calls") if result.get(name) is not None]
     took = [f"{result['seconds']:.1f} s"] if result.get("seconds") is not None else []
     stopped = [f"stopped by {result['stopped']}"] if result.get("stopped") else []

@@ -22,7 +22,8 @@ class Solution:
 
     `verified` is the final checker's word on the answer, None where there is no checker. `stopped` names the limit of
     the budget, or the failure, that ended the search early: the answer is then the best so far. `candidates` are all
-    answers that were found, the submitted one first; `samples` has the answer of each chain, None where it has none.
+    answers that were found, the submitted one first; `samples` has the answer of each chain, None where it has none; of
+    integrated reasoning those of all stages, each answer of a search among them.
     `confidence` is the share of the chains that agree with the answer, or the value of the state that it came from; 1
     or 0 where a program's word decided; None for one chain that nobody judged. `tokens` and `calls` are the problem's
     own.

@@ -66,6 +66,10 @@ class Task(abc.ABC):
     def check(self, problem: str, answer: str) -> bool | None:
         """Whether an answer is right; None where no program can tell."""
 
+    def recognises(self, problem: str) -> bool:
+        """Whether a problem is plainly of this kind, and a program can tell whether its answer is right."""
+        return False
+
     def direct_prompt(self, problem: str) -> Prompt:
         """What the model continues with an answer and no steps."""
         return self.prompt(problem)

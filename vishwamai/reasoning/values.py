@@ -1,7 +1,7 @@
 """How promising a state is: said in passing, asked for in words, read from one token, from the residuals, or computed.
 
 Each is made by a call that checks its settings and gives a function of (tree, nodes), which asks through the tree's
-budget. Values are from 0 to 1, None where nothing is known.
+budget. Values are from 0 to 1, None where nothing is known; a search refuses others.
 """
 
 import math
@@ -66,6 +66,9 @@ def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, te
     """
     if samples < 1 or not words:
         raise InputError("values in words need one sample or more, and words that say how promising a state is")
+    for word, value in words.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"the word {word!r} is worth {value!r}; values are 0 to 1: scale them to that")
     how = SamplingParams(temperature=temperature, max_tokens=24, stop=("\n",))
     worth = {word.lower(): value for word, value in words.items()}
     longest = sorted(worth, key=len, reverse=True)
@@ -131,7 +134,7 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
         new = iter((yield from values(tree, missing)) if missing else [])
         found = [next(new) if value is None else value for value in known]
         for key, old, value in zip(keys, known, found, strict=True):
-            if old is None and value is not None and math.isfinite(value):
+            if old is None and value is not None and 0 <= value <= 1:
                 _kept(tree, memory.note_value, identity, name, key, value)
         return found
 

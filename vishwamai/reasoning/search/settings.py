@@ -38,6 +38,8 @@ class TreeSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a number, 0 or more")
+        if self.threshold > 1:
+            raise InputError(f"threshold is {self.threshold!r}; it must be a number from 0 to 1, as values are")
         if self.width > WIDEST:
             raise InputError(f"max_branches times beam_width is {self.width}; a level has at most {WIDEST} thoughts")
 

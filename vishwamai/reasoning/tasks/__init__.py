@@ -25,3 +25,16 @@ def task_of(task: Task | str) -> Task:
     if task not in TASKS:
         raise InputError(f"there is no task {task!r}; there are {', '.join(TASKS)}, or give a Task of your own")
     return TASKS[task]()
+
+
+def recognised(problem: str) -> Task | None:
+    """The task that recognises a problem, of two the narrower; None where none does.
+
+    Raises `InputError` where two do and neither is a kind of the other.
+    """
+    found = [task for task in (kind() for kind in TASKS.values()) if task.recognises(problem)]
+    narrowest = [task for task in found if not any(type(task) in type(other).__mro__[1:] for other in found)]
+    if len(narrowest) > 1:
+        names = " and ".join(task.name for task in narrowest)
+        raise InputError(f"{problem!r:.60} may be a problem of {names}; say which with a task's name")
+    return narrowest[0] if narrowest else None

@@ -15,6 +15,7 @@ from vishwamai.reasoning.task import Task
 
 YES, NO = " yes", " no"
 MOST_NUMBERS = 8
+LARGEST = 13  # of the Game of 24's numbers, those of playing cards
 MOST_DIGITS = 9  # of a number: one with thousands of digits cannot even be read
 
 
@@ -35,6 +36,12 @@ class Countdown(Task):
 
     def read(self, problem: str) -> countdown.State:
         return self.numbers(problem)[0]
+
+    def recognises(self, problem: str) -> bool:
+        try:
+            return len(self.numbers(problem)[0]) > 1
+        except InputError:
+            return False
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
         """The sorted numbers and the target. Raises `InputError` for a text that does not give them."""
@@ -97,6 +104,9 @@ class Game24(Countdown):
     depth = 3
     scoped = False  # the target is always the same
     prefers = "samples"  # benchmarks/reason.py: with as many tokens best-of-n is as good as a tree or better
+
+    def recognises(self, problem: str) -> bool:
+        return super().recognises(problem) and max(self.read(problem)) <= LARGEST
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
         match = re.fullmatch(r"(?:make 24 from )?([0-9 ,]+?)(?: at once)?\.?", problem.strip(), re.IGNORECASE)

@@ -88,6 +88,14 @@ class MiniCrosswords(Task):
         clues_of(problem)
         return EMPTY
 
+    def recognises(self, problem: str) -> bool:
+        """Whether it is ten clues with their marks."""
+        try:
+            clues_of(problem)
+        except InputError:
+            return False
+        return CLUE.match(problem) is not None
+
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
         """Rules with an example, the clues, each step, and where there are steps the board that they lead to."""
         start = f"{RULES}{STEPS}\n{NEXT}\n{EXAMPLE}\nSteps:\n{EXAMPLE_STEPS}\n\n"
