@@ -73,18 +73,33 @@ def strict(template: str) -> Parrot:
     return model
 
 
-def test_a_system_line_that_the_template_refuses_ends_the_chat_before_it_begins(capsys, monkeypatch):
-    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    monkeypatch.setattr(chat, "load", lambda args: strict(refuses))
+LAST_MESSAGE = "{{ messages[-1].content }}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + LAST_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("template", "says"), [(NO_SYSTEM, "no system role"), (LAST_MESSAGE, "does not show messages[0]")]
+)
+def test_a_system_line_that_the_template_does_not_show_ends_the_chat_before_it_begins(
+    capsys, monkeypatch, template, says
+):
+    monkeypatch.setattr(chat, "load", lambda args: strict(template))
     type_in(monkeypatch, b"one\n")
-    assert "no system role" in refused(capsys, "chat", "--system", "be kind")
+    error = refused(capsys, "chat", "--system", "be kind")
+    assert "--system: " in error and says in error
+
+
+def test_a_template_of_the_last_message_alone_has_no_second_turn(talk):
+    asked, _, err = talk("one\ntwo\n/reset\nthree\n", model=strict(LAST_MESSAGE))
+    assert asked == [["one"], ["three"]]
+    assert "does not show messages[0]" in err and "the message is left out. /reset begins anew" in err
 
 
 def test_a_message_that_the_template_refuses_is_left_out(talk):
     template = "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('not that') }}{% endif %}"
     asked, _, err = talk("one\nbad\ntwo\n", model=strict(template + "{{ m.content }}{% endfor %}"))
     assert asked == [["one"], ["one", "1 one", "two"]]
-    assert "not that" in err and err.endswith("the message is left out\n") and err.count("\n") == 1
+    assert "not that; the message is left out" in err and err.count("\n") == 1
 
 
 # Commands

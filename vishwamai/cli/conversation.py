@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vishwamai.api import VishwamAI
     from vishwamai.outputs import Chunk
 
+LEFT_OUT = "the message is left out. /reset begins anew, and /save FILE keeps what was said"
 MAX_BYTES = 100_000_000  # of a saved conversation
 
 
@@ -28,7 +29,10 @@ class Conversation:
         self.model, self._cache = model, PromptCache()
         self._first = [] if system is None else [{"role": "system", "content": system}]
         if self._first:
-            self._n_tokens([*self._first, {"role": "user", "content": "Hello"}])
+            try:
+                self._n_tokens([*self._first, {"role": "user", "content": "Hello"}])
+            except InputError as error:
+                raise InputError(f"--system: {error}") from None
         self.reset()
 
     def reset(self) -> None:
@@ -44,11 +48,11 @@ class Conversation:
         try:
             n, most = self._n_tokens(asked), self.model.config.max_length
         except (InputError, TokenizerError) as error:
-            raise InputError(f"{error}; the message is left out") from None
+            raise InputError(f"{error}; {LEFT_OUT}") from None
         if n >= most:
             raise InputError(
                 f"the conversation and this message have {n} tokens, and the model's context of {most} must hold the "
-                "reply too; the message is left out. /reset begins anew, and /save FILE keeps what was said"
+                f"reply too; {LEFT_OUT}"
             )
         return self._growing(asked, self.model.stream(asked, cache=self._cache, **options))
 
