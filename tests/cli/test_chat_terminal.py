@@ -25,7 +25,7 @@ class Terminal:
     """A command on a pseudo-terminal of its own."""
 
     def __init__(self, state: Path, *argv: str):
-        self._screen, self._seen = b"", 0
+        self.screen, self._seen = b"", 0
         self._ours, theirs = pty.openpty()
         env = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "xterm", "INPUTRC": os.devnull}
         ends = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
@@ -42,7 +42,7 @@ class Terminal:
         while (found := self._text().find(text, self._seen)) < 0:
             ready, _, _ = select.select([self._ours], [], [], HUNG)
             assert ready, f"{text!r} never came: {self._text()[self._seen :]!r}"
-            self._screen += self._read()
+            self.screen += self._read()
         self._seen = found + len(text)
 
     def say(self, keys: str, text: str) -> None:
@@ -68,7 +68,7 @@ class Terminal:
             raise AssertionError(f"the command has ended: {self._text()[self._seen :]!r}") from None
 
     def _text(self) -> str:
-        return ESCAPES.sub("", self._screen.decode("utf-8", "replace"))
+        return ESCAPES.sub("", self.screen.decode("utf-8", "replace"))
 
 
 def _take_terminal() -> None:
@@ -118,12 +118,26 @@ def test_a_conversation(open_terminal, tmp_path):
     terminal.wait_for("...: ")
     terminal.say('lines"""', "model: 11 of two\r\nlines\r\n")
     terminal.say(f"{PASTE}pasted\rtext{PASTED}", "model: 13 pasted\r\ntext\r\n")
+    assert b"\x1b[?2004h" in terminal.screen  # a terminal marks what is pasted where it is asked to
+
+
+def test_ctrl_c_empties_the_line_and_twice_on_an_empty_one_ends(open_terminal):
+    terminal = open_terminal()
+    terminal.wait_for("you: ")
+    for _ in range(2):
+        terminal.type("half a line")
+        terminal.wait_for("half a line")
+        terminal.type(CTRL_C)
+        terminal.wait_for("you: ")
+        assert terminal.screen.count(b"Ctrl-C once more ends the chat") == 0
+    terminal.type(CTRL_C)
+    terminal.wait_for("Ctrl-C once more ends the chat")
+    terminal.wait_for("you: ")
     terminal.type("half a line")
     terminal.wait_for("half a line")
     terminal.type(CTRL_C)
     terminal.wait_for("you: ")
-    terminal.say("whole", "model: 15 whole\r\n")
-    assert "Ctrl-C once more" not in terminal._text()
+    terminal.say("whole", "model: 1 whole\r\n")
     terminal.type(CTRL_C)
     terminal.wait_for("Ctrl-C once more ends the chat")
     terminal.wait_for("you: ")
