@@ -3,6 +3,9 @@
 Every one of them is a `VishwamAIError`, so a caller (the command line among them) can tell bad input from a bug.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class VishwamAIError(Exception):
     """Something that the user can put right: the base of every error below."""
@@ -34,3 +37,10 @@ class InputError(VishwamAIError, ValueError):
 
 class BackendError(VishwamAIError):
     """A named implementation cannot run on this platform or with these shapes."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What was likely meant by a name that there is not, or what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"

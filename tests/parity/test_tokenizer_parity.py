@@ -191,6 +191,7 @@ TEMPLATES = {
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n\\n' }}{%- endif %}
 """,
+    "trimmed": "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}\n{% endfor %}",
     "keys and pairs": "{% for m in messages %}{% for k, v in (m.tool_calls[0].function.arguments if m.tool_calls else "
     "{}).items() %}<arg>{{ k }}={{ v if v is string else v | tojson(ensure_ascii=False) }}</arg>{% endfor %}"
     "{{ m.content | upper | replace('A', 'b') | length }}"
@@ -248,6 +249,85 @@ def test_chat_prompts(both, name, talk, prompt):
             encode_chat(ours, messages, chat_template=template, **options)
         return
     assert encode_chat(ours, messages, chat_template=template, **options) == ids
+
+
+@pytest.mark.parametrize("name", ["chatml", "trimmed", "generation"])
+@pytest.mark.parametrize(
+    "given", [{}, {"padding": True}, {"truncation": True, "max_length": 9}, {"return_dict": False}]
+)
+def test_applied_templates(both, name, given):
+    ours, theirs = both
+    if "padding" in given:
+        theirs.pad_token = theirs.eos_token
+        ours = ours.with_tokens(pad_token=theirs.eos_token)
+    for talk in (TALKS[0], TALKS[1], [TALKS[0], TALKS[1]]):
+        want = theirs.apply_chat_template(talk, chat_template=TEMPLATES[name], **given)
+        got = ours.apply_chat_template(talk, chat_template=TEMPLATES[name], **given)
+        if given.get("return_dict") is False:
+            assert got == want
+        else:
+            assert got["input_ids"] == want["input_ids"] and got["attention_mask"] == want["attention_mask"]
+
+
+@pytest.mark.parametrize("name", ["chatml", "trimmed", "generation"])
+@pytest.mark.parametrize("text", ["The cat", " The cat  ", "\nsat\n\n", [{"type": "text", "text": "a "}]])
+def test_messages_that_are_continued(both, name, text):
+    ours, theirs = both
+    talk = [*TALKS[0], {"role": "assistant", "content": text}]
+    given = {"chat_template": TEMPLATES[name], "continue_final_message": True}
+    try:
+        want = theirs.apply_chat_template(talk, tokenize=False, **given)
+    except Exception:  # a template that cannot add a list to a text, for which we take the text of the list
+        assert isinstance(text, list)
+        return
+    if not isinstance(text, list):
+        assert ours.apply_chat_template(talk, tokenize=False, **given) == want
+        assert (
+            ours.apply_chat_template(talk, **given).input_ids == theirs.apply_chat_template(talk, **given)["input_ids"]
+        )
+
+
+@pytest.mark.parametrize("eos", ["", "</s>"])
+def test_masks_of_the_assistant(both, eos):
+    ours, theirs = both
+    template = TEMPLATES["generation"].replace("{% endgeneration %}", eos + "{% endgeneration %}")
+    for talk in (TALKS[1], [*TALKS[1], *TALKS[1]], [{"role": "user", "content": "a"}]):
+        given = {"chat_template": template, "return_assistant_tokens_mask": True}
+        want = theirs.apply_chat_template(talk, **given)
+        got = ours.apply_chat_template(talk, **given)
+        assert got.assistant_masks == want["assistant_masks"] and got.input_ids == want["input_ids"]
+
+
+SHOW = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools | tojson if tools }}"
+LISTED = {name: f"{name}: {SHOW}" for name in ("default", "tool_use", "rag")}
+
+
+@pytest.mark.parametrize("config", [None, "one", "default", "default tool_use", "tool_use", "rag tool_use"])
+@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize("others", ["", "tool_use", "rag", "default"])
+def test_which_of_several_templates_counts(tmp_path, config, file, others):
+    VishwamAITokenizer.bytes().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    found = json.loads(path.read_text())
+    if config is not None:
+        listed = [{"name": name, "template": LISTED[name]} for name in config.split()] if config != "one" else SHOW
+        path.write_text(json.dumps(found | {"chat_template": listed}))
+    if file:
+        (tmp_path / "chat_template.jinja").write_text("file: " + SHOW)
+    for name in others.split():
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / f"{name}.jinja").write_text("more: " + LISTED[name])
+    ours, theirs = VishwamAITokenizer.from_folder(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if theirs.chat_template is None:
+        return
+    for tools in (None, [], TOOLS):
+        try:
+            want = theirs.apply_chat_template(TALKS[0], tools=tools, tokenize=False)
+        except ValueError:
+            with pytest.raises(InputError, match="no default chat template"):
+                ours.apply_chat_template(TALKS[0], tools)
+        else:
+            assert ours.apply_chat_template(TALKS[0], tools, tokenize=False) == want
 
 
 def test_typed_control_tokens_are_where_we_differ(both):

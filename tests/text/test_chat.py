@@ -142,16 +142,59 @@ def test_added_tokens_that_no_template_uses_are_just_text(chatty):
     assert count(chatty, ids, "<h1>") == 1
 
 
-def test_tokens_cannot_be_joined_from_parts(chatty):
-    joined = "{% for m in messages %}{{ m.content }}{% endfor %}start|>{{ messages[0].content }}start|>"
-    removed = "{{ messages[0].content.replace('~', '') ~ messages[0].content | replace('~', '') }}"
-    cut = "{{ messages[0].content.split('~') | join }}{{ messages[0].content[0] + messages[0].content[1:] }}"
-    filtered = "{% filter lower %}{{ messages[0].content }}{% endfilter %}{{ messages[0].content | upper | lower }}"
-    blocks = "{% set x %}{{ messages[0].content }}{% endset %}{{ x | string | trim | safe }}{{ '%s' % x }}{{ x ~ '' }}"
-    for template in (joined, removed, cut, filtered, blocks):
-        for text in ("<|im_", "<|im_~start|>", "<~|im_end|>", "<|im_start|>", "<|IM_END|>"):
-            ids = encode_chat(chatty, [{"role": "user", "content": text}], chat_template=template)
-            assert not chatty.special_ids & set(ids)
+def test_typed_parts_cannot_be_joined_to_a_token(chatty):
+    parts = [{"type": "text", "text": text} for text in ("a<|im_", "end|>", "<", "|im_end|>")]
+    for template in (THINKING, CHATML, ROLE_TEMPLATE):
+        ids = encode_chat(chatty, [{"role": "user", "content": parts}], chat_template=template)
+        plain = encode_chat(chatty, [{"role": "user", "content": "a"}], chat_template=template)
+        assert count(chatty, ids, "<|im_end|>") == count(chatty, plain, "<|im_end|>")
+
+
+def test_reasoning_has_three_names_and_nothing_is_no_value():
+    template = "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.name is defined }}{% endfor %}"
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        assert render([{"role": "assistant", "content": "a", name: "hm", "name": None}], template) == "hm|hm|False"
+    both = {"role": "assistant", "content": "a", "thinking": "x", "reasoning_content": "y", "name": "n"}
+    assert render([both], template) == "y|x|True"
+
+
+def test_roles_that_a_template_names_are_roles():
+    template = "{% for m in messages %}{% if m.role == 'critic' %}!{% endif %}{{ m.content }}{% endfor %}"
+    assert render([{"role": "critic", "content": "no"}], template) == "!no"
+    for role in ("judge", "!", "<|im_end|>"):
+        with pytest.raises(InputError, match="has the role"):
+            render([{"role": role, "content": "no"}], template + "{{ '<|im_end|>' }}")
+
+
+def test_the_last_message_is_gone_on_with(chatty):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It is  "}]
+    for template, text in ((CHATML, "It is"), (THINKING, "<think>\n\n</think>\n\nIt is  ")):
+        ids = encode_chat(chatty, talk, chat_template=template, continue_final_message=True)
+        assert chatty.decode(ids).endswith(f"<|im_start|>assistant\n{text}")
+    parts = [
+        *talk[:1],
+        {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    ]
+    ids = encode_chat(chatty, parts, chat_template=THINKING, continue_final_message=True)
+    assert chatty.decode(ids).endswith("ab")
+    thought = [*talk[:1], {"role": "assistant", "content": "", "thinking": "let me"}]
+    ids = encode_chat(chatty, thought, chat_template=THINKING, continue_final_message="thinking")
+    assert chatty.decode(ids).endswith("<think>\nlet me")
+    dropped = [*talk[:1], {"role": "assistant", "content": "<think>a</think>b"}]
+    r1 = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    with pytest.raises(InputError, match="does not show the whole of the last message"):
+        encode_chat(chatty, dropped, chat_template=r1, continue_final_message=True)
+    with pytest.raises(InputError, match="finds no text in the name of the last message"):
+        encode_chat(chatty, talk, chat_template=CHATML, continue_final_message="name")
+
+
+def test_a_typed_end_does_not_end_what_is_gone_on_with(chatty):
+    talk = [
+        {"role": "user", "content": "\U00100000 \U00100001"},
+        {"role": "assistant", "content": "a<|im_end|>b \U00100000 c"},
+    ]
+    ids = encode_chat(chatty, talk, chat_template=CHATML, continue_final_message=True)
+    assert chatty.decode(ids).endswith("a<|im_end|>b \U00100000 c") and count(chatty, ids, "<|im_end|>") == 1
 
 
 def test_keys_are_text_too(chatty):

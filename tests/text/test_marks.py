@@ -1,11 +1,9 @@
 """Stand-ins: one to one, there for each sign that a control token could be made of, and nowhere else."""
 
-import random
-
 import pytest
 
 from vishwamai.errors import InputError
-from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Marks
+from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Answers, Marks
 
 NEEDED = {"<|im_end|>": TEMPLATE, "[INST]": TEMPLATE, "<think>": AUTHOR, "</think>": AUTHOR}
 TEXT = '  Say </think> "x" \\ a,b,,c\n</think>\U000f0000\U0010fffd é½ ＜ 你好 x_y 12  end\t'
@@ -37,25 +35,12 @@ def test_every_other_sign_has_a_stand_in(sign):
     assert found.trust(found.mark(f"a{sign}b")) == [TEMPLATE, USER, TEMPLATE]
 
 
-def test_what_the_template_looks_for_stays_unless_it_could_be_part_of_a_control_token():
-    known = [
-        "/no_think",
-        "</thought>",
-        "/think",
-        "<|im_end|>",
-        "im_end|>",
-        "<",
-        "x<|",
-        "|>y",
-        "a [INST] b",
-        "]",
-        "--",
-        "\n\n",
-    ]
+def test_a_whole_text_that_the_template_knows_stays_unless_it_could_be_part_of_a_control_token():
+    known = ["$ref", "a<b", "<|im_end|>", "im_end|>", "<", "a [INST] b", "]", "--", "\n\n", "x-y"]
     found = marks(known)
-    for text in ("/no_think", "</thought>", "--"):
-        assert found.mark(f"a{text}b") == f"a{text}b"
-    for text in ("<|im_end|>", "/think", "im_end|>", "<", "x<|", "|>y", "a [INST] b", "]"):
+    for text in ("$ref", "a<b", "--", "x-y"):
+        assert found.mark(text) == text and USER in found.trust(found.mark(f"a{text}b"))
+    for text in ("<|im_end|>", "im_end|>", "<", "a [INST] b", "]"):
         assert USER in found.trust(found.mark(text))
 
 
@@ -63,16 +48,6 @@ def test_control_tokens_that_the_author_may_write_stay():
     found = marks()
     assert found.mark("<think>a</think><|im_end|>", AUTHOR).startswith("<think>a</think>\U000f0000")
     assert "<" not in found.mark("<think>a</think>")
-
-
-def test_no_two_kept_texts_leave_a_control_token_between_them():
-    choose = random.Random(3)
-    tokens = {"<s>": TEMPLATE, "[a]": TEMPLATE}
-    for _ in range(500):
-        known = {"".join(choose.choices("<s>[a]/", k=choose.randrange(1, 5))) for _ in range(4)}
-        found = marks(known, tokens)
-        marked = found.mark("".join(choose.choices(["<s>", "[a]", *known, "s", "<", ">"], k=6)))
-        assert not any(token in marked for token in tokens)
 
 
 def test_a_text_that_is_a_part_of_a_control_token_has_no_letter_left():
@@ -91,3 +66,28 @@ def test_control_tokens_of_letters_alone_cost_all_letters():
 def test_too_many_different_signs_are_refused():
     with pytest.raises(InputError, match="too many different signs"):
         marks().mark("".join(map(chr, range(0x30000, 0x50000))))
+
+
+def test_answers_are_told_again_in_the_order_of_the_questions():
+    first = Answers()
+    found = [
+        first.ask("a", lambda: 1),
+        first.ask("b", lambda: first.ask("inner", lambda: 2.5) and "text"),
+        first.ask("c", lambda: first.ask("inner", lambda: "x") == "x"),
+        first.ask("d", lambda: None),
+    ]
+    assert found == [1, "text", True, None]
+    second = first.again()
+    assert second.ask("a", lambda: 7) == 1
+    assert second.ask("b", lambda: second.ask("inner", lambda: 9)) == 2.5
+    assert second.ask("c", lambda: pytest.fail("the answer is known")) is True
+    assert second.ask("d", lambda: 7) is None and second.ask("e", lambda: 8) == 8
+
+
+def test_another_way_through_the_template_finds_its_own_answers():
+    first = Answers()
+    for question in "abc":
+        first.ask(question, lambda: True)
+    second = first.again()
+    assert second.ask("a", lambda: False) is True
+    assert second.ask("c", lambda: False) is False and second.ask("c", lambda: False) is False

@@ -1,6 +1,7 @@
 """What a tokenizer's folder says: each place where special tokens and templates may stand, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 from tokenizers import AddedToken, normalizers
@@ -140,9 +141,15 @@ def test_templates_by_precedence(tmp_path):
     folder_with(tmp_path, chat_template_jinja="file\n")
     expected = {"default": "file\n", "tool_use": "new", "rag": "rag"}
     assert dict(read_settings(tmp_path).templates) == expected
-    folder_with(tmp_path, tokenizer_config_json={"chat_template": "text"})
     (tmp_path / "chat_template.jinja").unlink()
-    assert dict(read_settings(tmp_path).templates)["default"] == "text"
+    assert dict(read_settings(tmp_path).templates) == {"tool_use": "new", "rag": "rag"}
+    shutil.rmtree(tmp_path / "additional_chat_templates")
+    folder_with(tmp_path, tokenizer_config_json={"chat_template": "text"})
+    assert dict(read_settings(tmp_path).templates) == {"default": "text"}
+    folder_with(tmp_path, tokenizer_config_json={"chat_template": listed}, chat_template_jinja="file\n")
+    assert dict(read_settings(tmp_path).templates) == {"default": "file\n"}
+    folder_with(tmp_path, additional_chat_templates__default_jinja="named")
+    assert dict(read_settings(tmp_path).templates) == {"default": "named"}
 
 
 def test_added_tokens_are_read_and_must_fit_the_vocabulary(tmp_path):

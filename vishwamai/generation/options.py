@@ -4,11 +4,10 @@ It knows neither prompts' text nor how a token is made.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vishwamai.errors import InputError
+from vishwamai.errors import InputError, suggestion
 from vishwamai.generation.beam import MAX_BEAMS, BeamParams
 from vishwamai.generation.requests import new_tokens
 from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
@@ -74,9 +73,7 @@ def options(given: Mapping[str, Any], *, reports: bool = False, others: Collecti
     known = [field.name for field in dataclasses.fields(Options)]
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *others], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise InputError(f"generation has no argument {name!r}; {hint}")
+            raise InputError(f"generation has no argument {name!r}; {suggestion(name, [*known, *others])}")
     if given.get("logprobs") is not None and not reports:
         raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
     return Options(**given)

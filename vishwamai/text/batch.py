@@ -21,12 +21,14 @@ MAX_ID = 2**31 - 1
 class BatchEncoding(Mapping[str, Any]):
     """Ids of one or several texts and where they are real: lists, or int32 arrays [B, T].
 
-    It is a mapping too, so that `generate(**batch)` works; `token_type_ids` are in it where the tokenizer gives them.
+    It is a mapping too, so that `generate(**batch)` works; `token_type_ids` are in it where the tokenizer gives them,
+    `assistant_masks` (1: the assistant's) where they were asked for.
     """
 
     input_ids: Any
     attention_mask: Any
     token_type_ids: Any = None
+    assistant_masks: Any = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in tuple(self):
@@ -34,11 +36,15 @@ class BatchEncoding(Mapping[str, Any]):
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        names = ("input_ids", "token_type_ids", "attention_mask")
+        names = ("input_ids", "token_type_ids", "attention_mask", "assistant_masks")
         return (name for name in names if getattr(self, name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def first(self) -> "BatchEncoding":
+        """The first row, flat."""
+        return BatchEncoding(**{name: rows[0] for name, rows in self.items()})
 
 
 def batch_of(
@@ -49,11 +55,12 @@ def batch_of(
     pad_id: int | None = None,
     return_tensors: str | None = None,
     type_ids: list[list[int]] | None = None,
+    assistant: list[list[int]] | None = None,
 ) -> BatchEncoding:
     """Pads rows to the longest (True, "longest") or to `limit` ("max_length") and masks what was added.
 
-    `type_ids` says of each id which text of a pair it is of. Raises `InputError` for unknown choices and for arrays of
-    ragged rows, `TokenizerError` where no pad id is known.
+    `type_ids` says of each id which text of a pair it is of, `assistant` whether it is the assistant's. Raises
+    `InputError` for unknown choices and for arrays of ragged rows, `TokenizerError` where no pad id is known.
     """
     check_tensors(return_tensors)
     if side not in ("left", "right"):
@@ -72,7 +79,32 @@ def batch_of(
         input_ids=filled(rows, pad_id or 0),
         attention_mask=filled([[1] * len(row) for row in rows], 0),
         token_type_ids=None if type_ids is None else filled(type_ids, 0),
+        assistant_masks=None if assistant is None else filled(assistant, 0),
     )
+
+
+def limits(
+    padding: Padding, truncation: bool | str, max_length: int | None, own: int | None
+) -> tuple[int | None, int | None]:
+    """(the length that rows are padded or cut to, the one that they are cut to); `own` is the model's, for None.
+
+    Raises `InputError` for a length that is none, is not known, or would do nothing.
+    """
+    if truncation not in (False, True, "longest_first", "do_not_truncate"):
+        raise InputError(f"truncation is {truncation!r}; it is True or False")
+    cuts = truncation not in (False, "do_not_truncate")
+    if not cuts and padding != "max_length":
+        if max_length is not None:
+            raise InputError(
+                f'max_length={max_length!r} would do nothing: pass truncation=True to cut, or padding="max_length"'
+            )
+        return None, None
+    limit = own if max_length is None else max_length
+    if limit is None:
+        raise InputError("give max_length: this tokenizer does not say how long a text may be")
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
+        raise InputError(f"max_length is {limit!r}; it must be a whole number of tokens, at least 1")
+    return int(limit), int(limit) if cuts else None
 
 
 def truncated_lengths(first: int, second: int, limit: int) -> tuple[int, int]:

@@ -7,15 +7,14 @@ It knows no model and does not generate.
 """
 
 import datetime
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from vishwamai.errors import InputError, TokenizerError
-from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Marks
+from vishwamai.errors import InputError, VishwamAIError, suggestion
+from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Answers, Marks
 from vishwamai.text.messages import (
     REASONING,
     Message,
@@ -89,7 +88,10 @@ class Chat:
     now: datetime.datetime | None
 
     def render(
-        self, mark: Callable[[str, int], str] = lambda text, trust: text, spans: tuple[str, str] = ("", "")
+        self,
+        mark: Callable[[str, int], str] = lambda text, trust: text,
+        answers: Answers | None = None,
+        spans: tuple[str, str] = ("", ""),
     ) -> str:
         """The prompt's text. `mark` changes each text that people wrote, given how far they are trusted."""
 
@@ -106,13 +108,17 @@ class Chat:
         if self.continued:
             end = next(unused_characters(self.messages))
             messages[-1], last = _with_end(messages[-1], self.continued, f"{end} ")
-        text = render_template(self.source, {**self.own, **given, "messages": messages}, self.now, spans)
+        text = render_template(self.source, {**self.own, **given, "messages": messages}, self.now, spans, answers)
         if not end:
             return text
         before, _, after = text.rpartition(end)
         if last.strip() not in before:
             raise InputError("the chat template does not show the whole of the last message, which is to be continued")
         return before if after.startswith(" ") else before.rstrip()
+
+    def render_whole(self, messages: list[dict[str, Any]]) -> str:
+        """The text of the same chat with these messages, and nothing to be continued."""
+        return replace(self, messages=messages, continued="").render()
 
 
 def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, Any], str]:
@@ -128,7 +134,7 @@ def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, A
     return message | {name: parts}, value[places[-1]]["text"]
 
 
-def _chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
+def make_chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
     given = {**options.variables, "tools": options.tools, "documents": options.documents}
     begins, continued = options.add_generation_prompt, options.continue_final_message
     return Chat(
@@ -147,7 +153,7 @@ def render(messages: Sequence[Message], template: str, **given: Any) -> str:
     Raises `InputError` for messages that are malformed or that the template refuses, `TokenizerError` for a template
     that is broken, forbidden or too dear.
     """
-    return _chat(template, messages, ChatOptions(**{"add_generation_prompt": False, **given}), {}).render()
+    return make_chat(template, messages, ChatOptions(**{"add_generation_prompt": False, **given}), {}).render()
 
 
 def encode_chat(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> list[int]:
@@ -178,9 +184,9 @@ def chat_of(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any)
     options, settings = ChatOptions(**given), tokenizer.settings
     source = _source(tokenizer, options)
     own = {name: getattr(settings, name) for name in NAMED if getattr(settings, name)} | dict(settings.model_tokens)
-    chat = _with_texts(_chat(source, messages, options, own))
     _check_read(options, {*template_facts(source).variables, *own})
-    check_shown(chat.messages, lambda probes: replace(chat, messages=probes, continued="").render())
+    chat = _with_texts(make_chat(source, messages, options, own))
+    check_shown(chat.messages, chat.render_whole)
     return chat
 
 
@@ -188,7 +194,7 @@ def _source(tokenizer: ChatTokenizer, options: ChatOptions) -> str:
     def has_token(token: str) -> bool:
         return tokenizer.backend.token_to_id(token) is not None
 
-    return choose_template(tokenizer.settings, has_token, options.chat_template, has_tools=bool(options.tools))
+    return choose_template(tokenizer.settings, has_token, options.chat_template, has_tools=options.tools is not None)
 
 
 def _check_read(options: ChatOptions, variables: Collection[str]) -> None:
@@ -200,22 +206,21 @@ def _check_read(options: ChatOptions, variables: Collection[str]) -> None:
             )
     for name in options.variables:
         if name not in variables:
-            close = difflib.get_close_matches(name, variables, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it reads {', '.join(sorted(variables))}"
-            raise InputError(f"the chat template reads no variable {name!r}; {hint}")
+            raise InputError(f"the chat template reads no variable {name!r}; {suggestion(name, variables)}")
 
 
 def _with_texts(chat: Chat) -> Chat:
-    """The same chat, with a text in place of a list of parts where the template would print the list as it stands."""
+    """The same chat, with one text in place of a list of parts if the template shows none, or the list as it stands."""
     lists = [message["content"] for message in chat.messages if isinstance(message.get("content"), list)]
     if not lists or any(set(part) != {"type", "text"} for parts in lists for part in parts):
         return chat
     try:
-        text = chat.render()
-    except TokenizerError:
-        text = None
-    if text is not None and not any(str(parts) in text for parts in lists):
-        return chat
+        check_shown(chat.messages, chat.render_whole)
+        text = chat.render_whole(chat.messages)
+        if not any(str(parts) in text for parts in lists):
+            return chat
+    except VishwamAIError:
+        pass  # It may show the texts.
     joined = [m if "content" not in m else m | {"content": "\n".join(text_parts(m))} for m in chat.messages]
     return replace(chat, messages=joined)
 
@@ -223,13 +228,14 @@ def _with_texts(chat: Chat) -> Chat:
 def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span], str]:
     """(ids, the characters of each, the text) of a chat's prompt.
 
-    The text is the template's of the messages as they are. Where its control tokens are others than those that the
+    The text is the template's of the messages as they are. Only where its control tokens are others than those that the
     template puts into the same chat with stand-ins, it is that one's.
     """
-    backend, facts, text = tokenizer.backend, template_facts(chat.source), chat.render()
+    backend, facts, answers = tokenizer.backend, template_facts(chat.source), Answers()
+    text = chat.render(answers=answers)
     needed = trust_needed(tokenizer, facts.output)
     marks = Marks({backend.id_to_token(i): need for i, need in needed.items()}, facts.texts)
-    marked = chat.render(marks.mark)
+    marked = chat.render(marks.mark, answers.again())
     plain = marks.plain(marked)
     ids, spans = encode_spans(backend, plain, needed, marks.trust(marked))
     if plain != text and ids == encode_plain(backend, plain, {}):

@@ -3,22 +3,24 @@
 Control tokens have something in them that is no letter, digit, space or quote: `<|`, `[`, `/`. In the messages of a
 second render each such character is a private one (Unicode's plane 15) that stands for it and for how far its author is
 trusted. Whatever the template does with it (cutting, joining, replacing, another case), it stays one, so a control
-token of the result whose characters are all plain was put there by the template.
+token of the result whose characters are all plain was put there by the template. That a template asks about a text
+and not about its stand-ins is what `Answers` is for: the second render is told what the first one found.
 
-What a template's own expressions look for (`'</think>' in content`) keeps its characters, unless it could be a part of
-a control token; so do control tokens that the author may write. A text that is a part of one as a whole, like the name
-`s` in `'<' ~ name ~ '>'`, is replaced with its letters. It knows no Jinja, no tokenizer and no messages.
+Control tokens that an author may write keep their characters, and so does a whole text that the template's own
+expressions hold, like a key. A text that is a part of a control token, like the name `s` in `'<' ~ name ~ '>'`, has
+stand-ins for its letters too. It knows no Jinja, no tokenizer and no messages.
 """
 
-import functools
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from vishwamai.errors import InputError
 
 USER, AUTHOR, TEMPLATE = 0, 1, 2
 FIRST_PRIVATE, LAST_PRIVATE = 0xF0000, 0xFFFFD
+_OTHER = object()
 
 
 class Marks:
@@ -28,10 +30,12 @@ class Marks:
     """
 
     def __init__(self, needed: Mapping[str, int], known: Collection[str] = ()):
-        self._known = frozenset(known)
-        self._forbidden = {trust: tuple(t for t, need in needed.items() if need > trust) for trust in (USER, AUTHOR)}
-        kept = self._known | needed.keys()
-        self._kept = {trust: _kept(frozenset(kept), tokens) for trust, tokens in self._forbidden.items()}
+        self._known = known
+        self._forbidden = {trust: [t for t, need in needed.items() if need > trust] for trust in (USER, AUTHOR)}
+        self._allowed = {
+            trust: re.compile(f"({'|'.join(re.escape(t) for t, need in needed.items() if need <= trust) or '(?!)'})")
+            for trust in (USER, AUTHOR)
+        }
         self._tables: dict[tuple[int, bool], _Table] = {}
         self._plain: dict[int, int] = {}
         self._trust: dict[str, int] = {}
@@ -39,10 +43,13 @@ class Marks:
     def mark(self, text: str, trust: int = USER) -> str:
         """The text with stand-ins that bear `trust` (USER or AUTHOR)."""
         forbidden = self._forbidden[trust]
-        is_part = text not in self._known and any(text.strip() in token for token in forbidden)
+        is_part = any(text.strip() in token for token in forbidden)
+        is_word = all(map(_is_plain, text))
+        if text in self._known and (is_word or not is_part) and not any(token in text for token in forbidden):
+            return text
         letters = is_part or any(all(map(_is_plain, token)) for token in forbidden)
         table = self._tables.setdefault((trust, letters), _Table(self, trust, letters))
-        parts = self._kept[trust].split(text)  # every other one is kept
+        parts = self._allowed[trust].split(text)  # every other one is a token
         return "".join(part if i % 2 else part.translate(table) for i, part in enumerate(parts))
 
     def plain(self, text: str) -> str:
@@ -83,18 +90,34 @@ def _is_plain(character: str) -> bool:
     return _is_space(character) or character == "_" or unicodedata.normalize("NFKC", character).isalnum()
 
 
-@functools.lru_cache(maxsize=64)
-def _kept(known: frozenset[str], forbidden: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds the known texts with signs in them that share nothing with a forbidden token, not even an end."""
-    heads = {token[:i] for token in forbidden for i in range(1, len(token))}
-    tails = {token[i:] for token in forbidden for i in range(1, len(token))}
-    tokens = "\0".join(forbidden)
+class Answers:
+    """What a render found out by asking, for a second one of the same template to be told the same.
 
-    def is_apart(text: str) -> bool:
-        cuts = range(1, len(text))
-        overlaps = any(text[:i] in tails for i in cuts) or any(text[i:] in heads for i in cuts)
-        return text not in tokens and not overlaps and not any(token in text for token in forbidden)
+    Only numbers, truth and nothing are told; what else comes of a question has characters of its own.
+    """
 
-    texts = [text for text in known if not all(map(_is_plain, text)) and is_apart(text)]
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+    def __init__(self):
+        self._found: list[tuple[str, Any, int]] = []  # the question, its answer, how many were asked by its end
+        self._place: int | None = None  # in the second render
+
+    def again(self) -> "Answers":
+        """The same, to be told."""
+        told = Answers()
+        told._found, told._place = self._found, 0
+        return told
+
+    def ask(self, question: str, find: Callable[[], Any]) -> Any:
+        """What `find` gives, or what the same question gave before."""
+        if self._place is None:
+            index = len(self._found)
+            self._found.append((question, _OTHER, 0))
+            answer = find()
+            told = answer if isinstance(answer, bool | int | float | None) else _OTHER
+            self._found[index] = question, told, len(self._found)
+            return answer
+        asked, answer, after = self._found[self._place] if self._place < len(self._found) else ("", _OTHER, 0)
+        if asked != question:  # The renders went different ways.
+            self._place = len(self._found)
+            return find()
+        self._place = self._place + 1 if answer is _OTHER else after
+        return find() if answer is _OTHER else answer

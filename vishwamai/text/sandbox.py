@@ -25,6 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from vishwamai.errors import InputError, TokenizerError, VishwamAIError
+from vishwamai.text.marks import Answers
 
 MAX_TEMPLATE = 128_000
 MAX_STEPS = 500_000
@@ -63,7 +64,7 @@ class _Generation(Extension):
 
 
 class _Bounds(NodeTransformer):
-    """Has loops, literals and `~` go through filters of `Sandbox` that no template can name."""
+    """Has loops, literals, comparisons and `~` go through filters of `Sandbox` that no template can name."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -78,6 +79,9 @@ class _Bounds(NodeTransformer):
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
         return self.generic_visit(node) if node.ctx == "store" else self.visit_List(node)
 
+    def visit_Compare(self, node: nodes.Expr) -> nodes.Node:
+        return _filtered(" asked", self.generic_visit(node))
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         return _filtered(" joined", self.visit_List(nodes.List(node.nodes, lineno=node.lineno)))
 
@@ -87,12 +91,16 @@ def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one render. `spans` are put round what `{% generation %}` gives."""
+    """The environment of one render. `spans` are put round what `{% generation %}` gives; questions go to `answers`."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(
-        self, now: datetime.datetime | None = None, spans: tuple[str, str] = ("", ""), steps: int | None = None
+        self,
+        now: datetime.datetime | None = None,
+        spans: tuple[str, str] = ("", ""),
+        answers: Answers | None = None,
+        steps: int | None = None,
     ):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation])
         self.spans, self._steps, self._deadline = (
@@ -100,10 +108,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             MAX_STEPS if steps is None else steps,
             time.thread_time() + MAX_SECONDS,
         )
+        self._answers = Answers() if answers is None else answers
         self._sizes: dict[int, tuple[Any, int]] = {}  # by id, with the value: it must live as long as its id counts
         filters = {name: run for name, run in self.filters.items() if name not in NO_FILTERS} | {"tojson": _to_json}
         self.filters = {name: self._checked(name, run) for name, run in filters.items()}
         self.filters |= {" counted": self._counted, " bounded": self._bounded, " joined": self._joined}
+        self.filters[" asked"] = lambda value: self._answers.ask("compare", lambda: value)
+        self.tests = {name: self._checked(name, run) for name, run in self.tests.items()}
         self.binop_table = {name: self._checked(name, run) for name, run in self.binop_table.items()}
         del self.globals["lipsum"]
         self.globals |= {"dict": _dict, "raise_exception": _refuse}
@@ -123,10 +134,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Calls a function, a method or a macro of a template."""
+        call = super().call
         if isinstance(obj, LoopContext):
             args = (self._counted(args[0]), *args[1:])
         self._check(getattr(obj, "__name__", ""), getattr(obj, "__self__", None), *args, *kwargs.values())
-        return self._bounded(super().call(context, obj, *args, **kwargs))
+        return self._answers.ask("call", lambda: self._bounded(call(context, obj, *args, **kwargs)))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Jinja's rules; and no way from text to bytes, for some codecs are slow."""
@@ -144,7 +156,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @functools.wraps(run, assigned=())
         def checked(*args: Any, **kwargs: Any) -> Any:
             self._check(name, *subject, *args[first:], *kwargs.values())
-            return self._bounded(run(*args, **kwargs))
+            return self._answers.ask(name, lambda: self._bounded(run(*args, **kwargs)))
 
         return checked
 
@@ -234,7 +246,11 @@ def _template_errors() -> Iterator[None]:
 
 
 def render_template(
-    source: str, variables: dict[str, Any], now: datetime.datetime | None = None, spans: tuple[str, str] = ("", "")
+    source: str,
+    variables: dict[str, Any],
+    now: datetime.datetime | None = None,
+    spans: tuple[str, str] = ("", ""),
+    answers: Answers | None = None,
 ) -> str:
     """What the template makes of the variables.
 
@@ -242,7 +258,7 @@ def render_template(
     template itself refuses the messages.
     """
     with _template_errors():
-        sandbox = Sandbox(now, spans)
+        sandbox = Sandbox(now, spans, answers)
         return Template.from_code(sandbox, _compiled(source), sandbox.make_globals(None)).render(variables)
 
 

@@ -229,7 +229,7 @@ def _one_added(index: int | None, value: Any, where: Path, *, overrides: bool = 
 
 
 def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str, str]:
-    """By rising precedence: the configuration's templates, the named files, `chat_template.jinja`."""
+    """Those of the files; where there is none, the configuration's."""
     listed = config.get("chat_template") or {}
     if isinstance(listed, str):
         listed = {"default": listed}
@@ -238,11 +238,12 @@ def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str
             listed = {entry["name"]: entry["template"] for entry in listed}
         except (TypeError, KeyError):
             raise TokenizerError(f"{where}: chat_template is not a list of name and template") from None
-    templates = dict(listed)
+    templates, main = {}, folder / "chat_template.jinja"
+    if main.exists():
+        templates["default"] = _read_template(main)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         templates[path.stem] = _read_template(path)
-    if (folder / "chat_template.jinja").exists():
-        templates["default"] = _read_template(folder / "chat_template.jinja")
+    templates = templates or dict(listed)
     if not all(isinstance(text, str) for pair in templates.items() for text in pair):
         raise TokenizerError(f"{where}: chat_template holds something that is not text")
     if wrong := [name for name in templates if not TEMPLATE_NAME.fullmatch(name)]:

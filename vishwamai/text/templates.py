@@ -36,6 +36,8 @@ def choose_template(
     """
     named = dict(settings.templates)
     if chat_template is not None:
+        if chat_template not in named and "{" not in chat_template:
+            raise InputError(f"there is no chat template {chat_template!r:.80}; there are {sorted(named)}")
         return named.get(chat_template, chat_template)
     if has_tools and "tool_use" in named:
         return named["tool_use"]

@@ -6,7 +6,7 @@ spaces. It knows no model, no device but for the arrays it is asked for, and no 
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from vishwamai.text.batch import (
     Side,
     batch_of,
     check_tensors,
+    limits,
     rows_of_ids,
     to_array,
     truncated_lengths,
@@ -190,15 +191,7 @@ class VishwamAITokenizer:
         `max_length` that would do neither is refused. `padding_side` is the tokenizer's own where None, else "right".
         """
         texts, seconds, is_batch = _texts_of(text, text_pair)
-        if truncation not in (False, True, "longest_first", "do_not_truncate"):
-            raise InputError(f"truncation is {truncation!r}; it is True or False")
-        cuts = truncation not in (False, "do_not_truncate")
-        if max_length is not None and not cuts and padding != "max_length":
-            raise InputError(
-                f'max_length={max_length!r} would do nothing: pass truncation=True to cut, or padding="max_length"'
-            )
-        limit = self._limit(max_length) if cuts or padding == "max_length" else None
-        cut = limit if cuts else None
+        limit, cut = limits(padding, truncation, max_length, self.settings.max_length)
         found = [self._pair(a, b, add_special_tokens, cut) for a, b in zip(texts, seconds, strict=True)]
         with_types = self.settings.token_type_ids if return_token_type_ids is None else return_token_type_ids
         batch = batch_of(
@@ -210,14 +203,21 @@ class VishwamAITokenizer:
             return_tensors,
             [encoding.type_ids for encoding in found] if with_types else None,
         )
-        flat = not is_batch and return_tensors is None
-        return BatchEncoding(**{name: rows[0] for name, rows in batch.items()}) if flat else batch
+        return batch if is_batch or return_tensors is not None else batch.first()
 
     def batch_encode(self, texts: Sequence[str], **options: Any) -> BatchEncoding:
         """Calls the tokenizer with several texts; `options` are those of a call."""
         if isinstance(texts, str):
             raise InputError("batch_encode takes a list of texts; for one text use encode")
         return self(texts, **options)
+
+    def apply_chat_template(
+        self, conversation: Sequence[Any], tools: Sequence[Mapping[str, Any]] | None = None, **given: Any
+    ) -> Any:
+        """The prompt of a conversation, or of several; see `text.chat_batch.apply_chat_template`."""
+        from vishwamai.text.chat_batch import apply_chat_template
+
+        return apply_chat_template(self, conversation, tools=tools, **given)
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of a text, or of a pair of texts, as the vocabulary writes them."""
@@ -252,14 +252,6 @@ class VishwamAITokenizer:
             if encoding is not None:
                 encoding.truncate(length)
         return self.backend.post_process(first, other, add_special_tokens)
-
-    def _limit(self, max_length: int | None) -> int:
-        limit = self.settings.max_length if max_length is None else max_length
-        if limit is None:
-            raise InputError("give max_length: this tokenizer does not say how long a text may be")
-        if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
-            raise InputError(f"max_length is {limit!r}; it must be a whole number of tokens, at least 1")
-        return int(limit)
 
     # Ids to text.
 

@@ -1,0 +1,93 @@
+"""The assistant's tokens of a conversation, by `{% generation %}` or by where an answer's text begins and ends."""
+
+import pytest
+
+from vishwamai.errors import InputError
+from vishwamai.text.assistant import encode_training_chat
+from vishwamai.text.tokenizer import VishwamAITokenizer
+
+MARKED = """{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}
+{% generation %}{{ m.content }}<|eos|>{% endgeneration %}{% else %}{{ m.content }}<|eos|>{% endif %}{% endfor %}"""
+LLAMA = (
+    "{% for m in messages %}{{ '[INST] ' ~ m.content ~ ' [/INST]' if m.role == 'user' else ' ' ~ m.content ~ ' ' ~ "
+    "eos_token }}{% endfor %}"
+)
+THINKING = """{% for m in messages %}<|{{ m.role }}|>
+{%- set c = m.content.split('</think>')[-1] if not loop.last else m.content %}{{ c | trim }}
+{%- for call in m.tool_calls or [] %}<call>{{ call.name }}</call>{% endfor %}<|eos|>
+{% endfor %}"""
+TALK = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "yes?"},
+    {"role": "assistant", "content": "<think>so</think>yes, yes"},
+    {"role": "user", "content": "yes, yes"},
+    {"role": "assistant", "content": " <think>so</think> ünd so "},
+]
+
+
+@pytest.fixture(scope="module")
+def own() -> VishwamAITokenizer:
+    return VishwamAITokenizer.bytes()
+
+
+def said(tokenizer, messages, **given) -> list[str]:
+    """The text of each run of the assistant's tokens."""
+    ids, mask = encode_training_chat(tokenizer, messages, **given)
+    assert len(ids) == len(mask)
+    runs: list[list[int]] = []
+    for before, on, index in zip([0, *mask], mask, ids, strict=False):
+        if on:
+            runs = [*runs, [index]] if not before else [*runs[:-1], [*runs[-1], index]]
+    return [tokenizer.decode(run) for run in runs]
+
+
+def test_by_our_own_template(own):
+    assert said(own, TALK) == ["<think>so</think>yes, yes<|eos|>", " <think>so</think> ünd so <|eos|>"]
+
+
+def test_by_the_templates_own_marks(own):
+    talk = [TALK[1], TALK[2], TALK[1], {"role": "assistant", "content": "é"}]
+    assert said(own, talk, chat_template=MARKED) == ["<think>so</think>yes, yes<|eos|>", "é<|eos|>"]
+    spaced = MARKED.replace("{% generation %}", "{%- generation -%}")
+    assert said(own, talk, chat_template=spaced)[1] == "é<|eos|>"
+    without_end = MARKED.replace("<|eos|>{% endgeneration %}", "{% endgeneration %}<|eos|>")
+    assert said(own, talk, chat_template=without_end)[1] == "é"
+
+
+def test_marks_within_a_macro_a_filter_and_a_block(own):
+    template = (
+        "{% macro show(m) %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}"
+        "{{ m.content }}{% endif %}{% endmacro %}{% for m in messages %}{% set x %}[{{ show(m) }}]{% endset %}"
+        "{{ x | upper }}{% endfor %}"
+    )
+    assert said(own, TALK, chat_template=template) == ["<THINK>SO</THINK>YES, YES", " <THINK>SO</THINK> ÜND SO "]
+
+
+def test_space_before_the_end_is_the_assistants(own):
+    talk = [TALK[1], {"role": "assistant", "content": "no"}, TALK[1], {"role": "assistant", "content": "é"}]
+    assert said(own, talk, chat_template=LLAMA) == ["no <|eos|>", "é <|eos|>"]
+
+
+def test_thoughts_that_a_template_drops_and_calls_of_tools(own):
+    call = {"role": "assistant", "content": "<think>hm</think>I look.", "tool_calls": [{"name": "f"}]}
+    talk = [TALK[1], call, {"role": "tool", "content": "42"}, TALK[4]]
+    assert said(own, talk, chat_template=THINKING) == [
+        "I look.<call>f</call><|eos|>",
+        "<think>so</think> ünd so<|eos|>",
+    ]
+
+
+def test_an_answer_that_is_like_its_neighbours(own):
+    for text in ("<|eos|>", "yes", "eos|>", "\n"):
+        talk = [{"role": "user", "content": text}, {"role": "assistant", "content": text}] * 2
+        assert said(own, talk) == [f"{text}<|eos|>"] * 2
+
+
+def test_a_template_that_takes_no_other_answer_is_refused(own):
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' and not m.tool_calls %}{{ raise_exception('no calls') }}"
+    )
+    template += "{% endif %}{{ m.content }}{{ m.tool_calls[0].name if m.tool_calls }}{% endfor %}"
+    talk = [TALK[1], {"role": "assistant", "content": "x", "tool_calls": [{"name": "f"}]}]
+    with pytest.raises(InputError, match=r"messages\[1\] cannot be found .* no calls; give a chat_template that marks"):
+        encode_training_chat(own, talk, chat_template=template)
