@@ -21,6 +21,7 @@ from vishwamai.data.corpus import Data, Source
 from vishwamai.generation.options import Options
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack
 from vishwamai.precision import Precision
+from vishwamai.text.chat import ChatOptions
 from vishwamai.training.adapter import Adapter
 from vishwamai.training.config import About, Logging, Optimization, RunConfig, Tpu, Training
 from vishwamai.training.optim import Optimizer
@@ -196,7 +197,7 @@ def test_the_configuration_guide_lists_every_field(cls):
     assert tables_of(ROOT / "docs" / "03-configuration-guide.md").get(cls.__name__) == defaults_of(cls)
 
 
-@pytest.mark.parametrize("cls", [Precision, Options], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [Precision, Options, ChatOptions], ids=lambda cls: cls.__name__)
 def test_other_tables_list_every_field(cls):
     tables = {name: rows for path in DOCUMENTS for name, rows in tables_of(path).items()}
     assert tables.get(cls.__name__) == defaults_of(cls)

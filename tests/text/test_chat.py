@@ -269,6 +269,13 @@ def test_a_template_by_name(chatty):
         ([{"role": "user", "content": "x"}, {"role": "user"}], r"messages\[1\] has no content"),
         ([{"role": "user", "content": 3}], "content is int"),
         ([{"role": "user", "content": "x", "meta": {1, 2}}], r"messages\[0\].meta holds set"),
+        ([{"role": "user", "content": ["x"]}], r"messages\[0\].content\[0\] is str; a part is like"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+            r"content\[0\] is of the type 'image_url'",
+        ),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], "'input_audio', and these models read text alone"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"video": "v"}]}], r"content\[1\] .* 'video'"),
     ],
 )
 def test_malformed_messages_are_named(messages, said):

@@ -26,7 +26,7 @@ def test_marks_are_one_to_one_and_bear_their_trust():
 
 def test_letters_digits_spaces_and_quotes_stay():
     text = "Grüße, 你好 1² x_y\n\t\"'\\\x00"
-    assert marks().mark(text) == text.replace(",", "\U000f0000").replace("'", "\U000f0001")
+    assert marks().mark(text) == text.replace("'", "\U000f0000").replace(",", "\U000f0001")
 
 
 @pytest.mark.parametrize("sign", ["<", "|", "[", "/", "＜", "½", "≮", "⒜", "🙂", "\u200d", "\U000f0005", "\U0010fffd"])
@@ -46,7 +46,8 @@ def test_a_whole_text_that_the_template_knows_stays_unless_it_could_be_part_of_a
 
 def test_control_tokens_that_the_author_may_write_stay():
     found = marks()
-    assert found.mark("<think>a</think><|im_end|>", AUTHOR).startswith("<think>a</think>\U000f0000")
+    marked = found.mark("<think>a</think><|im_end|>", AUTHOR)
+    assert marked.startswith("<think>a</think>") and not set("<|>") & set(marked[16:])
     assert "<" not in found.mark("<think>a</think>")
 
 

@@ -8,7 +8,7 @@ It knows no model and does not generate.
 
 import datetime
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
@@ -56,7 +56,7 @@ class ChatOptions:
     chat_template: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | str = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] | None = None
     now: datetime.datetime | None = None
 
     def __post_init__(self):
@@ -135,7 +135,7 @@ def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, A
 
 
 def make_chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
-    given = {**options.variables, "tools": options.tools, "documents": options.documents}
+    given = {**(options.variables or {}), "tools": options.tools, "documents": options.documents}
     begins, continued = options.add_generation_prompt, options.continue_final_message
     return Chat(
         source,
@@ -176,7 +176,7 @@ def split_chat(
     reads = template_facts(_source(tokenizer, ChatOptions(**chat))).variables - {*names, *others, "messages"}
     variables = {name: value for name, value in given.items() if name in reads}
     rest = {name: value for name, value in given.items() if name not in {*chat, *variables}}
-    return {**chat, "variables": {**chat.get("variables", {}), **variables}}, rest, {*names, *reads}
+    return {**chat, "variables": {**(chat.get("variables") or {}), **variables}}, rest, {*names, *reads}
 
 
 def chat_of(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> Chat:
@@ -204,7 +204,7 @@ def _check_read(options: ChatOptions, variables: Collection[str]) -> None:
             raise InputError(
                 f"the chat template does not read {name}: leave them out, or give a chat_template that does"
             )
-    for name in options.variables:
+    for name in options.variables or ():
         if name not in variables:
             raise InputError(f"the chat template reads no variable {name!r}; {suggestion(name, variables)}")
 

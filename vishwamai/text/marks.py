@@ -36,7 +36,7 @@ class Marks:
             trust: re.compile(f"({'|'.join(re.escape(t) for t, need in needed.items() if need <= trust) or '(?!)'})")
             for trust in (USER, AUTHOR)
         }
-        self._tables: dict[tuple[int, bool], _Table] = {}
+        self._tables: dict[tuple[int, bool], dict[int, int]] = {}
         self._plain: dict[int, int] = {}
         self._trust: dict[str, int] = {}
 
@@ -48,7 +48,8 @@ class Marks:
         if text in self._known and (is_word or not is_part) and not any(token in text for token in forbidden):
             return text
         letters = is_part or any(all(map(_is_plain, token)) for token in forbidden)
-        table = self._tables.setdefault((trust, letters), _Table(self, trust, letters))
+        table = self._tables.setdefault((trust, letters), {})
+        table |= {ord(c): self._stand_in(c, trust, letters) for c in sorted(set(text)) if ord(c) not in table}
         parts = self._allowed[trust].split(text)  # every other one is a token
         return "".join(part if i % 2 else part.translate(table) for i, part in enumerate(parts))
 
@@ -60,25 +61,15 @@ class Marks:
         """The trust of each character of a marked text."""
         return [self._trust.get(character, TEMPLATE) for character in text]
 
-    def stand_in(self, code: int, trust: int) -> int:
-        """A new private character for one of this code."""
+    def _stand_in(self, character: str, trust: int, letters: bool) -> int:
+        """What stands for a character: itself, or a new private one."""
+        if _is_space(character) or not letters and _is_plain(character):
+            return ord(character)
         private = FIRST_PRIVATE + len(self._plain)
         if private > LAST_PRIVATE:
             raise InputError("the messages have too many different signs for a chat")
-        self._plain[private], self._trust[chr(private)] = code, trust
+        self._plain[private], self._trust[chr(private)] = ord(character), trust
         return private
-
-
-class _Table(dict[int, int]):
-    """What `str.translate` puts in a character's place, found when it is first asked for."""
-
-    def __init__(self, marks: Marks, trust: int, letters: bool):
-        self._marks, self._trust, self._letters = marks, trust, letters
-
-    def __missing__(self, code: int) -> int:
-        stays = _is_space(chr(code)) or not self._letters and _is_plain(chr(code))
-        self[code] = code if stays else self._marks.stand_in(code, self._trust)
-        return self[code]
 
 
 def _is_space(character: str) -> bool:

@@ -103,12 +103,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         steps: int | None = None,
     ):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation])
-        self.spans, self._steps, self._deadline = (
-            spans,
-            MAX_STEPS if steps is None else steps,
-            time.thread_time() + MAX_SECONDS,
-        )
-        self._answers = Answers() if answers is None else answers
+        self.spans, self._answers = spans, Answers() if answers is None else answers
+        self._steps, self._deadline = MAX_STEPS if steps is None else steps, time.thread_time() + MAX_SECONDS
         self._sizes: dict[int, tuple[Any, int]] = {}  # by id, with the value: it must live as long as its id counts
         filters = {name: run for name, run in self.filters.items() if name not in NO_FILTERS} | {"tojson": _to_json}
         self.filters = {name: self._checked(name, run) for name, run in filters.items()}
