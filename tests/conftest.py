@@ -23,6 +23,7 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" and version("jaxlib")
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["VISHWAMAI_COMPILE_CACHE"] = "off"  # in the user's own folder; JAX's own variable is left alone
 
 import jax
 

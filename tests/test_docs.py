@@ -220,3 +220,13 @@ def test_a_wrong_block_is_found(tmp_path):
     command = [sys.executable, "-c", RUNNER, page.name, str(plan)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "page.md:7" in done.stderr
+
+
+def test_the_table_of_variables_has_every_one_that_is_read():
+    """Of files that read the environment, every string in capitals; `planner/aot.py` sets variables and reads none."""
+    page = (ROOT / "docs/03-configuration-guide.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", page))
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "vishwamai").rglob("*.py")}
+    reading = [text for path, text in sources.items() if "os.environ" in text and path.name != "aot.py"]
+    read = {name for text in reading for name in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)}
+    assert len(read) > 10 and read - named == set()

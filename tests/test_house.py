@@ -20,10 +20,14 @@ HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
         "api outputs planner serving reasoning distillation training generation hf models data checkpoint parallel "
-        "weights text ops monitor hub config precision progress",
+        "weights text ops monitor hub config precision progress compile_cache",
     ),
     "__init__": (8, "api text.tokenizer"),
-    "api": (7, "outputs hf generation text weights models parallel hub precision config progress reasoning.model"),
+    "api": (
+        7,
+        "outputs hf generation text weights models parallel hub precision config progress compile_cache "
+        "reasoning.model",
+    ),
     "outputs": (6, "generation"),
     "planner": (
         6,
@@ -47,6 +51,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "config": (1, ""),
     "precision": (1, ""),
     "progress": (1, ""),
+    "compile_cache": (1, ""),
     "errors": (0, ""),
 }
 

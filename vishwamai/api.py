@@ -15,6 +15,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
+from vishwamai import compile_cache
 from vishwamai import config as configurations
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
@@ -101,6 +102,7 @@ class VishwamAI:
         `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. `progress` shows what
         takes long, now and when the model is used.
         """
+        compile_cache.enable()
         precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
         folder = resolve(name, revision=revision)
         found = hf_config.read(folder)
@@ -123,6 +125,7 @@ class VishwamAI:
         tokenizer: VishwamAITokenizer | None = None,
     ) -> Self:
         """A new model with random weights, from a `ModelConfig` or a JSON file with one."""
+        compile_cache.enable()
         config = config if isinstance(config, ModelConfig) else read_config(config)
         precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
         specs = spec.with_dtype(transformer.specs(config), jnp.dtype(dtype))

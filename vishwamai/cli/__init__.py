@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from vishwamai.cli import chat, convert, generate, inspect, quantize, reason, tokenizer, train
+from vishwamai.cli import cache, chat, convert, generate, inspect, quantize, reason, tokenizer, train
 from vishwamai.errors import VishwamAIError
 
-VERBS = (generate, chat, reason, train, tokenizer, convert, quantize, inspect)
+VERBS = (generate, chat, reason, train, tokenizer, convert, quantize, inspect, cache)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
