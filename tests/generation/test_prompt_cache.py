@@ -37,7 +37,8 @@ FAMILIES = {
         **SIZES | {"n_kv_heads": 4}, latent=Latent(q_rank=8, kv_rank=6, d_turned=4, d_value=6), stacks=uniform(2)
     ),
 }
-NEW = [10, 7, 14, 6, 9]  # tokens that each turn adds; the cache outgrows its first 64 positions in the last one
+SHORT = [8, 6, 9, 5, 6]  # tokens that each turn adds
+LONG = [10, 7, 14, 6, 9]  # so that the cache outgrows its first 64 positions in the last turn
 ASKED = SamplingParams(temperature=0, max_tokens=6)
 
 
@@ -93,17 +94,17 @@ def read(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_five_turns_say_what_they_say_without_a_cache_and_read_only_what_is_new(family, read):
+@pytest.mark.parametrize(("family", "lengths"), [("experts", LONG), ("windows", SHORT), ("latent", SHORT)])
+def test_five_turns_say_what_they_say_without_a_cache_and_read_only_what_is_new(family, lengths, read):
     cfg, cache, prompt, new = FAMILIES[family], PromptCache(), [], []
-    for turn, n in enumerate(NEW):
+    for turn, n in enumerate(lengths):
         prompt = prompt + new + some(n, turn)
         made = generator(cfg).generate(weights(cfg), [prompt], ASKED, cache=cache)
         new = made.tokens[0]
         assert new == greedy(cfg, prompt), turn
         assert made.stats.prompt_tokens == len(prompt)
         assert made.stats.cached_tokens == cache.cached_tokens == len(prompt) - read[-1]
-    assert read == [NEW[0], *(n + 1 for n in NEW[1:])]  # the last token of a reply was chosen and not read
+    assert read == [lengths[0], *(n + 1 for n in lengths[1:])]  # the last token of a reply was chosen and not read
 
 
 @pytest.mark.parametrize("shared", [0, 1, 9, 20, 24, 25, 26])
@@ -124,6 +125,15 @@ def test_a_long_new_part_is_read_in_runs(read, monkeypatch):
     prompt = row + some(33, 2)
     made = generator(cfg).generate(weights(cfg), [prompt], ASKED, cache=cache)
     assert made.tokens[0] == greedy(cfg, prompt) and read == [3, 34]
+
+
+def test_the_last_tokens_of_the_context_are_read_in_a_run_that_goes_beyond_it(read):
+    cfg, cache, first = FAMILIES["experts"], PromptCache(), some(80, 1)
+    row = first + generator(cfg).generate(weights(cfg), [first], ASKED, cache=cache).tokens[0]
+    prompt = row + some(10, 2)
+    made = generator(cfg).generate(weights(cfg), [prompt], ASKED, cache=cache)
+    assert made.tokens[0] == greedy(cfg, prompt, 4) and made.finish_reasons == ["length"]
+    assert len(prompt) + 4 == cfg.max_length and read == [80, 11]
 
 
 def test_a_window_that_has_forgotten_too_much_reads_everything(read):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class Conversation:
         """Forgets everything but the first message to the model."""
         self.messages: list[Mapping[str, Any]] = list(self._first)
 
-    def reply(self, text: str, **options: Any) -> Iterator[Chunk]:
+    def reply(self, text: str, **options: Any) -> Generator[Chunk]:
         """The reply to a message, as it comes. One that is left before its end is part of the conversation so far.
 
         Raises `InputError` for a message that does not fit the context, or that the model's template refuses.
@@ -83,7 +83,7 @@ class Conversation:
 
         return len(encode_chat(self.model.tokenizer, messages))
 
-    def _growing(self, asked: list[Mapping[str, Any]], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _growing(self, asked: list[Mapping[str, Any]], chunks: Iterator[Chunk]) -> Generator[Chunk]:
         text, has_ended = "", False
         try:
             for chunk in chunks:

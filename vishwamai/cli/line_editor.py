@@ -26,10 +26,11 @@ class LineEditor:
         """Raises `InputError` where there is no standard input."""
         self.is_interactive = standard_input().isatty() and sys.stdout.isatty()
         self._readline = _readline() if self.is_interactive else None
-        self._file = _history_file() if keeps_history and self._readline is not None else None
-        if self._file is not None:
+        self._file: Path | None = None
+        if self._readline is not None and keeps_history and (file := _history_file()) is not None:
+            self._file = file
             with contextlib.suppress(OSError):  # of another version of readline
-                self._readline.read_history_file(self._file)
+                self._readline.read_history_file(file)
 
     def read(self, prompt: str = "", more: str = "") -> str:
         '''The next line, or a text between two `"""`, of whose later lines `more` is the prompt; it may have colours.
