@@ -13,6 +13,7 @@ from vishwamai import PromptCache, VishwamAI, VishwamAITokenizer
 from vishwamai.errors import InputError
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Stack
+from vishwamai.text.chat import encode_chat
 from vishwamai.weights import lora, spec
 
 CONFIG = ModelConfig(
@@ -62,6 +63,17 @@ def test_a_stream_shares_the_cache_with_whole_replies(model):
     assert "".join(chunk.text for chunk in chunks) == model.generate_chat(messages, **ASKED).content
     assert chunks[-1].stats.cached_tokens == whole.usage["total_tokens"] - 1
     assert chunks[-1].stats.prompt_tokens > whole.usage["total_tokens"]
+
+
+def test_a_reply_that_is_left_in_its_midst_is_not_read_again(model):
+    cache, messages = PromptCache(), talk([], "hello")
+    stream = model.stream(messages, cache=cache, **ASKED)
+    n_prompt, said = len(encode_chat(model.tokenizer, messages)), next(stream).text + next(stream).text
+    stream.close()
+    messages = talk([*messages, {"role": "assistant", "content": said}], "why")
+    reply = model.generate_chat(messages, cache=cache, **ASKED)
+    assert reply.stats.cached_tokens == n_prompt + len(said) - 1
+    assert reply.content == model.generate_chat(messages, **ASKED).content
 
 
 def test_a_streamed_reply_has_no_white_space_around_it(model, monkeypatch):

@@ -4,6 +4,8 @@ L layers of one place in a stack's pattern, B batch, S slots, T new positions, K
 row lies in slot `p % S`: a layer with a sliding window keeps only `window` slots, a ring. It knows no attention.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -77,7 +79,7 @@ def crop(cache: KVCache, length_B: Array) -> KVCache:
     def place(c: LayerCache) -> LayerCache:
         return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < length_B[:, None], c.positions, -1))
 
-    return KVCache(stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=length_B)
+    return dataclasses.replace(cache, stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=length_B)
 
 
 def can_crop(cache: KVCache, written: int, length: int) -> bool:
