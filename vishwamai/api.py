@@ -6,8 +6,8 @@ tokens. It knows how arguments may be said, and nothing of how a token is made.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,18 +19,17 @@ from vishwamai import compile_cache
 from vishwamai import config as configurations
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
-from vishwamai.generation.options import Options, beams, options, params
+from vishwamai.generation.options import NAMES, Options, beams, options, params, recommended
 from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.prompt_cache import PromptCache
-from vishwamai.generation.prompts import Prompts, rows_of
+from vishwamai.generation.prompts import PaddingToken, Prompts, rows_of
 from vishwamai.generation.requests import padded
 from vishwamai.generation.results import Generation as Made
-from vishwamai.generation.sampling import SamplingParams
 from vishwamai.hf import adapters as hf_adapters
 from vishwamai.hf import config as hf_config
 from vishwamai.hf import saving
 from vishwamai.hf import weights as hf_weights
-from vishwamai.hf.config import Generation
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hub import resolve
 from vishwamai.models import cost, transformer
 from vishwamai.models.config import ModelConfig
@@ -43,6 +42,7 @@ from vishwamai.progress import Progress, silent
 from vishwamai.text.chat import encode_chat, split_chat
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.messages import ChatMessage, Message
+from vishwamai.text.roles import count_around, role_of
 from vishwamai.text.stream import Trimmer
 from vishwamai.text.tokenizer import VishwamAITokenizer
 from vishwamai.weights import lora, spec
@@ -69,7 +69,7 @@ class VishwamAI:
         weights: Transformer,
         *,
         tokenizer: VishwamAITokenizer | Path | None = None,
-        generation: Generation | None = None,
+        generation_config: GenerationConfig | None = None,
         model_type: str | None = None,
         sharding: Sharding | None = None,
         precision: Precision | None = None,
@@ -77,7 +77,7 @@ class VishwamAI:
     ):
         """`tokenizer` may be the folder to read it from, at its first use; `progress` shows what takes long."""
         self.config, self.weights, self.model_type = config, weights, model_type
-        self.generation = generation or _facts(tokenizer)
+        self.generation_config = generation_config or _facts(tokenizer)
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
         self.adapters: dict[str, lora.Adapter] = {}  # loaded, by name
         self._tokenizer, self._progress = tokenizer, progress
@@ -106,10 +106,12 @@ class VishwamAI:
         precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
         folder = resolve(name, revision=revision)
         found = hf_config.read(folder)
+        if asked := ", ".join(f"{name}={value!r:.40}" for name, value in found.generation.unsupported):
+            warnings.warn(f"{folder}: it asks for {asked} in generating, which is not followed", stacklevel=2)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
         weights = hf_weights.load(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
-        facts = {"generation": found.generation, "model_type": found.model_type}
+        facts = {"generation_config": found.generation, "model_type": found.model_type}
         facts["tokenizer"] = folder if has_tokenizer else None
         return cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
 
@@ -135,7 +137,8 @@ class VishwamAI:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load."""
         tokenizer = None if self._tokenizer is None else self.tokenizer
-        saving.save(Path(folder), self.weights, self.config, model_type=self.model_type, generation=self.generation)
+        facts = {"model_type": self.model_type, "generation": self.generation_config}
+        saving.save(Path(folder), self.weights, self.config, **facts)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
@@ -201,7 +204,7 @@ class VishwamAI:
         tokenizer's; without one, nothing is padding); padding at the left stays, so that `outputs[:, T:]` is what is
         new. `given` are fields of `Options`. With `return_dict` a `Generated` comes back. Raises `InputError`.
         """
-        asked = options(given, reports=return_dict)
+        asked = self._options(given, reports=return_dict)
         rows, gaps = self._rows(input_ids, attention_mask, asked.pad_token_id)
         made = self._generate(rows, asked)
         n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
@@ -216,7 +219,7 @@ class VishwamAI:
 
     def complete(self, texts: str | Sequence[str], **given: Any) -> list[str]:
         """What comes after each text, without special tokens and stop texts; `given` are fields of `Options`."""
-        asked = options(given)
+        asked = self._options(given)
         rows = [self.tokenizer.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return self._texts(rows, self._generate(rows, asked), asked)
 
@@ -228,13 +231,13 @@ class VishwamAI:
         those of `generate_chat`; beams do not stream.
         """
         is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
-        asked, row = self._chat(prompt, given, reports=True) if is_chat else (options(given, reports=True), None)
+        asked, row = self._chat(prompt, given, reports=True) if is_chat else (self._options(given, reports=True), None)
         if asked.num_beams > 1 or asked.num_return_sequences > 1:
-            raise InputError("a stream has one row: num_beams and num_return_sequences must be 1")
+            raise InputError("a stream has one row: pass num_beams=1 and num_return_sequences=1")
         rows = [row] if row is not None else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
             raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
-        chunks = self.generator.stream(self.weights, rows, self._params(rows, asked), cache=cache)
+        chunks = self.generator.stream(self.weights, rows, params(rows, asked), cache=cache)
         trimmer = Trimmer(leading=not given.get("continue_final_message")) if is_chat else None
         return self._chunks(chunks, rows[0], asked, trimmer, cache)
 
@@ -254,37 +257,53 @@ class VishwamAI:
         text = self._texts(rows, made, asked)[0].rstrip()
         return Reply(text if goes_on else text.lstrip(), made.finish_reasons[0], usage, made.stats)
 
-    def score(self, texts: Prompts) -> list[Score]:
-        """How likely each text (or row of ids) is, token by token."""
-        rows, _ = self._rows(texts)
+    def __call__(self, input_ids: Any, attention_mask: Any = None) -> jax.Array:
+        """Logits `[B, T, V]`, float32, of ids `[T]` or `[B, T]`, padded at either side where `attention_mask` is 0.
+
+        Those at padded places mean nothing. Without a mask every token is real.
+        """
+        return self.generator.logits(self.weights, input_ids, attention_mask)
+
+    def score(self, texts: Prompts, *, attention_mask: Any = None) -> list[Score]:
+        """How likely each text (or row of ids) is, token by token; `attention_mask` is as in `generate`."""
+        rows, _ = self._rows(texts, attention_mask)
         found = self.generator.score(self.weights, rows)
         return [Score(row, logprobs.tolist()) for row, logprobs in zip(rows, found, strict=True)]
 
     # What these share.
 
+    def _options(self, given: Mapping[str, Any], **kind: Any) -> Options:
+        return options(given, recommended(self.generation_config.settings()), **kind)
+
     def _rows(self, prompts: Prompts, mask: Any = None, pad_id: int | None = None) -> tuple[list[list[int]], list[int]]:
-        pad_id = self._padding(pad_id)
-        return rows_of(prompts, self._encode, mask=mask, pad_id=None if pad_id in self._end_ids() else pad_id)
+        return rows_of(prompts, self._encode, mask=mask, padding=lambda: self._padding_token(pad_id))
+
+    def _padding_token(self, named: int | None) -> PaddingToken | None:
+        """The padding token, and what else it is."""
+        if (pad_id := self._padding(named)) is None:
+            return None
+        role = "an end token" if pad_id in self._end_ids() else ""
+        role = role or ("the start token" if pad_id == self.generation_config.bos_id else "")
+        if self._tokenizer is None:
+            return PaddingToken(pad_id, role, is_named=named is not None)
+        role, around = role or role_of(self.tokenizer, pad_id), count_around(self.tokenizer, pad_id)
+        return PaddingToken(pad_id, role, is_named=named is not None, around=around)
 
     def _chat(self, messages: Sequence[Message], given: Mapping[str, Any], **kind: bool) -> tuple[Options, list[int]]:
         """(how a reply is made, the ids of the prompt)."""
-        names = [field.name for field in dataclasses.fields(Options)]
-        chat, rest, others = split_chat(self.tokenizer, given, names)
-        return options(rest, others=others, **kind), encode_chat(self.tokenizer, messages, **chat)
+        chat, rest, others = split_chat(self.tokenizer, given, NAMES)
+        return self._options(rest, others=others, **kind), encode_chat(self.tokenizer, messages, **chat)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
-
-    def _params(self, rows: list[list[int]], asked: Options) -> list[SamplingParams]:
-        return params(rows, asked, dataclasses.asdict(self.generation))
 
     def _generate(self, rows: list[list[int]], asked: Options, cache: PromptCache | None = None) -> Made:
         if asked.num_beams > 1:
             if cache is not None:
                 raise InputError(f"a PromptCache has one row and num_beams is {asked.num_beams}; leave one of them out")
-            return self.generator.search(self.weights, rows, beams(asked), self._params(rows, asked))
+            return self.generator.search(self.weights, rows, beams(asked), params(rows, asked))
         copies = [row for row in rows for _ in range(asked.num_return_sequences)]
-        return self.generator.generate(self.weights, copies, self._params(rows, asked), cache=cache)
+        return self.generator.generate(self.weights, copies, params(rows, asked), cache=cache)
 
     def _text(self, prompt: Sequence[int], stop: str | Sequence[str] = ()) -> Continuation:
         """The text after a prompt, to come."""
@@ -317,13 +336,13 @@ class VishwamAI:
             clock.lap(None)
 
     def _end_ids(self) -> tuple[int, ...]:
-        known = self.generation.eos_ids
+        known = self.generation_config.eos_ids
         return known or (() if self._tokenizer is None else tuple(self.tokenizer.eos_token_ids))
 
     def _padding(self, asked: int | None = None) -> int | None:
         """The padding token: the one asked for, the model's or the tokenizer's; None where nobody names one."""
         of_tokenizer = None if self._tokenizer is None else self.tokenizer.pad_token_id
-        choices = (asked, self.generation.pad_id, of_tokenizer)
+        choices = (asked, self.generation_config.pad_id, of_tokenizer)
         return next((choice for choice in choices if choice is not None), None)
 
     def _pad_id(self, asked: int | None = None) -> int:
@@ -332,9 +351,9 @@ class VishwamAI:
         return next(iter(self._end_ids()), 0) if padding is None else padding
 
 
-def _facts(tokenizer: VishwamAITokenizer | Path | None) -> Generation:
+def _facts(tokenizer: VishwamAITokenizer | Path | None) -> GenerationConfig:
     """Where a text ends, by a tokenizer alone."""
     if not isinstance(tokenizer, VishwamAITokenizer):
-        return Generation()
+        return GenerationConfig()
     ends = tuple(tokenizer.eos_token_ids)
-    return Generation(eos_ids=ends, bos_id=tokenizer.bos_token_id, pad_id=tokenizer.pad_token_id)
+    return GenerationConfig(eos_ids=ends, bos_id=tokenizer.bos_token_id, pad_id=tokenizer.pad_token_id)

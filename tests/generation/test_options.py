@@ -12,15 +12,15 @@ from vishwamai.generation.options import DEFAULT_NEW_TOKENS, Options, beams, opt
 from vishwamai.generation.sampling import SamplingParams
 
 ROWS = [[1, 2, 3], [4]]
-FOLDER = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": None, "repetition_penalty": 1.1, "eos_ids": (2,)}
+FOLDER = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
-def rows_of(given: dict, recommended: dict = FOLDER, rows: list[list[int]] = ROWS) -> list[SamplingParams]:
-    return params(rows, options(given), recommended)
+def rows_of(given: dict, folder: dict = FOLDER, rows: list[list[int]] = ROWS) -> list[SamplingParams]:
+    return params(rows, options(given, folder))
 
 
-def sampling_of(given: dict) -> tuple:
-    (p,) = rows_of(given, rows=[[1]])
+def sampling_of(given: dict, folder: dict = FOLDER) -> tuple:
+    (p,) = rows_of(given, folder, rows=[[1]])
     return p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty
 
 
@@ -78,11 +78,74 @@ def test_the_longest_row_decides_whether_max_length_leaves_room():
 # How tokens are chosen
 
 
-def test_without_do_sample_nothing_is_recommended():
-    assert sampling_of({}) == (0.0, 0, 1.0, 0.0, 1.0)
+GREEDY = (0.0, 0, 1.0, 0.0, 1.1)
+
+
+def test_greedily_the_folder_s_penalty_counts_and_its_sampling_does_not():
+    assert sampling_of({}) == sampling_of({"do_sample": False}) == GREEDY
     assert sampling_of({"repetition_penalty": 1.4}) == (0.0, 0, 1.0, 0.0, 1.4)
-    assert sampling_of({"temperature": 0}) == (0.0, 0, 1.0, 0.0, 1.0)
-    assert sampling_of({"num_beams": 2}) == (1.0, 0, 1.0, 0.0, 1.0)
+    assert sampling_of({"repetition_penalty": 1.0}) == (0.0, 0, 1.0, 0.0, 1.0)
+    assert sampling_of({"num_beams": 2}) == (1.0, 0, 1.0, 0.0, 1.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({"temperature": 1.5}, (1.5, 50, 0.9, 0.0, 1.1)),
+        ({"temperature": 1}, (1, 50, 0.9, 0.0, 1.1)),
+        ({"top_p": 0.5}, (0.6, 50, 0.5, 0.0, 1.1)),
+        ({"top_k": 0}, (0.6, 0, 0.9, 0.0, 1.1)),
+        ({"min_p": 0.2}, (0.6, 50, 0.9, 0.2, 1.1)),
+        ({"num_beams": 2, "temperature": 2.0}, (2.0, 50, 0.9, 0.0, 1.1)),
+        ({"temperature": 0}, GREEDY),
+        ({"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0}, GREEDY),
+        ({"do_sample": False, "temperature": 1.0, "top_p": 1, "top_k": 0}, GREEDY),
+        ({"do_sample": None, "temperature": None, "top_p": None}, GREEDY),
+    ],
+)
+def test_a_setting_of_drawing_draws_without_a_second_argument(given, want):
+    assert sampling_of(given) == want
+    draws = options(given, FOLDER).do_sample
+    assert draws == (want is not GREEDY)
+
+
+def test_the_folder_may_ask_to_draw():
+    asks = FOLDER | {"do_sample": True}
+    assert sampling_of({}, asks) == (0.6, 50, 0.9, 0.0, 1.1)
+    assert sampling_of({"do_sample": False}, asks) == sampling_of({"temperature": 0}, asks) == GREEDY
+    assert sampling_of({}, asks | {"temperature": 0.0}) == GREEDY  # as vLLM reads it
+    assert sampling_of({}, FOLDER | {"do_sample": False}) == GREEDY
+
+
+def test_what_else_a_folder_says_counts_where_the_call_does_not():
+    folder = {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "length_penalty": 0.5,
+        "early_stopping": True,
+        "stop": ("END",),
+    }
+    asked = options({}, folder)
+    assert beams(asked) == BeamParams(num_beams=3, num_return=2, length_penalty=0.5, early_stopping=True)
+    assert asked.stop == ("END",) and options({"stop": "x"}, folder).stop == "x"
+    one = options({"num_beams": 1, "num_return_sequences": 1}, folder)  # what is of beams then does nothing
+    assert (one.num_beams, one.num_return_sequences) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "most"),
+    [
+        ({}, {"max_length": 9}, [6, 8]),
+        ({}, {"max_new_tokens": 5}, [5, 5]),
+        ({}, {"max_new_tokens": 5, "max_length": 9}, [5, 5]),
+        ({"max_new_tokens": 7}, {"max_length": 9}, [7, 7]),
+        ({"max_length": 6}, {"max_new_tokens": 9}, [3, 5]),
+        ({"max_length": None}, {"max_new_tokens": 9}, [9, 9]),
+    ],
+)
+def test_the_folder_s_length_counts_where_the_call_gives_none(given, folder, most, recwarn):
+    assert [p.max_tokens for p in rows_of(given, folder)] == most
+    assert not list(recwarn)
 
 
 def test_what_is_left_out_is_as_recommended():
@@ -94,7 +157,6 @@ def test_what_is_left_out_is_as_recommended():
     ("given", "want"),
     [
         ({"temperature": 1.5}, (1.5, 50, 0.9, 0.0, 1.1)),
-        ({"temperature": 0}, (0, 50, 0.9, 0.0, 1.1)),
         ({"top_k": 0, "min_p": 0.3}, (0.6, 0, 0.9, 0.3, 1.1)),
         ({"top_p": 1.0, "repetition_penalty": 1.0}, (0.6, 50, 1.0, 0.0, 1.0)),
     ],
@@ -104,7 +166,7 @@ def test_what_is_given_wins_even_where_it_switches_off(given, want):
 
 
 def test_nothing_recommended_is_off():
-    (p,) = rows_of({"do_sample": True, "seed": 1}, recommended={}, rows=[[1]])
+    (p,) = rows_of({"do_sample": True, "seed": 1}, {}, rows=[[1]])
     assert p == SamplingParams(seed=1, max_tokens=DEFAULT_NEW_TOKENS)
 
 
@@ -135,7 +197,7 @@ def test_beams():
 
 
 @pytest.mark.parametrize("name", ["num_beams", "num_return_sequences"])
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "2"])
 def test_counts_are_whole_numbers(name, value):
     with pytest.raises(InputError, match=f"^{name} is {value!r}; it must be a whole number"):
         Options(**{name: value, "do_sample": True})
@@ -147,26 +209,26 @@ def test_counts_are_whole_numbers(name, value):
         ("seed", [1.5, True, "1", np.float64(2), {1}, 2**64]),
         ("pad_token_id", [-5, 10**12, "x", 1.0, True]),
         ("eos_token_id", [-5, 10**12, "x", 1.0, [1, "x"], True]),
-        ("do_sample", ["no", 1, None]),
+        ("do_sample", ["no", 1]),
         ("logprobs", [-1, 21, "3", 1.0, True]),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(name, values):
     for value in values:
         with pytest.raises(InputError, match=f"^{name} is .*must be"):
-            params(ROWS, options({name: value}, reports=True), {})
+            params(ROWS, options({name: value}, reports=True))
 
 
 @pytest.mark.parametrize("early", [True, False, "never"])
 def test_early_stopping(early):
     assert beams(options({"num_beams": 2, "early_stopping": early})).early_stopping is early
-    for wrong in (1, 0, "Never", None):
+    for wrong in (1, 0, "Never"):
         with pytest.raises(InputError, match="early_stopping is .*must be True, False"):
             beams(options({"num_beams": 2, "early_stopping": wrong}))
 
 
 def test_logprobs_are_asked_for_where_they_are_given_back():
-    assert [p.logprobs for p in params(ROWS, options({"logprobs": 3}, reports=True), {})] == [3, 3]
+    assert [p.logprobs for p in params(ROWS, options({"logprobs": 3}, reports=True))] == [3, 3]
     assert options({"logprobs": None}).logprobs is None
     with pytest.raises(InputError, match="logprobs would do nothing here"):
         options({"logprobs": 3})
@@ -175,18 +237,32 @@ def test_logprobs_are_asked_for_where_they_are_given_back():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"top_k": 0, "min_p": 0.1}, "^top_k and min_p would do nothing"),
-        ({"temperature": 0, "top_p": 1.0}, "^temperature and top_p would do nothing"),
-        ({"num_beams": 2, "temperature": 0.5}, "^temperature would do nothing"),
+        ({"do_sample": False, "top_k": 5, "min_p": 0.1}, "do_sample=False .*, and top_k=5 and min_p=0.1 draws"),
+        ({"do_sample": False, "temperature": 0.5}, "do_sample=False .*, and temperature=0.5 draws: leave one out"),
+        ({"temperature": 0, "top_p": 0.5}, "temperature=0 .*, and top_p=0.5 draws: leave one out"),
+        ({"do_sample": True, "temperature": 0}, "do_sample=True draws, and temperature=0 takes the likeliest"),
         ({"early_stopping": True}, "num_beams is 1"),
         ({"length_penalty": 0.9, "do_sample": True}, "num_beams is 1"),
         ({"num_return_sequences": 3, "num_beams": 2, "do_sample": True}, "num_return_sequences=3 of num_beams=2"),
         ({"num_beam": 2}, "'num_beam'; did you mean num_beams"),
+        ({"max_tokens": 2}, "'max_tokens'; did you mean max_new_tokens"),
+        ({"stop_strings": "x"}, "'stop_strings'; did you mean stop?"),
+        ({"n": 2}, "'n'; did you mean num_return_sequences"),
+        ({"presence_penalty": 0.2}, "'presence_penalty'; did you mean repetition_penalty"),
+        ({"stop_token_ids": [1]}, "'stop_token_ids'; did you mean eos_token_id"),
     ],
 )
 def test_what_would_do_nothing_is_refused(given, says):
     with pytest.raises(InputError, match=says):
         options(given)
+
+
+def test_a_folder_that_contradicts_the_call_is_named():
+    with pytest.raises(
+        InputError, match=r"temperature=0 \(of the model's generation_config.json\) takes the likeliest"
+    ):
+        options({"do_sample": True}, {"temperature": 0.0})
+    assert options({"do_sample": True, "temperature": 0.3}, {"temperature": 0.0}).temperature == 0.3
 
 
 def test_as_many_rows_as_there_are_beams_or_draws():

@@ -6,6 +6,7 @@ import pytest
 
 from vishwamai.errors import ConfigError
 from vishwamai.hf import config, export
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of, uniform
 
 LLAMA = {  # as published with Llama 3.2 1B
@@ -128,7 +129,7 @@ def test_llama(read):
         norm_eps=1e-5,
         tie_embeddings=True,
     )
-    assert found.generation == config.Generation(
+    assert found.generation == GenerationConfig(
         eos_ids=(128001, 128008, 128009), bos_id=128000, temperature=0.6, top_p=0.9, do_sample=True
     )
 
@@ -311,7 +312,7 @@ def test_a_model_of_no_family_is_written_as_our_own_and_told_what_each_lacks(tmp
     model = ModelConfig(**sizes, stacks=stacks_of((Layer(window=3), Layer())), attn_softcap=2.0)
     with pytest.warns(UserWarning, match=r"llama \(attn_softcap, layers\).*gemma2 \(.*gelu_pytorch_tanh.*\)"):
         assert export.family_for(model) == "vishwamai"
-    export.write(tmp_path, model, "vishwamai", config.Generation(eos_ids=(3,)), "float32")
+    export.write(tmp_path, model, "vishwamai", GenerationConfig(eos_ids=(3,)), "float32")
     found = config.read(tmp_path)
     assert (found.model_type, found.model, found.generation.eos_ids) == ("vishwamai", model, (3,))
     assert export.family_for(model, "vishwamai") == "vishwamai"

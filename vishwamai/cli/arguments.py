@@ -63,8 +63,15 @@ def load(args: argparse.Namespace) -> VishwamAI:
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `generate` that were given; those left out keep their defaults."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    do_sample = args.sample or bool(given.keys() & {"temperature", "top_k", "top_p", "min_p"})
-    return given | {"do_sample": do_sample, "seed": args.seed}
+    """The arguments of `generate` that were given; those left out keep their defaults. It loads no model.
+
+    Raises `InputError` for one that is out of range, or that contradicts another.
+    """
+    from vishwamai.generation.options import options, params
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens", "max_length")
+    names += ("num_beams",)
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given |= ({"do_sample": True} if args.sample else {}) | {"seed": args.seed}
+    params([[0]], options(given))
+    return given

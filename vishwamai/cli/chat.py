@@ -40,7 +40,7 @@ def add(verbs: Any) -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """`vishwamai chat`: a conversation in the terminal."""
-    options = _checked(sampling(args))
+    options = sampling(args)
     editor = LineEditor(keeps_history=not args.no_history)
     conversation = Conversation(load(args), args.system)
     if editor.is_interactive:
@@ -62,14 +62,6 @@ def note(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, highlight=False).print(text, style="dim", markup=False, soft_wrap=True)
-
-
-def _checked(given: dict[str, Any]) -> dict[str, Any]:
-    """The same options. A wrong one is refused before the first message: in a turn it would cost each message."""
-    from vishwamai.generation.options import options, params
-
-    params([[0]], options(given), {})
-    return given
 
 
 def _typed(editor: LineEditor) -> str | None:

@@ -17,20 +17,18 @@ def add(verbs: Any) -> None:
     add_model(verb)
     add_sampling(verb)
     verb.add_argument("--max-length", type=int, help="at most this many tokens, the prompt counted")
-    verb.add_argument("--num-beams", type=int, default=1, help="search with this many beams; nothing is streamed")
+    verb.add_argument("--num-beams", type=int, help="search with this many beams; nothing is streamed")
     verb.add_argument("--stats", action="store_true", help="tell tokens, time and compilations on standard error")
 
 
 def generate(args: argparse.Namespace) -> None:
     """`vishwamai generate`: the completion on standard output, without the prompt."""
     prompt, options = read_text(args.prompt), sampling(args)
-    if args.max_length is not None:
-        options["max_length"] = args.max_length
     model: Any = load(args)
-    if args.num_beams == 1:
+    if (args.num_beams or model.generation_config.num_beams or 1) == 1:
         stats = _stream(model.stream(prompt, **options))
     else:
-        made = model.generate([prompt], num_beams=args.num_beams, return_dict=True, **options)
+        made = model.generate([prompt], return_dict=True, **options)
         stats = made.stats
         print(made.texts[0])
     if args.stats:

@@ -57,7 +57,5 @@ def decode(args: argparse.Namespace) -> None:
         raise InputError(f"token ids are whole numbers: {error}") from None
     tokenizer = VishwamAITokenizer.from_pretrained(args.model)
     if wrong := [i for i in ids if tokenizer.id_to_token(i) is None]:
-        raise InputError(
-            f"{wrong[0]} is no token of {args.model}, which has {len(tokenizer)} (0 to {len(tokenizer) - 1})"
-        )
+        raise InputError(f"{wrong[0]} is no token of {args.model}, whose ids go from 0 to {len(tokenizer) - 1}")
     print(tokenizer.decode(ids))

@@ -6,6 +6,7 @@ strings are asked for. It knows no file and no tokenizer, and holds no weights.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, State
 from vishwamai.generation.programs import Clock, Programs, read_length
 from vishwamai.generation.prompt_cache import CachedRow, PromptCache
+from vishwamai.generation.prompts import id_rows
 from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of, on_device, padded
 from vishwamai.generation.results import Chunk, Generation, NewText, Text, View, generation
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.generation.score import score_rows
+from vishwamai.generation.score import logits_of, score_rows
 from vishwamai.generation.search import search_rows
 from vishwamai.models.cache import enlarge
 from vishwamai.models.config import ModelConfig
@@ -99,6 +101,17 @@ class Generator:
         fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
         with self.programs.progress("scoring"):
             return score_rows(self.programs, weights, rows, batch, **fixed)
+
+    def logits(self, weights, input_ids: Any, mask: Any = None) -> jax.Array:
+        """Logits `[B, T, V]`, float32, of rows of one length; `mask` is 0 where a row is padded."""
+        rows = id_rows(input_ids)
+        masks = [np.ones(len(row), np.int32) for row in rows] if mask is None else id_rows(mask, "attention_mask")
+        if len({len(row) for row in rows}) > 1 or list(map(len, masks)) != list(map(len, rows)):
+            raise InputError("logits [B, T, V] need rows of one length, and a mask of the same shape: pad the rows")
+        checked_rows(rows, self.cfg)
+        fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
+        with self.programs.progress("reading the prompt"):
+            return logits_of(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **fixed)
 
     def _job(self, prompts: Prompts, params: Params) -> Job:
         prompts = checked_rows(prompts, self.cfg)

@@ -1,7 +1,7 @@
-"""How likely given texts are: the logprob of each token after those before it.
+"""How likely given texts are: the logprob of each token after those before it, or all of the logits.
 
-B rows, T positions, D d_model, V vocabulary. It makes no token. Rows of like length are read together, and logits are
-made for a few positions at a time, never for a whole text.
+B rows, T positions, D d_model, V vocabulary. It makes no token. To score, rows of like length are read together, and
+logits are made for a few positions at a time, never for a whole text.
 """
 
 from collections.abc import Sequence
@@ -64,3 +64,21 @@ def score_tokens(weights, tokens_BT: Array, *, cfg: ModelConfig, dtype, sharding
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     return jax.lax.map(one, (spans, targets)).swapaxes(0, 1).reshape(B, -1)[:, :T]
+
+
+def logits_of(
+    programs: Programs, weights, tokens_BT: np.ndarray, mask_BT: np.ndarray, *, cfg: ModelConfig, dtype: str, sharding
+) -> Array:
+    """Logits `[B, T, V]`, float32, of rows that are padded where the mask is 0."""
+    B, T = tokens_BT.shape
+    width, length = bucket(B), bucket(T, LEAST_PROMPT, cfg.max_length)
+    arrays = tuple(np.pad(x, ((0, width - B), (0, length - T))).astype(np.int32) for x in (tokens_BT, mask_BT))
+    fixed = {"cfg": cfg, "dtype": dtype, "sharding": sharding}
+    return programs.run(all_logits, weights, *on_device(arrays, sharding), **fixed)[:B, :T]
+
+
+def all_logits(weights, tokens_BT: Array, mask_BT: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:
+    """`[B, T, V]` float32; the first token that is not masked is at position 0."""
+    positions_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+    rows = {"positions_BT": positions_BT, "segments_BT": mask_BT}
+    return transformer.forward(weights, tokens_BT, cfg, **rows, sharding=sharding, dtype=dtype)[0]

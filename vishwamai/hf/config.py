@@ -1,4 +1,4 @@
-"""Reads config.json and generation_config.json of a Hugging Face folder: the only reader of theirs.
+"""Reads config.json of a Hugging Face folder: the only reader of it.
 
 Both dialects are read, that of transformers until 4 and that of 5. It knows no weights and no tensor names.
 """
@@ -11,10 +11,11 @@ from typing import Any
 from vishwamai import hub
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import attributes, quantized
+from vishwamai.hf import attributes, generation_config, quantized
 from vishwamai.hf.families import FAMILIES, family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.problem import Problem, short
 from vishwamai.hf.quantized import Storage
 from vishwamai.models.config import ModelConfig, stacks_of
@@ -33,21 +34,6 @@ FLOATS = tuple(f.name for f in dataclasses.fields(ModelConfig) if "float" in str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What a folder says of generating: where a text ends, and the sampling that its authors recommend."""
-
-    eos_ids: tuple[int, ...] = ()
-    bos_id: int | None = None
-    pad_id: int | None = None
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """What a folder holds, without its weights: the family that names them, the model, and how it generates.
 
@@ -56,7 +42,7 @@ class Pretrained:
 
     model_type: str
     model: ModelConfig
-    generation: Generation
+    generation: GenerationConfig
     storage: Storage | None = None
 
 
@@ -72,7 +58,7 @@ def read(folder: Path) -> Pretrained:
     return Pretrained(
         model_type=data.get("model_type", ""),
         model=_model(data, path),
-        generation=_generation(data, path),
+        generation=generation_config.read(path.parent, data),
         storage=quantized.read(data.get(QUANTIZATION), str(path)),
     )
 
@@ -87,10 +73,10 @@ def problems(folder: Path) -> Iterator[Problem]:
     found = [*_attribute_problems(data), *_storage_problems(data)]
     yield from found
     rest = supported(data, found)
-    for part, given in ((_model, rest), (_generation, data)):
+    parts = (lambda: rest is not None and _model(rest, path)), (lambda: generation_config.read(path.parent, data))
+    for part in parts:
         try:
-            if given is not None:
-                part(given, path)
+            part()
         except ConfigError as error:
             yield Problem(path.name, "", str(error).removeprefix(f"{path}: "))
 
@@ -172,41 +158,3 @@ def _head_dim(width: int, heads: int) -> int:
     if width % heads:
         raise ConfigError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
     return width // heads
-
-
-def _generation(data: Mapping[str, Any], path: Path) -> Generation:
-    """The generation facts of a folder: those of generation_config.json, then those of config.json."""
-    extra = path.with_name("generation_config.json")
-    said = load_json(extra) if extra.exists() else {}
-    where = f"{extra if said else path}"
-    eos, bos, pad = (_first(said.get(key), data.get(key)) for key in ("eos_token_id", "bos_token_id", "pad_token_id"))
-    ids = _ids(eos, f"{where}: eos_token_id")
-    firsts = [_ids(value, f"{where}: {key}") for key, value in (("bos_token_id", bos), ("pad_token_id", pad))]
-    return Generation(
-        eos_ids=ids, bos_id=next(iter(firsts[0]), None), pad_id=next(iter(firsts[1]), None), **_sampling(said, where)
-    )
-
-
-def _first(*values: Any) -> Any:
-    return next((v for v in values if v is not None), None)
-
-
-def _ids(value: Any, where: str) -> tuple[int, ...]:
-    """Token ids; a negative one is how some files say "none"."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if len(values) > 1024 or not all(type(v) is int and v < 2**31 for v in values):
-        raise ConfigError(f"{where}: must be a token id or a list of them, not {str(value)[:60]!r}")
-    return tuple(v for v in values if v >= 0)
-
-
-def _sampling(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The sampling that a folder recommends. What else a generation configuration holds binds nobody."""
-    kinds = {"do_sample": (bool,), "top_k": (int,)}
-    floats = dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), (int, float))
-    out = {}
-    for key, allowed in (kinds | floats).items():
-        value = said.get(key)
-        if value is not None and type(value) not in allowed:
-            raise ConfigError(f"{where}: {key!r} is {str(value)[:60]!r}, which is no value for it")
-        out[key] = float(value) if value is not None and allowed == (int, float) else value
-    return out

@@ -16,10 +16,11 @@ from typing import Any
 from vishwamai.config import to_dict
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
-from vishwamai.hf.config import HIDDEN_ACT, Generation, model_config
+from vishwamai.hf.config import HIDDEN_ACT, model_config
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import TYPES, Family
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.safetensors import write_whole
 from vishwamai.models.config import ModelConfig, Rope
 
@@ -102,7 +103,7 @@ def write(
     folder: Path,
     cfg: ModelConfig,
     model_type: str,
-    generation: Generation,
+    generation: GenerationConfig,
     dtype: str,
     how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
@@ -110,18 +111,9 @@ def write(
 
     `how` is what config.json says beside the model, of how its weights are stored.
     """
-    ids = _generation_ids(generation)
-    data = describe(cfg, model_type) | {"dtype": dtype} | dict(how) | ids
-    sampling = {k: getattr(generation, k) for k in ("do_sample", "temperature", "top_k", "top_p", "min_p")}
-    sampling["repetition_penalty"] = generation.repetition_penalty
-    said = {k: v for k, v in (ids | sampling).items() if v is not None}
-    for name, content in (("generation_config.json", said), ("config.json", data)):
+    data = describe(cfg, model_type) | {"dtype": dtype} | dict(how) | generation.token_ids()
+    for name, content in (("generation_config.json", generation.to_json()), ("config.json", data)):
         write_whole(folder / name, [json.dumps(content, indent=2).encode() + b"\n"])
-
-
-def _generation_ids(g: Generation) -> dict[str, Any]:
-    eos: Any = list(g.eos_ids) if len(g.eos_ids) > 1 else next(iter(g.eos_ids), None)
-    return {"eos_token_id": eos, "bos_token_id": g.bos_id, "pad_token_id": g.pad_id}
 
 
 def _meaning(cfg: ModelConfig) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import compressed, export, safetensors
-from vishwamai.hf.config import Generation
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.pieces import Piece, pieces
 from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
@@ -37,7 +37,7 @@ def save(
     cfg: ModelConfig,
     *,
     model_type: str | None = None,
-    generation: Generation | None = None,
+    generation: GenerationConfig | None = None,
     dtype=None,
     max_file_bytes: int = 5_000_000_000,
 ) -> None:
@@ -61,7 +61,7 @@ def save(
     outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, scheme))
     safetensors.write_folder(folder, outgoing, max_file_bytes=max_file_bytes, writing=writing)
     if writing:
-        export.write(folder, cfg, model_type, generation or Generation(), dtype.name, how)
+        export.write(folder, cfg, model_type, generation or GenerationConfig(), dtype.name, how)
 
 
 def _check(w: Transformer, specs: Transformer) -> None:
