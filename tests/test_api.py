@@ -59,6 +59,18 @@ def test_a_dtype_and_a_mesh(folder):
         VishwamAI.from_pretrained(folder, dtype="float8")
 
 
+@pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("gpu", "bfloat16"), ("cpu", "float32")])
+def test_the_dtype_is_the_checkpoint_s_and_float32_on_a_cpu(tmp_path, monkeypatch, platform, dtype):
+    half = VishwamAI.from_config(CONFIG, dtype="bfloat16")
+    half.save_pretrained(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    back = VishwamAI.from_pretrained(tmp_path)
+    assert back.weights.embed.dtype == back.precision.compute == back.precision.cache == dtype
+    why = "the checkpoint's own" if platform != "cpu" else "the checkpoint's bfloat16 is slower on a CPU"
+    assert back.dtype_note == f"{dtype}: {why}"
+    assert VishwamAI.from_pretrained(tmp_path, dtype="float16").dtype_note == "float16: as asked"
+
+
 def test_a_config_in_a_file(tmp_path):
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({"model": SIZES | {"stacks": [{"pattern": [{}], "repeats": 2}]}}))

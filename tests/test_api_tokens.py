@@ -144,7 +144,7 @@ def test_the_folder_s_repetition_penalty_counts_greedily_and_with_beams(model):
 def test_what_a_folder_asks_for_and_is_not_followed_is_told(model, tmp_path):
     asks = GenerationConfig(eos_ids=(EOS,), unsupported=(("no_repeat_ngram_size", 3),))
     VishwamAI(model.config, model.weights, generation_config=asks).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="it asks for no_repeat_ngram_size=3 in generating, which is not followed"):
+    with pytest.warns(UserWarning, match="in generating it asks for no_repeat_ngram_size=3, which is not followed"):
         VishwamAI.from_pretrained(tmp_path)
 
 

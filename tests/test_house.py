@@ -38,7 +38,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "distillation": (6, "training generation models data ops config"),
     "training": (5, "data checkpoint models monitor weights parallel ops precision config"),
     "generation": (5, "models parallel weights config progress"),
-    "hf": (5, "hub models parallel weights config progress"),
+    "hf": (5, "hub models parallel weights config precision progress"),
     "models": (4, "parallel weights ops config precision"),
     "data": (4, "parallel.hosts text config"),
     "checkpoint": (4, "parallel weights"),

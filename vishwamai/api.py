@@ -37,7 +37,7 @@ from vishwamai.models.transformer import Transformer
 from vishwamai.outputs import Chunk, Generated, Reply, Score
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
-from vishwamai.precision import Precision
+from vishwamai.precision import AUTO, Precision
 from vishwamai.progress import Progress, silent
 from vishwamai.text.chat import encode_chat, split_chat
 from vishwamai.text.continuation import Continuation
@@ -80,6 +80,7 @@ class VishwamAI:
         self.generation_config = generation_config or _facts(tokenizer)
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
         self.adapters: dict[str, lora.Adapter] = {}  # loaded, by name
+        self.dtype_note = self.precision.compute  # and why, where it was chosen for a checkpoint
         self._tokenizer, self._progress = tokenizer, progress
 
     @classmethod
@@ -88,7 +89,7 @@ class VishwamAI:
         name: str | Path,
         *,
         revision: str | None = None,
-        dtype: str = "float32",
+        dtype: str = AUTO,
         quantization: str | None = None,
         mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
         rules: Any = DEFAULT_RULES,
@@ -96,24 +97,30 @@ class VishwamAI:
     ) -> Self:
         """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
 
-        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache. `quantization` ("int8",
+        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache; "auto" is the checkpoint's
+        own, and float32 on a CPU, and the model's `dtype_note` says which was taken and why. `quantization` ("int8",
         "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in fewer bits;
         "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
         `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. `progress` shows what
         takes long, now and when the model is used.
         """
         compile_cache.enable()
-        precision, sharding = Precision(weights=dtype, compute=dtype, cache=dtype), sharding_of(mesh, rules)
-        folder = resolve(name, revision=revision)
+        if dtype != AUTO:
+            Precision(weights=dtype)  # refused before anything is fetched
+        sharding, folder = sharding_of(mesh, rules), resolve(name, revision=revision)
         found = hf_config.read(folder)
-        if asked := ", ".join(f"{name}={value!r:.40}" for name, value in found.generation.unsupported):
-            warnings.warn(f"{folder}: it asks for {asked} in generating, which is not followed", stacklevel=2)
+        if asked := found.generation.not_followed():
+            warnings.warn(f"{folder}: in generating it asks for {asked}, which is not followed", stacklevel=2)
+        dtype, why = hf_weights.dtype_of(folder, found, dtype, sharding.platform)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
         weights = hf_weights.load(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
         facts = {"generation_config": found.generation, "model_type": found.model_type}
         facts["tokenizer"] = folder if has_tokenizer else None
-        return cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
+        precision = Precision(weights=dtype, compute=dtype, cache=dtype)
+        model = cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
+        model.dtype_note = f"{dtype}: {why}"
+        return model
 
     @classmethod
     def from_config(

@@ -5,6 +5,7 @@ import dataclasses
 from vishwamai.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,3 +37,17 @@ class Precision:
             case "mixed":
                 return cls(weights="float32", compute="bfloat16", cache="bfloat16")
         raise ConfigError(f"precision {name!r} is not known; use float32, bfloat16 or mixed")
+
+
+def choose_dtype(asked: str, stored: str, platform: str) -> tuple[str, str]:
+    """(the dtype to load a model in, why): `asked`, or for "auto" that of the checkpoint, `stored`.
+
+    On a CPU "auto" is float32, for two bytes are slower there (`benchmarks/cpu_dtypes.py`).
+    """
+    if asked != AUTO:
+        return asked, "as asked"
+    if stored not in DTYPES:
+        return "float32", f"the checkpoint's {stored} is not computed in"
+    if platform == "cpu" and stored != "float32":
+        return "float32", f"the checkpoint's {stored} is slower on a CPU"
+    return stored, "the checkpoint's own"

@@ -47,7 +47,8 @@ def test_inspection_of_an_empty_cache(capsys, folder):
 
 def test_stored_dtypes_are_shown(capsys, folder):
     assert main(["inspect", str(folder)]) == 0
-    assert "float32" in capsys.readouterr().out.partition("stored")[2]
+    out = capsys.readouterr().out.partition("stored")[2]
+    assert "float32" in out and "it is loaded in float32" in out
 
 
 def test_what_is_not_supported_is_shown_and_the_exit_code_says_so(capsys, damaged):

@@ -72,6 +72,33 @@ def test_switches_are_what_differs_from_the_defaults(folder):
     assert found.memory["cache, 3 x 7"]["bfloat16"] == cost.cache_bytes(cfg, 3, 7)
 
 
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (
+            {"torch_dtype": "bfloat16"},
+            "it is loaded in bfloat16, and in float32 on a CPU: the checkpoint's bfloat16 is",
+        ),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "it is loaded in float16, and in float32 on a CPU"),
+        ({"dtype": "torch.float32"}, "it is loaded in float32"),
+        ({"torch_dtype": "auto"}, "it is loaded in float32"),  # as its numbers are stored
+        ({"dtype": "float64"}, "it is loaded in float32"),
+    ],
+    ids=str,
+)
+def test_the_dtype_that_it_is_loaded_in(folder, values, note):
+    change(folder, **values)
+    [found] = inspection.of_folder(folder).notes
+    assert found.startswith(note) and (", and" in found) == (", and" in note)
+
+
+def test_what_of_generating_is_not_followed(folder):
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [3], "do_sample": true}')
+    assert (
+        inspection.of_folder(folder).notes[1] == "in generating it asks for suppress_tokens=[3], which is not followed"
+    )
+
+
 def test_kinds_of_positions_are_told_apart(tmp_path):
     references.write(tmp_path, references.CASES["gemma3_text"])
     found = inspection.of_folder(tmp_path)

@@ -183,6 +183,19 @@ def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
     assert_same(load(tmp_path), jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), w))
 
 
+def test_a_checkpoint_that_names_no_dtype_has_that_of_most_of_its_numbers(saved, tmp_path):
+    w, _ = saved("llama")
+    mixed = dataclasses.replace(w, final_norm=jax.tree.map(lambda x: x.astype(jnp.float32), w.final_norm))
+    saving.save(tmp_path, mixed, MODELS["llama"], dtype="bfloat16")
+    found, tensors = config.read(tmp_path), safetensors.read_folder(tmp_path)
+    assert weights.checkpoint_dtype(found, tensors) == "bfloat16"
+    unnamed = dataclasses.replace(found, dtype=None)
+    assert weights.checkpoint_dtype(unnamed, tensors) == "bfloat16"
+    norm = {name: dataclasses.replace(t, dtype=np.dtype(np.float32)) for name, t in tensors.items() if "norm" in name}
+    assert weights.checkpoint_dtype(unnamed, tensors | norm) == "bfloat16"
+    assert weights.checkpoint_dtype(unnamed, norm) == "float32" == weights.checkpoint_dtype(unnamed, {})
+
+
 @pytest.mark.parametrize("name", ["ernie4_5_moe", "glm4_moe"])
 def test_a_choice_bias_is_float32_in_a_model_and_a_folder_of_any_dtype(name, saved, tmp_path):
     w, folder = saved(name)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "vishwamai/base"
 DTYPES = ("float32", "bfloat16", "float16")
+DTYPE = {"default": "auto", "choices": ("auto", *DTYPES)}
+DTYPE |= {"help": "of weights, computation and cache; auto: the checkpoint's, float32 on a CPU [%(default)s]"}
 
 
 def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     add_revision(verb)
     add = verb.add_argument
     add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
-    add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
+    add("--dtype", **DTYPE)
     add("--quantization", metavar="SCHEME", help="int8, int4, fp8 or int4:64 for the layers' weights, or keep")
     add("-n", "--max-new-tokens", type=int, help="at most this many tokens beyond the prompt")
     add("--sample", action="store_true", help="draw tokens at random; any of the next four does so too")

@@ -33,7 +33,8 @@ def generate(args: argparse.Namespace) -> None:
         print(made.texts[0])
     if args.stats:
         pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
-        print(f"{pace}; {stats.compiles} programs compiled in {stats.compile_seconds:.1f} s", file=sys.stderr)
+        compiled = f"{stats.compiles} programs compiled in {stats.compile_seconds:.1f} s"
+        print(f"{pace}; {compiled}; {model.dtype_note}", file=sys.stderr)
 
 
 def _stream(chunks: Any) -> Any:

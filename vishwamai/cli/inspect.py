@@ -81,6 +81,8 @@ def _show(name: str, found: Inspection) -> None:
     if found.switches:
         console.print(_switches(found), _parameters(found), _memory(found))
     console.print("there are no weights to look at" if found.stored is None else _stored(found))
+    for line in found.notes:
+        console.print(escape(line))
     console.print(_problems(found) if found.problems else "nothing that it has is unsupported")
 
 

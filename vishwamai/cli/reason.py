@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
+from vishwamai.cli.arguments import DTYPE, add_revision, add_verb
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
 
@@ -35,7 +35,7 @@ def add(verbs: Any) -> None:
     add("-m", "--model", help="built-in name, folder or hub id [the task's own, else vishwamai/base]")
     add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
     add_revision(verb)
-    add("--dtype", default="float32", choices=DTYPES, help="of weights, computation and cache [%(default)s]")
+    add("--dtype", **DTYPE)
     add("--context", type=int, help="tokens of a prompt and its steps together [the model's, at most 512]")
     add("--branches", type=int, default=3, help="thoughts for each state [%(default)s]")
     add("--depth", type=int, help="steps of a search [as many as the task has, else 3]")

@@ -43,7 +43,7 @@ def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
 
     start = None
     if (name := run.training.start) is not None:
-        found = VishwamAI.from_pretrained(name, mesh=run.tpu.sizes() or None)
+        found = VishwamAI.from_pretrained(name, dtype="float32", mesh=run.tpu.sizes() or None)
         if found.config != run.model:
             raise ConfigError(f"model is not that of training.start {name}; describe the same one")
         start = found.weights

@@ -37,13 +37,15 @@ FLOATS = tuple(f.name for f in dataclasses.fields(ModelConfig) if "float" in str
 class Pretrained:
     """What a folder holds, without its weights: the family that names them, the model, and how it generates.
 
-    `storage` says how those of its weights are stored that are quantised.
+    `storage` says how those of its weights are stored that are quantised, and `dtype` what it says of the others, None
+    where it does not.
     """
 
     model_type: str
     model: ModelConfig
     generation: GenerationConfig
     storage: Storage | None = None
+    dtype: str | None = None
 
 
 def read(folder: Path) -> Pretrained:
@@ -60,7 +62,17 @@ def read(folder: Path) -> Pretrained:
         model=_model(data, path),
         generation=generation_config.read(path.parent, data),
         storage=quantized.read(data.get(QUANTIZATION), str(path)),
+        dtype=_dtype(data),
     )
+
+
+def _dtype(data: Mapping[str, Any]) -> str | None:
+    """The dtype that a config.json states, under its newer name or its older one, of a model of text or of its text."""
+    text = data.get("text_config")
+    parts = [data, *([text] if isinstance(text, dict) else [])]
+    stated = [part[name] for part in parts for name in ("dtype", "torch_dtype") if isinstance(part.get(name), str)]
+    names = [name.removeprefix("torch.") for name in stated if name != "auto"]
+    return names[0] if names else None
 
 
 def problems(folder: Path) -> Iterator[Problem]:

@@ -86,6 +86,10 @@ class GenerationConfig:
         """What is said of generating but for the special tokens, by the names of the file."""
         return {name: value for name in KINDS if (value := getattr(self, name)) is not None}
 
+    def not_followed(self) -> str:
+        """What the folder asks for and is not followed, in words."""
+        return ", ".join(f"{name}={value!r:.40}" for name, value in self.unsupported)
+
     def token_ids(self) -> dict[str, Any]:
         """The special tokens, by the names of both files; None where there is none."""
         eos: Any = list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None)

@@ -23,6 +23,7 @@ from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
 from vishwamai.models import cost, transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope
+from vishwamai.precision import AUTO, choose_dtype
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Scheme
 
@@ -46,7 +47,8 @@ class Inspection:
 
     `switches` are the fields that are not at their default; `parameters` count by part; `memory` has, for each use, the
     bytes by format; `stored` is None where there are no weights to look at. `partial` says that attributes which are
-    not supported were left out to count the rest.
+    not supported were left out to count the rest. `notes` say in which dtype it is loaded, and what of
+    generation_config.json is not followed.
     """
 
     model_type: str
@@ -57,6 +59,7 @@ class Inspection:
     stored: Sequence[Stored] | None = None
     partial: bool = False
     problems: Sequence[Problem] = ()
+    notes: Sequence[str] = ()
 
 
 def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Inspection:
@@ -77,7 +80,21 @@ def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Ins
         stored=None if found is None else by_dtype(found),
         partial=cfg is not None and bool(problems),
         problems=(*problems, *unread),
+        notes=() if problems else _notes(folder, found),
     )
+
+
+def _notes(folder: Path, tensors: Mapping[str, Tensor] | None) -> list[str]:
+    pretrained, notes = config.read(folder), []
+    if tensors or pretrained.dtype:
+        stored = weights.checkpoint_dtype(pretrained, tensors or {})
+        (dtype, why), (elsewhere, _) = (choose_dtype(AUTO, stored, platform) for platform in ("cpu", "tpu"))
+        notes.append(
+            f"it is loaded in {elsewhere}" + (f", and in {dtype} on a CPU: {why}" if dtype != elsewhere else "")
+        )
+    if asked := pretrained.generation.not_followed():
+        notes.append(f"in generating it asks for {asked}, which is not followed")
+    return notes
 
 
 def of_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None) -> Inspection:

@@ -5,7 +5,7 @@ says what each tensor is called.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -27,6 +27,7 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.precision import AUTO, choose_dtype
 from vishwamai.progress import Progress, Report, silent
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of
@@ -74,6 +75,25 @@ def _counted(source: Folder, wanted: list[list[Piece]], report: Report) -> Calla
         done += left.pop(name, 0)  # none for a tensor that several leaves are parts of, once it was counted
 
     return begun
+
+
+def dtype_of(folder: Path, pretrained: Pretrained, asked: str, platform: str) -> tuple[str, str]:
+    """(the dtype that a folder is loaded in, why) where `asked` was asked for, on a platform ("cpu", "gpu", "tpu")."""
+    if asked != AUTO:
+        return choose_dtype(asked, "", platform)
+    tensors = {} if pretrained.dtype else safetensors.read_folder(folder)
+    return choose_dtype(asked, checkpoint_dtype(pretrained, tensors), platform)
+
+
+def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> str:
+    """The dtype of a checkpoint: what its config.json says, else that which most of its plain numbers have."""
+    if pretrained.dtype is not None:
+        return pretrained.dtype
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        if tensor.dtype in READABLE:
+            sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.end - tensor.start
+    return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
 def _reader(source: Folder, sharding: Sharding, quantization: str | None, begun: Callable[[str], None]) -> Callable:

@@ -35,6 +35,11 @@ class Sharding:
     mesh: Mesh | None = None
     rules: tuple[tuple[str, MeshAxes], ...] = DEFAULT_RULES
 
+    @property
+    def platform(self) -> str:
+        """What its devices are: "cpu", "gpu" or "tpu"."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
     def axes(self, name: str | None) -> tuple[str, ...]:
         """The mesh axes that the axis `name` is split over, of those that the mesh has."""
         if self.mesh is None or name is None:
