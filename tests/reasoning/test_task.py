@@ -142,10 +142,10 @@ NOT_RECOGNISED = ["", "42", "1 2 3", "20 30 40 50", "Who is 4 9 10 13?", "24 fro
 
 
 def test_a_task_recognises_its_problems_and_the_narrower_one_is_taken():
-    assert {problem: tasks.recognised(problem).name for problem in RECOGNISED} == RECOGNISED
-    assert [tasks.recognised(problem) for problem in NOT_RECOGNISED] == [None] * len(NOT_RECOGNISED)
+    assert {problem: tasks.recognise(problem).name for problem in RECOGNISED} == RECOGNISED
+    assert [tasks.recognise(problem) for problem in NOT_RECOGNISED] == [None] * len(NOT_RECOGNISED)
     unmarked = "\n".join(line[4:] for line in next(iter(PUZZLES)).split("\n"))
-    assert tasks.TASKS["crosswords"]().read(unmarked) and tasks.recognised(unmarked) is None
+    assert tasks.TASKS["crosswords"]().read(unmarked) and tasks.recognise(unmarked) is None
     assert not Doubling().recognises("7")
 
 
@@ -159,5 +159,5 @@ def test_a_problem_of_two_tasks_is_refused(monkeypatch):
 
     monkeypatch.setattr(tasks, "TASKS", {"numbers": Numbers, "others": Others})
     with pytest.raises(InputError, match="'7' may be a problem of numbers and others; say which"):
-        tasks.recognised("7")
-    assert tasks.recognised("x") is None
+        tasks.recognise("7")
+    assert tasks.recognise("x") is None

@@ -66,7 +66,7 @@ def reason(args: argparse.Namespace) -> int:
     problem = read_text(args.problem).strip()
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
-    task, args.method = _chosen(args, problem)
+    task, args.method = _task_and_method(args, problem)
     task.read(problem)
     with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
         solver = _solver(args, problem, task)
@@ -85,13 +85,13 @@ def reason(args: argparse.Namespace) -> int:
     return 0 if found.answer is not None and found.verified is not False else 1
 
 
-def _chosen(args: argparse.Namespace, problem: str) -> tuple[Task, str]:
+def _task_and_method(args: argparse.Namespace, problem: str) -> tuple[Task, str]:
     """The task and the method: those that were named, or the task that recognises the problem, or a chain of text."""
-    from vishwamai.reasoning.tasks import recognised, task_of
+    from vishwamai.reasoning.tasks import recognise, task_of
 
     if args.task is not None:
         return task_of(args.task), args.method or "auto"
-    task = recognised(problem)
+    task = recognise(problem)
     if task is not None:
         print(f"task: {task.name}, recognised; --task names another", file=sys.stderr)
         return task, args.method or "auto"

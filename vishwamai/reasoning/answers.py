@@ -41,14 +41,14 @@ def extract(text: str) -> str | None:
     after an answer is left out, and so is the calculation before it. Without any mark, the last number in the text;
     None where there is none either.
     """
-    for find in (_final, boxed, _line, _prose):
-        answer = _bare(find(text) or "")
+    for find in (_final_mark, boxed, _answer_line, _answer_sentence):
+        answer = _without_reason(find(text) or "")
         if answer:
             return answer
-    return numerals.last(text)
+    return numerals.last_number(text)
 
 
-def _final(text: str) -> str | None:
+def _final_mark(text: str) -> str | None:
     """What stands after GSM8K's mark: a number, or the words at the very end."""
     for found in reversed(list(FINAL.finditer(text))):
         if COUNTED.match(found[1]) or not (text[found.end() :].strip() or LINE.match(found[1])):
@@ -69,16 +69,16 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def _line(text: str) -> str | None:
+def _answer_line(text: str) -> str | None:
     """What a line that begins with the mark says; where it says nothing, the line after it, if that is the last."""
     found = list(LINE.finditer(text))
     if not found:
         return None
     answer = found[-1][1].strip() or text[found[-1].end() :].strip()
-    return (_prose(answer) or answer) if "\n" not in answer else None
+    return (_answer_sentence(answer) or answer) if "\n" not in answer else None
 
 
-def _prose(text: str) -> str | None:
+def _answer_sentence(text: str) -> str | None:
     """What a sentence says the answer is."""
     found = list(PROSE.finditer(text))
     if not found:
@@ -87,7 +87,7 @@ def _prose(text: str) -> str | None:
     return SENTENCE_END.split(HEDGE.sub("", answer[0].lstrip(" *_")), maxsplit=1)[0]
 
 
-def _bare(text: str) -> str:
+def _without_reason(text: str) -> str:
     """An answer without what surrounds it, its reason, or the calculation that leads to it."""
     text = (boxed(text) or text).strip(" \t\r*_`").rstrip(".").rstrip()
     if len(text) > numerals.MAX_CHARACTERS or isinstance(canonical(text), Fraction):
@@ -109,24 +109,24 @@ def canonical(answer: str) -> Fraction | str:
     """
     if len(answer) > numerals.MAX_CHARACTERS:
         return " ".join(answer.casefold().split())
-    text = numerals.plain(answer).replace("**", " ").strip()
+    text = numerals.plain_text(answer).replace("**", " ").strip()
     text = NAMED.sub("", text, count=1)
-    number = numerals.value(text)
-    return number if number is not None else _listed(text) or _words(text)
+    number = numerals.parse_number(text)
+    return number if number is not None else _collection(text) or _plain_words(text)
 
 
-def _listed(text: str) -> str | None:
+def _collection(text: str) -> str | None:
     """A tuple, an interval, a set or a bare list by its items; None for what is none of them."""
     opened, closed = text[:1], text[-1:]
     for begin, end in ((opened, closed), ("", "")) if opened in "([{" and closed in ")]}" else (("", ""),):
-        items = _split(text[len(begin) : len(text) - len(end)])
+        items = _split_items(text[len(begin) : len(text) - len(end)])
         if len(items) > 1 and all(items):
             parts = [str(canonical(item)) for item in items]
             return begin + ", ".join(sorted(set(parts)) if begin + end == "{}" else parts) + end
     return None
 
 
-def _split(text: str) -> list[str]:
+def _split_items(text: str) -> list[str]:
     """A text at the commas outside its brackets; nothing where the brackets do not match."""
     items, depth = [""], 0
     for character in text:
@@ -140,7 +140,7 @@ def _split(text: str) -> list[str]:
     return [item.strip() for item in items]
 
 
-def _words(text: str) -> str:
+def _plain_words(text: str) -> str:
     """A text in one case, with single spaces, none around an operator, without quotes and the end of a sentence."""
     text = " ".join(text.replace("$", "").casefold().split()).strip("\"'`“”‘’").rstrip(".,;:!?")
     text = FACTOR.sub("", OPERATOR.sub(r"\1", re.sub(r"\binfinity\b", "inf", text))).removeprefix("+")

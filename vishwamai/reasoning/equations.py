@@ -12,7 +12,6 @@ from typing import NamedTuple
 from vishwamai.errors import DataError
 from vishwamai.reasoning import exact, numerals
 
-SIGNS = str.maketrans("×÷−–·∙", "*/--**")
 TIMES = re.compile(r"(?<=[0-9)%])( ?)[xX]( ?)(?=[$€£(]?[0-9.])")
 MARKER = re.compile(r"\s*(?:[-+*•]|\(?[0-9a-zA-Z]{1,2}[.)])\s+")  # of a list
 TOKEN = re.compile(
@@ -136,7 +135,7 @@ def _tolerance(left: Side, right: Side, size: Fraction) -> Fraction:
 
 def _tokens(line: str) -> list[Token]:
     """The tokens of a line; letters for signs are signs, marks of lists and of bold print are left out."""
-    line = TIMES.sub(r"\1*\2", line.translate(SIGNS).replace("\\$", "$"))
+    line = TIMES.sub(r"\1*\2", line.translate(numerals.SIGNS).replace("\\$", "$"))
     line = re.sub(r"(?<![0-9) ])( *)\*\*|\*\*(?! *[-0-9($.])", r"\1", line)
     start = MARKER.match(line)
     begin = end = start.end() if start else 0

@@ -37,19 +37,19 @@ FRACTIONS = re.compile("[¼-¾⅐-⅞]")
 POWERS = re.compile("[⁻⁰¹²³⁴-⁹]+")
 COMMAND = re.compile(r"\\([a-zA-Z]+)")
 TEX = [
-    (re.compile(pattern), plainly)
-    for pattern, plainly in (
-        (r"\{,\}", ","),
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\{,\}", ","),  # 1{,}234
         (r"\\!|\\[()\[\]]", ""),
         (r"\\[,;: ]", " "),
         (r"\\([%$€£&#_])", r"\1"),
-        (r"\\[dtc]?frac\s*(?:\{(-?\w+)\}|(\w))\s*(?:\{(\w+)\}|(\w))", r" \1\2/\3\4"),
+        (r"\\[dtc]?frac\s*(?:\{(-?\w+)\}|(\w))\s*(?:\{(\w+)\}|(\w))", r" \1\2/\3\4"),  # 2\frac12 is 2 1/2
         (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" ((\1)/(\2))"),
         (r"\\sqrt\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+|[a-zA-Z]))", r"sqrt(\1\2\3)"),
         (r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf|textit|mathit)\s*\{([^{}]*)\}", r" \1"),
-        (r"([\^_])\s*\{\s*(-?\w+|°)\s*\}", r"\1\2"),
+        (r"([\^_])\s*\{\s*(-?\w+|°)\s*\}", r"\1\2"),  # 10^{3}
         (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
-        (r"\^ ?(?=°|(?<=[0-9]\^)(?:st|nd|rd|th)\b)", ""),
+        (r"\^ ?(?=°|(?<=[0-9]\^)(?:st|nd|rd|th)\b)", ""),  # 90^\circ, 3^{\text{rd}}
     )
 ]
 
@@ -70,43 +70,43 @@ NO_UNIT = re.compile(
 AREA = re.compile(r"\b([kcm]?m|in|ft|yd|mi|units?|inches|feet|[a-z]*met(?:er|re)s?)\^[23]\b")
 DOUBTFUL = re.compile(r"[0-9).] *-|/[^-+*()]*/|[-+] *[-+]")  # 5-10, 1/2/3
 REWRITTEN = [
-    (re.compile(pattern), exactly)
-    for pattern, exactly in (
-        (r" ?[xX] ?(?=10 ?\^)", "*"),
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r" ?[xX] ?(?=10 ?\^)", "*"),  # 2 x 10^3
         (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])", lambda found: found[0].replace(",", "")),
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,]| ?/)", lambda found: found[0].replace(" ", "")),
-        (r"(?<![0-9.])0+(?=[0-9])", ""),
-        (r"([0-9.]+)[eE]([-+]?[0-9]+)", r"(\1*10^\2)"),
-        (r"(?<![0-9.])([0-9]+) +([0-9]+ ?/ ?[0-9]+)", r"(\1+\2)"),
+        (r"(?<![0-9.])0+(?=[0-9])", ""),  # 018
+        (r"([0-9.]+)[eE]([-+]?[0-9]+)", r"(\1*10^\2)"),  # 1.5e3
+        (r"(?<![0-9.])([0-9]+) +([0-9]+ ?/ ?[0-9]+)", r"(\1+\2)"),  # 1 1/2
         (r"\^", "**"),
     )
 ]
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """A text with its TeX and its typographic signs written plainly: for one line, or a part of one."""
     text = FRACTIONS.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
     text = POWERS.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text).translate(SIGNS)
     text = COMMAND.sub(lambda found: COMMANDS.get(found[1], found[0]), text)
     for _ in range(MAX_NESTING):
         before = text
-        for pattern, plainly in TEX:
-            text = pattern.sub(plainly, text)
+        for pattern, replacement in TEX:
+            text = pattern.sub(replacement, text)
         if text == before:
             break
     return text.replace(r"\{", "{").replace(r"\}", "}")
 
 
-def last(text: str) -> str | None:
+def last_number(text: str) -> str | None:
     """The last number in a text, as it stands there but for its TeX; None where there is none."""
     for line in reversed(text.split("\n")):
-        found = NUMBER.findall(plain(line[-MAX_LINE:]))
+        found = NUMBER.findall(plain_text(line[-MAX_LINE:]))
         if found:
             return found[-1].strip()
     return None
 
 
-def value(text: str) -> Fraction | None:
+def parse_number(text: str) -> Fraction | None:
     """The exact value of a plain text that is one number, a unit after it or not; else None.
 
     Sums, products and powers of numbers have a value too. Raises nothing: what is too large to be worked out has none.
@@ -118,8 +118,8 @@ def value(text: str) -> Fraction | None:
     if match is None or NO_UNIT.match(match["unit"]) or DOUBTFUL.search(match["sum"]):
         return None
     written = match["sum"]
-    for pattern, exactly in REWRITTEN:
-        written = pattern.sub(exactly, written)
+    for pattern, replacement in REWRITTEN:
+        written = pattern.sub(replacement, written)
     try:
         found = exact.number(written)
     except (DataError, ZeroDivisionError):

@@ -27,7 +27,7 @@ def task_of(task: Task | str) -> Task:
     return TASKS[task]()
 
 
-def recognised(problem: str) -> Task | None:
+def recognise(problem: str) -> Task | None:
     """The task that recognises a problem, of two the narrower; None where none does.
 
     Raises `InputError` where two do and neither is a kind of the other.

@@ -11,12 +11,11 @@ from typing import cast
 
 from vishwamai.data import word_problems
 from vishwamai.errors import DataError, InputError
-from vishwamai.reasoning import answers, exact, verify
+from vishwamai.reasoning import answers, exact, numerals, verify
 from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import State, Task
 
 FINAL = "Answer:"
-SIGNS = str.maketrans("×÷−", "*/-")
 ASKED = re.compile(r"(?:what(?:'s| is)|how much is|calculate|compute)\s+([-+*/(). 0-9]+?)\s*[?=.]*", re.IGNORECASE)
 SUM = re.compile(r"([-+*/(). 0-9]*[0-9)] [-+*/] [-+*/(). 0-9]+?)\s*(?:=\s*)?\??")  # spaced, or it may be a date
 OPERATOR = re.compile(r"(?<=[0-9)]) *(\*\*|[-+*/]) *")
@@ -41,13 +40,13 @@ class WordProblems(Task):
         return ()
 
     def recognises(self, problem: str) -> bool:
-        return _right(problem) is not None
+        return _right_answer(problem) is not None
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        return (_asked(problem), "\n", *(f" {step.strip()}\n" for step in steps))
+        return (_prompt_of(problem), "\n", *(f" {step.strip()}\n" for step in steps))
 
     def direct_prompt(self, problem: str) -> Prompt:
-        return (_asked(problem), "\n", f" {FINAL}")
+        return (_prompt_of(problem), "\n", f" {FINAL}")
 
     def step(self, state: State, text: str) -> State | None:
         before = cast(Steps, state)
@@ -65,7 +64,7 @@ class WordProblems(Task):
         return answers.extract(lines[-1]) if lines and lines[-1].startswith(FINAL) else None
 
     def check(self, problem: str, answer: str) -> bool | None:
-        right = _right(problem)
+        right = _right_answer(problem)
         return None if right is None else answers.canonical(answer) == right
 
     def split(self, text: str) -> list[str]:
@@ -80,18 +79,18 @@ class WordProblems(Task):
 
 def _sum(problem: str) -> str | None:
     """The sum that a problem asks for and nothing else."""
-    text = problem.strip().translate(SIGNS)
+    text = problem.strip().translate(numerals.SIGNS)
     match = ASKED.fullmatch(text) or SUM.fullmatch(text)
     return match[1] if match and OPERATOR.search(match[1]) else None
 
 
-def _asked(problem: str) -> str:
+def _prompt_of(problem: str) -> str:
     """A problem as the corpus asks it: `What is 12 + 30?`."""
     found = _sum(problem)
     return problem.strip() if found is None else "What is " + OPERATOR.sub(r" \1 ", found) + "?"
 
 
-def _right(problem: str) -> Fraction | None:
+def _right_answer(problem: str) -> Fraction | None:
     """The right answer, where a program can tell."""
     found, steps = _sum(problem), word_problems.steps_of(problem.strip())
     try:
