@@ -50,6 +50,10 @@ def test_answers_are_judged_by_the_data_set():
     assert task.check("What is love?", "6") is None
     assert task.check(problem, "six") is None  # the judge raises
     assert task.check(f" {problem.strip()}", "6") is True
+    for score in (1.5, -0.1, 100, float("nan")):  # no scores
+        data = Sums()
+        data.score_answer = lambda answer, entry, score=score: score
+        assert Gym(data).check(problem, "6") is None
 
 
 def test_no_more_entries_are_made_than_are_needed():

@@ -56,12 +56,12 @@ class Gym(FreeText):
         return [self._question(i) for i in range(n)]
 
     def check(self, problem: str, answer: str) -> bool | None:
-        """Whether the score reaches the threshold; None for a question that is not in the data set."""
+        """Whether the score reaches the threshold; None for a question not in the data set and a score not in 0..1."""
         entry = self._entry(problem.strip())
         if entry is None:
             return None
         score, _ = guarded(lambda: float(self.dataset.score_answer(answer=answer, entry=entry)))
-        return None if score is None else score >= self.threshold
+        return score >= self.threshold if score is not None and 0 <= score <= 1 else None
 
     def _entry(self, question: str) -> dict[str, Any] | None:
         """The first entry with this question. Entries are made when they are looked at, so no more than needed are."""
