@@ -217,7 +217,7 @@ class VishwamAI:
         n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
         before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(n)]
         whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
-        sequences = jnp.asarray(padded(whole, len(whole), max(map(len, whole)), pad_id))
+        sequences = jax.device_put(padded(whole, len(whole), max(map(len, whole)), pad_id))
         if not return_dict:
             return sequences
         texts = None if self._tokenizer is None else self._texts(rows, made, asked)

@@ -130,6 +130,35 @@ def test_a_tensor_may_be_read_in_blocks_that_do_not_come_out_even(sizes, rules, 
     assert_same(load(folder, sharding=Sharding(make_mesh(**sizes), rules) if sizes else SINGLE), w)
 
 
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt2"])
+def test_what_the_host_puts_together_is_what_blocks_make(name, saved, tmp_path, monkeypatch):
+    """Cast on the way, with numbers that float16 does not hold."""
+    w, _ = saved(name)
+    odd = np.array([1e6, -1e6, np.nan, 1e-7, 65519.0], np.float32)
+    w = jax.tree.map(lambda x: jnp.asarray(np.resize(np.append(np.asarray(x)[..., :9], odd), x.shape)), w)
+    saving.save(tmp_path, w, MODELS[name], model_type=None if name == "qwen3_moe" else name)
+    whole = load(tmp_path, dtype="float16")
+    monkeypatch.setattr(filling, "BLOCK", 200)
+    assert_same(load(tmp_path, dtype="float16"), whole)
+    assert any(np.isinf(np.asarray(x)).any() for x in jax.tree.leaves(whole))
+
+
+def test_a_small_model_is_loaded_without_compiling(saved):
+    folder, events = saved("llama")[1], []
+
+    def listen(event: str, *_, **__) -> None:
+        events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        load(folder)
+        assert not any("compile" in event for event in events)
+        jax.jit(lambda x: x + 1)(1)
+        assert any("compile" in event for event in events)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_blocks_have_one_shape_and_cover_every_part(monkeypatch):
     tensor = np.arange(2 * 10 * 3 * 5, dtype=np.float32).reshape(60, 5)  # two parts of ten times three rows
     monkeypatch.setattr(filling, "BLOCK", tensor.nbytes * 4 // 10)
@@ -352,5 +381,6 @@ def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
 
     monkeypatch.setattr(filling, "_put", watched)
     monkeypatch.setattr(filling, "IN_FLIGHT", 0)
+    monkeypatch.setattr(filling, "BLOCK", 1000)
     load(saved("qwen3_moe")[1])
     assert 0 < most <= 2

@@ -134,7 +134,7 @@ class Forks:
             tile = max(self.sizes.read // T, 1)
             for begin in range(0, len(group), self.sizes.jobs):
                 part = group[begin : begin + self.sizes.jobs]
-                args = self._reads(part, T), jnp.int32(-(-len(part) // tile))
+                args = self._reads(part, T), jax.device_put(np.int32(-(-len(part) // tile)))
                 call = {"tile": tile, "scored": scored, **self._fixed}
                 self._pool, found = self.programs.run(fork.read, weights, self._pool, *args, donate=(1,), **call)
                 self.counts.device_calls += 1
@@ -151,8 +151,8 @@ class Forks:
         for i, job in enumerate(jobs):
             columns[:, i] = job.src, job.dst, job.kept, len(job.tokens)
             tokens[i, : len(job.tokens)] = job.tokens
-        src, dst, kept, lengths = map(jnp.asarray, columns)
-        return Reads(src=src, dst=dst, kept=kept, tokens=jnp.asarray(tokens), lengths=lengths)
+        src, dst, kept, lengths = map(jax.device_put, columns)
+        return Reads(src=src, dst=dst, kept=kept, tokens=jax.device_put(tokens), lengths=lengths)
 
     def _draw(self, weights, rows, starts, params, limit, ends) -> list[Row]:
         out: list[Row] = []
@@ -165,7 +165,7 @@ class Forks:
             args = (
                 self._src(rows[part]),
                 self._rules(params[part], limit[part], ends),
-                jnp.int32(-(-n // self.sizes.tile)),
+                jax.device_put(np.int32(-(-n // self.sizes.tile))),
             )
             call = {"tile": self.sizes.tile, "room": room, "top": top, **self._fixed}
             drawn = jax.device_get(self.programs.run(fork.draw, weights, self._pool, *args, **call))
@@ -176,7 +176,7 @@ class Forks:
     def _src(self, rows: Sequence[int]) -> jax.Array:
         out = np.zeros(self._padded(self.sizes.jobs, self.sizes.tile), np.int32)
         out[: len(rows)] = rows
-        return jnp.asarray(out)
+        return jax.device_put(out)
 
     def _rules(self, params: Sequence[SamplingParams], limit: Sequence[int], ends: Sequence[int]) -> Rules:
         M = self._padded(self.sizes.jobs, self.sizes.tile)
@@ -184,9 +184,8 @@ class Forks:
         end_ids = np.full((M, bucket(len(ends), LEAST_ENDS)), -1, np.int32)
         end_ids[:, : len(ends)] = ends
         drawn = controls([*params, *[SamplingParams(temperature=0.0, seed=0)] * spare])
-        return jax.tree.map(
-            jnp.asarray, Rules(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
-        )
+        rules = Rules(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
+        return jax.tree.map(jax.device_put, rules)
 
     @staticmethod
     def _padded(n: int, tile: int) -> int:

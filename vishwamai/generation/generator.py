@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.errors import InputError
@@ -135,7 +134,7 @@ class Generator:
     ) -> Iterator[list[Chunk]]:
         """The rows of the job after the prefill, and after each turn of the loop, until all have ended."""
         fixed = self._fixed()
-        step = (job.rules, jnp.int32(turn))
+        step = (job.rules, jax.device_put(np.int32(turn)))
         with self.programs.progress("reading the prompt"):
             state = self._prefill(weights, job, cache)
             view = look(state)

@@ -4,7 +4,6 @@ It knows no arithmetic of beams; that is in `beam.py`.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.errors import InputError
@@ -21,20 +20,22 @@ TURN = 64
 def search_rows(programs: Programs, weights, job: Job, beams: BeamParams, clock: Clock, **fixed) -> Generation:
     """The best texts of each of the job's prompts."""
     ends = _checked_ends(job, beams)
+    limit = np.maximum(np.asarray(job.rules.limit) - np.asarray(job.lengths), 0)
     rules = BeamRules(
         controls=job.rules.controls,
-        end_ids=jnp.asarray(ends, jnp.int32),
-        limit=jnp.maximum(job.rules.limit - job.lengths, 0),
-        length_penalty=jnp.float32(beams.length_penalty),
+        end_ids=jax.device_put(ends.astype(np.int32)),
+        limit=jax.device_put(limit, job.rules.limit.sharding),
+        length_penalty=jax.device_put(np.float32(beams.length_penalty)),
     )
     fixed["beams"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
-    sizes = {"size": job.size, "room": bucket(int(rules.limit.max()), LEAST_ROOM)}
+    sizes = {"size": job.size, "room": bucket(int(limit.max()), LEAST_ROOM)}
     state = programs.run(beam.begin, weights, job.tokens, job.lengths, rules, **sizes, **fixed)
-    going = bool(state.open.any())
+    going = np.asarray(state.open).any()
     clock.lap("prefill")
+    turn = jax.device_put(np.int32(TURN))
     while going:
-        state = programs.run(beam.search, weights, state, rules, jnp.int32(TURN), donate=(1,), **fixed)
-        going = bool(state.open.any())
+        state = programs.run(beam.search, weights, state, rules, turn, donate=(1,), **fixed)
+        going = np.asarray(state.open).any()
     clock.lap("decode")
     return _generation(state, job, beams, ends, clock)
 

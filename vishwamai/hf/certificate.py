@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vishwamai import hub
@@ -191,8 +190,8 @@ def ours(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     tokens = np.asarray([[*row, *[0] * (longest - len(row))] for row in rows], np.int32)  # what follows changes nothing
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
         w = weights.load(folder, found)
-        made = jax.jit(functools.partial(transformer.forward, cfg=found.model))(w, jnp.asarray(tokens))[0]
-    return [np.asarray(made[i, : len(row)]) for i, row in enumerate(rows)]
+        made = np.asarray(jax.jit(functools.partial(transformer.forward, cfg=found.model))(w, tokens)[0])
+    return [made[i, : len(row)] for i, row in enumerate(rows)]
 
 
 def distance(mine: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class Leaf:
 
 def fill(param: Param, parts: list[Piece], view: Viewer, sharding: Sharding, release: Callable[[], None]) -> jax.Array:
     """A leaf, of the tensors that `view` gives. Each `release` may let go of what was read of them."""
+    if sharding.mesh is None and math.prod(param.shape) * jnp.dtype(param.dtype).itemsize <= BLOCK:
+        whole = _whole(param, parts, view)
+        release()
+        return jax.device_put(whole)
     leaf = Leaf(param, parts[0], sharding)
     for stored, piece, start in _stored(leaf, parts, view, release):
         leaf.write(stored, piece, start)
@@ -72,6 +76,17 @@ def fill_quantized(
         scale.write(codes.scale, piece, start)
     release_after((values.array, scale.array), release)
     return Quantized(values=values.array, scale=scale.array)
+
+
+def _whole(param: Param, parts: list[Piece], view: Viewer) -> np.ndarray:
+    """A leaf of no more than a block, put together on the host: no program is compiled for it."""
+    whole = np.zeros(param.shape, param.dtype)
+    for piece in parts:
+        values = _readable(view(piece.name)[piece.part])
+        with np.errstate(over="ignore"):  # what float16 does not hold is infinite, as it is in the compiled update
+            turned = (values.T if piece.transposed else values).astype(whole.dtype, copy=False)
+        whole[piece.index] = turned.reshape(whole[piece.index].shape)
+    return whole
 
 
 def release_after(arrays, release: Callable[[], None]) -> None:
@@ -141,13 +156,15 @@ def _blocks(
 def _put(values: np.ndarray | _Rows, place: NamedSharding | None) -> jax.Array:
     """A block on its devices, each of which is given its own part of the file."""
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        found = values[index]
-        return found.astype(np.float32) if found.dtype == np.float64 else found
-
     if place is None:
-        return jnp.asarray(part((slice(None),) * len(values.shape)))
-    return jax.make_array_from_callback(values.shape, place, part)
+        return jax.device_put(_readable(values[(slice(None),) * len(values.shape)]))
+    return jax.make_array_from_callback(values.shape, place, lambda index: _readable(values[index]))
+
+
+def _readable(values: np.ndarray | View) -> np.ndarray:
+    """Values in a dtype that devices have."""
+    found = np.asarray(values)
+    return found.astype(np.float32) if found.dtype == np.float64 else found
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))

@@ -17,7 +17,6 @@ from jax.interpreters import mlir
 from vishwamai.errors import BackendError, InputError
 from vishwamai.ops.flash import blockwise
 from vishwamai.ops.masks import MASKED, Places, Rule, shaped, visible, widened
-from vishwamai.ops.splash import splash, why_not
 
 Array = jax.Array
 
@@ -103,7 +102,7 @@ def reference(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: P
 
 def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Places):
     """The function that runs. Where None leaves it open, the compiler keeps one branch: that of the platform."""
-    reason = why_not(rule, q_BTNH, places)
+    reason = why_no_splash(rule, q_BTNH, places)
     if implementation == "splash":
         if reason:
             raise BackendError(f"the splash kernel cannot run here: {reason}; use implementation='blockwise' or None")
@@ -113,6 +112,17 @@ def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Place
     if q_BTNH.shape[1] <= SHORT:
         return reference
     return blockwise if reason else partial(_by_platform, default=blockwise)
+
+
+def why_no_splash(rule: Rule, q_BTNH: Array, places: Places) -> str | None:
+    """Why the splash kernel cannot do this, or None."""
+    if not rule.indexed:
+        return "it takes whole rows, not positions"
+    if places.q_segments is not places.kv_segments:
+        return "it takes one array of segments, for queries and keys alike"
+    if q_BTNH.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"it takes float32 or bfloat16, not {q_BTNH.dtype}"
+    return None
 
 
 def _needs_tpu(rule: Rule, q, k, v, places: Places, sinks):
@@ -134,6 +144,8 @@ mlir.register_lowering(_refusal, _refuse)
 
 
 def _by_platform(rule: Rule, q, k, v, places: Places, sinks, *, default):
+    from vishwamai.ops.splash import splash  # with all of Pallas, for which what is short need not wait
+
     def on_tpu(q, k, v, places, sinks):
         return splash(rule, q, k, v, places, sinks)
 

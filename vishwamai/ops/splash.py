@@ -34,7 +34,7 @@ def splash(
     """Attention of whole rows, `[B, T, N, H]` in `q`'s dtype; softmax in float32, sinks in `q`'s dtype.
 
     Any T: it is filled up to a multiple of the block. Segment ids must not be negative. `interpret` runs it without a
-    TPU, for tests. Where `why_not` gives a reason, it must not be called.
+    TPU, for tests. Where `attention.why_no_splash` gives a reason, it must not be called.
     """
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
@@ -49,17 +49,6 @@ def splash(
     rows = jax.vmap(heads, (0, 0, 0, 0, None))
     out = rows(q, k, v, _segments(rule, places, B, T, pad), sinks)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T + pad, N, H)[:, :T]
-
-
-def why_not(rule: Rule, q_BTNH: Array, places: Places) -> str | None:
-    """Why the kernel cannot do this, or None."""
-    if not rule.indexed:
-        return "it takes whole rows, not positions"
-    if places.q_segments is not places.kv_segments:
-        return "it takes one array of segments, for queries and keys alike"
-    if q_BTNH.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"it takes float32 or bfloat16, not {q_BTNH.dtype}"
-    return None
 
 
 def block_size(length: int) -> int:
