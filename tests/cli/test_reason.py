@@ -111,7 +111,7 @@ def test_a_problem_that_a_task_recognises_is_asked_of_it_and_checked(capsys):
 
 def test_a_problem_that_no_task_recognises_is_thought_of_once_and_nothing_checks_it(capsys, monkeypatch):
     model = Scripted(lambda prompt, n: [f"Answer: {i}" for i in range(n)])
-    monkeypatch.setattr("vishwamai.cli.reason._model", lambda args, own: model)
+    monkeypatch.setattr("vishwamai.cli.reason._model", lambda args, own, status: model)
     assert main(["reason", "How high is up?", "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)

@@ -1,6 +1,7 @@
 """The line that says what takes long: on a terminal (a real one, of two ends) after two seconds, elsewhere never."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import sys
@@ -176,6 +177,37 @@ def test_generating_shows_its_stages_and_leaves_the_text_alone(attach, monkeypat
     text = want.replace("\n", "\r\n").encode() + b"\r\n"
     assert written.endswith(text)
     assert screen(written.removesuffix(text))[-1] == ""
+
+
+REASON = ["reason", "Is it so?", "--task", "text", "--method", "direct", "--max-tokens", "1", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        (["convert", "MODEL", "COPY"], ["starting", "converting, ", "comparing logits"]),
+        (["quantize", "MODEL", "COPY", "--certificate", "hashes"], ["starting", "converting, ", "hashing"]),
+        ([*REASON, "MODEL"], ["starting", "loading the weights", "thinking about 'Is it so?'"]),
+    ],
+)
+def test_every_verb_shows_what_it_does_on_a_terminal_and_nothing_in_a_pipe(
+    words, stages, attach, capfd, monkeypatch, folder, tmp_path
+):
+    monkeypatch.setattr(status, "AFTER", 0)
+    model = VishwamAI.from_pretrained(folder)
+    longer = VishwamAI(dataclasses.replace(model.config, max_length=128), model.weights, tokenizer=model.tokenizer)
+    longer.save_pretrained(tmp_path / "model")
+    here = {"MODEL": str(tmp_path / "model"), "COPY": str(tmp_path / "copy")}
+    assert main([here.get(word, word) for word in words]) in (0, 1)
+    out, err = capfd.readouterr()
+    assert err == "" and "\x1b" not in out
+    here["COPY"] += "-again"
+    terminal = attach("stderr")
+    assert main([here.get(word, word) for word in words]) in (0, 1)
+    written = terminal.written()
+    places = [drawn(written).index(stage) for stage in stages]
+    assert places == sorted(places)
+    assert screen(written)[-1] == ""
 
 
 def test_generating_into_a_pipe_shows_nothing(capfd, monkeypatch, folder):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vishwamai import compile_cache
 from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
+from vishwamai.cli.status import Status
 from vishwamai.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -39,24 +41,29 @@ def add_folders(verb: argparse.ArgumentParser) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """`vishwamai convert`: any folder that loads, written anew."""
-    from vishwamai.hf import certificate
-    from vishwamai.hf import convert as conversion
+    status = Status()
+    with status("starting"):
+        from vishwamai.hf import certificate
+        from vishwamai.hf import convert as conversion
 
     target, compare = Path(args.target), args.certificate == "full"
     asked = {"model_type": args.family, "dtype": args.dtype, "quantization": args.quantization}
-    with _source(args) as source:
-        with _progress() as told:
-            done = conversion.convert(source, target, **asked, progress=told)
+    compile_cache.enable()
+    with _source(args, status) as source:
+        with status("converting") as report:
+            done = conversion.convert(source, target, **asked, progress=report)
         print(f"{target}: {done.model_type}, {done.dtype}, {done.size / MIB:,.1f} MiB")
         if args.certificate == "none":
             return
-        made = certificate.write(source, target, _prompts(source) if compare else [], name=args.source, compare=compare)
+        with status("comparing logits" if compare else "hashing"):
+            prompts = _prompts(source) if compare else []
+            made = certificate.write(source, target, prompts, name=args.source, compare=compare)
     for key in certificate.DISTANCES if compare else ():
         print(f"{key.replace('_', ' ')}: {_said(made[key])}")
 
 
 @contextmanager
-def _source(args: argparse.Namespace) -> Iterator[Path]:
+def _source(args: argparse.Namespace, status: Status) -> Iterator[Path]:
     """The folder to convert; of a training run, the model of its newest checkpoint for as long as it is needed."""
     from vishwamai.hub import resolve
 
@@ -67,12 +74,14 @@ def _source(args: argparse.Namespace) -> Iterator[Path]:
     from vishwamai.api import VishwamAI
     from vishwamai.training import trainer
 
-    run, result = trainer.newest(folder)
+    with status("reading the checkpoint"):
+        run, result = trainer.newest(folder)
     model: Any = run.model
     left: Any = result
     print(f"{folder}: step {left.step:,} of {run.training.steps:,}")
     with tempfile.TemporaryDirectory(dir=folder) as made:  # on the disk that has room for its checkpoints
-        VishwamAI(model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
+        with status("writing the model"):
+            VishwamAI(model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
         del left, result
         yield Path(made)
 
@@ -94,16 +103,3 @@ def _prompts(folder: Path) -> list[Prompt]:
     except TokenizerError:
         encode = None
     return certificate.prompts(config.read(folder).model, encode)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar of the bytes made, where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vishwamai.cli.arguments import DTYPE, add_revision, add_verb
+from vishwamai.cli.status import Status
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
 
@@ -58,18 +59,18 @@ def add(verbs: Any) -> None:
 
 def reason(args: argparse.Namespace) -> int:
     """`vishwamai reason`: the answer and the steps to it; 1 where no right answer was found."""
-    from rich.console import Console
-
-    from vishwamai.reasoning.budget import Budget
-    from vishwamai.reasoning.page import write
+    status = Status()
+    with status("starting"):
+        from vishwamai.reasoning.budget import Budget
+        from vishwamai.reasoning.page import write
 
     problem = read_text(args.problem).strip()
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
     task, args.method = _task_and_method(args, problem)
     task.read(problem)
-    with Console(stderr=True).status(f"thinking about {problem[:60]!r}"):
-        solver = _solver(args, problem, task)
+    solver = _solver(args, problem, task, status)
+    with status(f"thinking about {problem[:60]!a}"):
         found = solver.solve(problem, budget=Budget(**limits))
     if args.json:
         print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}))
@@ -99,13 +100,13 @@ def _task_and_method(args: argparse.Namespace, problem: str) -> tuple[Task, str]
     return task_of("text"), args.method or "cot"
 
 
-def _solver(args: argparse.Namespace, problem: str, task: Task) -> Any:
+def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Any:
     """What `--method` names."""
     from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
 
     if args.depth is not None and args.depth < 1:
         raise InputError(f"--depth is {args.depth}; it must be 1 or more")
-    model = _model(args, task.model)
+    model = _model(args, task.model, status)
     memory = None if args.memory is None else ThoughtMemory(args.memory)
     shared = {"task": task, "seed": args.seed}
     widths = {"max_branches": args.branches, "beam_width": args.beam, "rounds": args.rounds, "search": args.search}
@@ -132,15 +133,16 @@ class _Integrated:
         return self._solver.solve(problem, self._approach, self._depth, budget=budget)
 
 
-def _model(args: argparse.Namespace, own: str) -> Any:
-    from vishwamai.api import VishwamAI
+def _model(args: argparse.Namespace, own: str, status: Status) -> Any:
     from vishwamai.reasoning import Local, Remote
 
     if args.url is not None:
         if args.model is None:
             raise InputError("--url needs --model: the name that the endpoint knows the model by")
         return Remote(args.url, args.model)
-    model = VishwamAI.from_pretrained(args.model or own, revision=args.revision, dtype=args.dtype)
+    with status("starting"):
+        from vishwamai.api import VishwamAI
+    model = VishwamAI.from_pretrained(args.model or own, revision=args.revision, dtype=args.dtype, progress=status)
     return Local(model, context=args.context)
 
 
