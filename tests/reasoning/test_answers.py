@@ -35,6 +35,8 @@ FOUND = [
     ("about 1,250,000.50 in all", "1,250,000.50"),
     ("half, so 1/2", "1/2"),
     ("a = 5\nso b = 3 cups", "3"),
+    ("The answer is 5, not 6.", "5"),
+    ("The answer is not known", "not known"),
     ("An apple a day", None),
     ("", None),
 ]

@@ -25,7 +25,8 @@ HEDGE = re.compile(
     re.IGNORECASE,
 )
 REASON = re.compile(
-    r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e)\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)", re.IGNORECASE
+    r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e)\b|,\s*not\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)",
+    re.IGNORECASE,
 )
 NO_SIDE = re.compile(r"[0-9].*[a-zA-Z]|[a-zA-Z].*[0-9]|[,;]")  # "x + 3", "5, y": not a calculation, nor a name alone
 BOXED = "\\boxed{"

@@ -96,7 +96,7 @@ def calculation(text: str) -> list[Side]:
     Raises `DataError` where it is none.
     """
     tokens = _tokens(re.sub(r"(?<=[0-9])\.(?![0-9])", "", text))
-    if any(token.kind in ("word", "other") for token in tokens):
+    if any(token.kind in ("word", "other") or token.text in ("<", ">", "<=", ">=", "!=") for token in tokens):
         raise DataError(f"{text!r} is no calculation with numbers")
     sides: list[list[Token]] = [[]]
     for token in tokens:
