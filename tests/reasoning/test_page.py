@@ -166,9 +166,9 @@ def test_the_policy_lets_only_the_pages_own_script_and_style_run(tmp_path):
 
 
 def test_ten_thousand_thoughts_are_a_small_file_soon_written(tmp_path):
-    trace, start = large(), time.perf_counter()
+    trace, start = large(), time.process_time()
     page.write(trace, tmp_path / "tree.html")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert (tmp_path / "tree.html").stat().st_size < 5e6
 
 
@@ -220,6 +220,14 @@ def test_the_script_opens_the_way_to_the_answer(tmp_path):
     assert len(rows) == 1 + 3 * 12
     assert played(tmp_path, trace, "byId('answer').textContent") == "(10 - 4) * (13 - 9) (checked and right)"
     assert played(tmp_path, trace, "[...byId('steps').children].map((item) => item.textContent)") == way[1:]
+
+
+@needs_node
+def test_the_script_says_how_many_samples_agree_where_nothing_checked_the_answer(tmp_path):
+    voted = {"answer": "48", "verified": None, "samples": ["48", "7", None], "agreement": 1}
+    for result, words in ((voted, "1 of 3"), (voted | {"verified": True}, ""), (voted | {"samples": None}, "")):
+        figures = played(tmp_path, Trace("p", "m", [], result), "byId('figures').textContent")
+        assert figures.partition("samples that agree")[2] == words
 
 
 @needs_node

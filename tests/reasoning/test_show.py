@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from vishwamai.reasoning import show
+from vishwamai.reasoning.solution import Solution
 from vishwamai.reasoning.trace import STATUSES, Thought, Trace
 
 
@@ -166,6 +167,6 @@ def test_a_large_tree_has_few_lines_and_loses_no_count():
     ],
 )
 def test_how_many_samples_agree_is_said_where_nothing_checked_the_answer(samples, verified, words, style):
-    result = {"answer": "48", "verified": verified, "samples": samples}
+    result = Solution(problem="p", method="m", answer="48", verified=verified, samples=tuple(samples)).summary()
     lines = [(line.plain, line.style) for line in show.result(Trace("p", "m", [], result))][1:-1]
     assert lines == ([] if words is None else [(words, style)])

@@ -1,7 +1,7 @@
 // What stands above the tree: the answer, its steps, the cost of each level, and the statuses to choose from.
 
 function head() {
-  const { answer, verified, method, tokens, calls, seconds: took, stopped } = trace.result;
+  const { answer, verified, method, tokens, calls, seconds: took, stopped, agreement, samples } = trace.result;
   byId("title").textContent = document.title = trace.problem || "A problem without words";
   const line = byId("answer"), checked = { true: "checked and right", false: "checked and not right" };
   if (said(answer) === "") line.replaceChildren(el("span", "no", "No answer was found."));
@@ -13,6 +13,8 @@ function head() {
   const figures = [["method", said(method) || trace.method], ["thoughts", number(trace.thoughts.length)]];
   figures.push(["tokens", number(tokens)], ["calls", number(calls)], ["time", seconds(took)]);
   figures.push(["stopped by", said(stopped)]);
+  const voted = verified == null && typeof agreement === "number" && samples?.length > 1;
+  figures.push(["samples that agree", voted ? `${number(agreement)} of ${number(samples.length)}` : ""]);
   for (const entry of figures) if (entry[1] !== "") byId("figures").append(pairs(el("div"), [entry]));
 }
 

@@ -12,7 +12,6 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
-from vishwamai.reasoning.answers import equal
 from vishwamai.reasoning.trace import Thought, Trace
 
 # status: (mark, style). The shape tells them apart where there is no colour.
@@ -120,9 +119,8 @@ def result(trace: Trace) -> Iterable[Text]:
         answer, verified = str(result["answer"]), result.get("verified")
         word, style = VERDICTS.get(verified, VERDICTS[None])
         yield Text("answer: ").append(_printable(answer), style="bold").append(f"  {word}", style=style)
-        samples = result.get("samples") or ()
-        if verified is None and len(samples) > 1:
-            agree = sum(sample is not None and equal(sample, answer) for sample in samples)
+        samples, agree = result.get("samples") or (), result.get("agreement")
+        if verified is None and agree is not None and len(samples) > 1:
             few = "only " if 2 * agree < len(samples) else ""
             yield Text(f"{few}{agree} of {len(samples)} samples agree", style="bold yellow" if few else "dim")
     named = [f"{result[name]:,} {name}" for name in ("tokens", "calls") if result.get(name) is not None]

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from vishwamai.errors import VishwamAIError
+from vishwamai.reasoning.answers import equal
 from vishwamai.reasoning.trace import Trace
 
 
@@ -52,6 +53,12 @@ class Solution:
         return self.stopped is None
 
     @property
+    def agreement(self) -> int:
+        """How many of the samples agree with the answer."""
+        answer = self.answer
+        return 0 if answer is None else sum(equal(sample, answer) for sample in self.samples if sample is not None)
+
+    @property
     def work(self) -> str:
         """The steps as text."""
         return "\n".join(step.text for step in self.steps)
@@ -62,8 +69,8 @@ class Solution:
 
     def summary(self) -> dict[str, Any]:
         """The figures, without trace and work."""
-        skipped = ("trace", "steps")
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skipped}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("trace", "steps")]
+        return {name: getattr(self, name) for name in (*names, "agreement")}
 
 
 def failed(problem: str, method: str, error: Exception) -> Solution:
