@@ -1,8 +1,14 @@
 """Samples packed into lines: everything comes through once, nothing predicts across a boundary."""
 
-import numpy as np
+import itertools
+from functools import partial
 
+import numpy as np
+import pytest
+
+from vishwamai.data.loader import BudgetBatches, PackedBatches
 from vishwamai.data.packing import pack, pieces
+from vishwamai.errors import DataError
 
 
 def sample(i, n):
@@ -59,7 +65,45 @@ def test_what_is_longer_than_a_line_comes_in_pieces_that_predict_every_token_onc
         inside = np.roll(batch.segments, -1) == batch.segments  # the last of a segment predicts nothing
         targets += batch.targets[inside & (batch.segments > 0) & (np.arange(8) < 7)].tolist()
         lines += 1
-    assert targets == [*range(102, 121), 202, 203] and lines == 4
+    assert targets == [*range(109, 121), 202, 203] and lines == 3  # the first piece of the first is a prompt alone
+
+
+@pytest.mark.parametrize(
+    ("tokens", "weights", "has_target"),
+    [([], [], False), ([1], [1.0], False), ([1, 2], [1.0, 0.0], False), ([1, 2], [0.0, 1.0], True)],
+    ids=str,
+)
+def test_what_has_nothing_to_predict_is_passed_over(tokens, weights, has_target):
+    def samples(i):
+        return (tokens, weights) if i % 3 else ([7, 8], [1.0, 1.0])
+
+    taken = [place[0] for _, place in itertools.islice(pieces(samples, (0, 0), 8), 4)]
+    assert taken == ([1, 2, 3, 4] if has_target else [1, 4, 7, 10])
+
+
+def test_of_a_long_prompt_only_the_end_that_a_target_follows_is_computed():
+    parts = itertools.islice(pieces(lambda i: (list(range(100)), [0.0] * 95 + [1.0] * 5), (0, 0), 10), 2)
+    assert [(part[0][0], place) for part, place in parts] == [(90, (1, 0)), (90, (2, 0))]
+
+
+@pytest.mark.parametrize(
+    "batches", [partial(PackedBatches, batch=2, length=8), partial(BudgetBatches, budget=16, lengths=[8])]
+)
+@pytest.mark.parametrize("row", [([], []), ([5], [1.0]), ([5, 6, 7], [0.0] * 3)], ids=str)
+def test_rows_without_any_target_end_in_a_sentence(batches, row):
+    with pytest.raises(DataError, match="10,000 rows on end have nothing to predict"):
+        next(batches(lambda i: row))
+
+
+def test_a_budget_passes_over_rows_without_a_target_and_goes_on_from_its_state():
+    def samples(i):
+        return ([i] * 3, [1.0] * 3) if i % 5 == 0 else ([i], [1.0])
+
+    whole, fresh = (BudgetBatches(samples, budget=16, lengths=[4, 8]) for _ in range(2))
+    first = next(whole)
+    assert sorted({int(t) for t in first.tokens.reshape(-1)}) == [0, 5, 10, 15] and first.weights.sum() == 8
+    fresh.restore(whole.state)
+    np.testing.assert_array_equal(next(fresh).tokens, next(whole).tokens)
 
 
 def test_dtypes_are_those_of_the_step():

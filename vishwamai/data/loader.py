@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
-from vishwamai.data.packing import Batch, Place, Samples, empty, pack, piece, pieces, put
+from vishwamai.data.packing import Batch, Place, Samples, empty, next_piece, pack, piece, pieces, put
 from vishwamai.errors import ConfigError
 from vishwamai.parallel import hosts
 
@@ -67,8 +67,7 @@ class BudgetBatches:
 
     def __next__(self) -> Batch:
         while True:
-            place = self._next
-            (tokens, _), self._next = piece(self._samples, place, self._lengths[-1])
+            (tokens, _), place, self._next = next_piece(self._samples, self._next, self._lengths[-1])
             length = next(n for n in self._lengths if len(tokens) <= n)
             self._waiting[length].append(place)
             if len(self._waiting[length]) == self._budget // length:

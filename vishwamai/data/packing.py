@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vishwamai.errors import DataError
+
+MOST_EMPTY = 10_000  # rows
+
 
 class Batch(NamedTuple):
     """What a training step reads, all `[B, T]`."""
@@ -60,10 +64,27 @@ def piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
     return (tokens[start:end], weights[start:end]), after
 
 
+def next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place, Place]:
+    """(the first `piece` from a place on that has anything to predict, its own place, the place after it).
+
+    What has nothing to predict, such as an empty text or a part of a long prompt, would be computed in vain. Raises
+    `DataError` where `MOST_EMPTY` rows on end are so.
+    """
+    first = place[0]
+    while place[0] < first + MOST_EMPTY:
+        part, after = piece(samples, place, longest)
+        if any(weight > 0 for weight in part[1][1:]):
+            return part, place, after
+        place = after
+    raise DataError(
+        f"{MOST_EMPTY:,} rows on end have nothing to predict; a row needs a text of two tokens or more, or a completion"
+    )
+
+
 def pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Sample, Place]]:
-    """Every `piece` from a place on."""
+    """Every piece that has anything to predict from a place on, and the place after each."""
     while True:
-        part, place = piece(samples, place, longest)
+        part, _, place = next_piece(samples, place, longest)
         yield part, place
 
 
