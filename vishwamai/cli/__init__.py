@@ -8,6 +8,7 @@ own functions, which import what they need when they run, so that `--help` costs
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ VERBS = (generate, chat, reason, train, tokenizer, convert, quantize, inspect, c
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    _print_in_any_encoding()
     args = _parsed(argv)
     try:
         return args.run(args) or 0
@@ -44,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _refused(f"{error.filename}: {error.strerror}; check the path")
+
+
+def _print_in_any_encoding() -> None:
+    """From now on, a character that a terminal's encoding does not have is written as an escape, `\\u2713`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _out_of_memory(error: Exception) -> bool:
