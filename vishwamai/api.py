@@ -35,6 +35,7 @@ from vishwamai.models import cost, transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.outputs import Chunk, Generated, Reply, Score
+from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
 from vishwamai.precision import AUTO, Precision
@@ -43,6 +44,7 @@ from vishwamai.text.chat import encode_chat, split_chat
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.messages import ChatMessage, Message
 from vishwamai.text.roles import count_around, role_of
+from vishwamai.text.settings import TOKENIZER_FILES
 from vishwamai.text.stream import Trimmer
 from vishwamai.text.tokenizer import VishwamAITokenizer
 from vishwamai.weights import lora, spec
@@ -142,12 +144,16 @@ class VishwamAI:
         return cls(config, weights, tokenizer=tokenizer, sharding=sharding, precision=precision)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load."""
+        """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load.
+
+        They replace at once what an earlier save left there: a folder is never half the one and half the other.
+        """
         tokenizer = None if self._tokenizer is None else self.tokenizer
         facts = {"model_type": self.model_type, "generation": self.generation_config}
-        saving.save(Path(folder), self.weights, self.config, **facts)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        with saving.replacing(Path(folder), () if tokenizer is None else TOKENIZER_FILES) as staging:
+            saving.save(staging, self.weights, self.config, **facts)
+            if tokenizer is not None and hosts.is_first():
+                tokenizer.save_pretrained(staging)
 
     def load_adapter(self, source: str | Path, name: str = "default", *, revision: str | None = None) -> None:
         """Reads a PEFT adapter from a folder or a hub repository, and makes it the active one."""

@@ -129,6 +129,11 @@ class Checkpoints:
             raise CheckpointError(f"{what} {self._manager.directory}: {e}; is the disk full or read-only?") from e
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a folder holds finished steps, sound or not. It is only looked at."""
+    return folder.is_dir() and any(path.name.isdigit() and path.is_dir() for path in folder.iterdir())
+
+
 def flatten(tree) -> dict:
     """Leaves by name, in the tree's order."""
     return {f"{i:05d}.{path_name(path)}": x for i, (path, x) in enumerate(jax.tree.leaves_with_path(tree))}

@@ -285,6 +285,17 @@ def explain(obj: Any, sources: Mapping[str, str]) -> str:
     return "\n".join(f"{path:<{left}} = {value:<{right}}  # {sources.get(path, 'default')}" for path, value in shown)
 
 
+def differences(old: Any, new: Any) -> dict[str, str]:
+    """How two configurations differ: `old -> new` by the path of each value that is not the same."""
+    before, after = (dict(_leaves(to_dict(obj))) for obj in (old, new))
+
+    def shown(leaves: dict[str, Any], path: str) -> str:
+        return json.dumps(leaves[path], ensure_ascii=False) if path in leaves else "nothing"
+
+    paths = [path for path in {**before, **after} if shown(before, path) != shown(after, path)]
+    return {path: f"{shown(before, path)} -> {shown(after, path)}" for path in paths}
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The (path, value) pairs of plain values, going into objects and into lists of objects."""
     if isinstance(value, dict) and (value or not path):

@@ -33,6 +33,15 @@ def test_a_file_that_is_not_utf8(capsys, tmp_path):
     assert "a.txt is not UTF-8 (byte 0" in sentence
 
 
+def test_a_byte_order_mark_is_no_text(capsys, monkeypatch, folder):
+    shown = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        type_in(monkeypatch, mark + "caf\xe9\n".encode())
+        assert main(["tokenizer", "encode", "-", "-m", str(folder)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] == "99 97 102 195 169\n"
+
+
 @pytest.mark.parametrize("size", ["-1", "9" * 10, "9" * 20])
 def test_a_vocabulary_that_no_tokenizer_has(capsys, tmp_path, size):
     (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")

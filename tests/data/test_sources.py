@@ -8,6 +8,7 @@ import pytest
 from vishwamai.data import corpus, sources
 from vishwamai.data.rows import Row
 from vishwamai.errors import ConfigError, DataError
+from vishwamai.text.backend import MAX_CHARACTERS
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
@@ -100,8 +101,8 @@ def test_one_line_between_paragraphs_and_indents_inside_them_are_kept(tmp_path):
 
 
 def test_a_paragraph_too_large_is_named_by_its_line(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n \n" + "x" * (sources.MAX_CHARACTERS + 1))
-    with pytest.raises(DataError, match="a.txt: line 5: holds a row of 10,000,001 characters"):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n \n" + "x" * (MAX_CHARACTERS + 1))
+    with pytest.raises(DataError, match="a.txt: line 5: holds a text of 8,388,609 characters"):
         sources.from_text(tmp_path / "a.txt")
 
 

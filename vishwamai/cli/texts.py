@@ -23,8 +23,9 @@ def standard_input() -> TextIO:
 
 
 def _utf8(raw: bytes, where: str) -> str:
+    """The text of these bytes, without the byte order mark that Windows puts before it."""
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_utf8(where, error) from None
 

@@ -14,9 +14,10 @@ def add(verbs: Any) -> None:
     """Makes the verb known."""
     verb = add_verb(verbs, "train", train, "Train a model as a configuration says.")
     verb.add_argument("config", help="a JSON file, such as configs/train/smoke.json")
-    verb.add_argument("overrides", nargs="*", metavar="a.b=value", help="values to change, by their path")
+    verb.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="values to change, by their path")
     verb.add_argument("-o", "--output", help="the run's folder; a run that is in it goes on [runs/CONFIG]")
     verb.add_argument("--max-seconds", type=float, help="stop after this long, to go on later")
+    verb.add_argument("--allow-changes", action="store_true", help="go on with a run though its values are others now")
     verb.add_argument("--explain", action="store_true", help="print every value and where it came from, and stop")
 
 
@@ -32,12 +33,23 @@ def train(args: argparse.Namespace) -> None:
     hosts.initialize()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
     what, kept = ("model", _model) if run.training.adapter is None else ("adapter", _adapter)
-    result = kept(run, folder, args.max_seconds)
+    result = kept(run, folder, max_seconds=args.max_seconds, allow_changes=args.allow_changes)
+    if hosts.is_first():
+        print(f"{_in_words(result, run.training.steps)}; the {what} is in {folder / what}")
+
+
+def _in_words(result: Any, steps: int) -> str:
+    """How far a run came, and how it went."""
     state = "finished" if result.finished else "stopped, and the same command goes on,"
-    print(f"{state} at step {result.step:,} of {run.training.steps:,}; the {what} is in {folder / what}")
+    losses = {"loss": result.loss, "held-out loss": result.eval_loss}
+    parts = [f"{name} {value:.4g}" for name, value in losses.items() if value is not None]
+    parts.append(f"{result.tokens:,} tokens in {result.seconds:,.0f} s")
+    if result.skipped:
+        parts.append(f"{result.skipped:,} batches were not finite and changed nothing")
+    return f"{state} at step {result.step:,} of {steps:,}: {', '.join(parts)}"
 
 
-def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
+def _model(run: Any, folder: Path, **options: Any) -> Any:
     from vishwamai.api import VishwamAI
     from vishwamai.training import trainer
 
@@ -47,12 +59,12 @@ def _model(run: Any, folder: Path, max_seconds: float | None) -> Any:
         if found.config != run.model:
             raise ConfigError(f"model is not that of training.start {name}; describe the same one")
         start = found.weights
-    result: Any = trainer.train(run, folder, start=start, max_seconds=max_seconds)
+    result: Any = trainer.train(run, folder, start=start, **options)
     VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
     return result
 
 
-def _adapter(run: Any, folder: Path, max_seconds: float | None) -> Any:
+def _adapter(run: Any, folder: Path, **options: Any) -> Any:
     from vishwamai.api import VishwamAI
     from vishwamai.hf import adapters
     from vishwamai.precision import Precision
@@ -60,6 +72,6 @@ def _adapter(run: Any, folder: Path, max_seconds: float | None) -> Any:
 
     name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
     base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None)
-    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, max_seconds=max_seconds)
+    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, **options)
     adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result

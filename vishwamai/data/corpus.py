@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import zlib
 from pathlib import Path
 
 from vishwamai.config import check_numbers
@@ -14,12 +15,14 @@ from vishwamai.data import generated, sources
 from vishwamai.data.packing import Samples
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import ConfigError
+from vishwamai.parallel import hosts
 from vishwamai.text import bpe
 from vishwamai.text.templates import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 LAST_QUESTION = "{{ messages[-1]['content'] }}"  # rows are a question and its answer: no roles, no turns
 CONTROL = re.compile("|".join(map(re.escape, bpe.SPECIAL_TOKENS)))  # no merges are learnt from their text
+WHOLE = ("tokenizer.json", "tokenizer_config.json")  # a tokenizer without its end token would be no other to look at
 KINDS = ("generated", "text", "jsonl")
 
 
@@ -102,19 +105,27 @@ def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
         return VishwamAITokenizer.bytes()
     if data.tokenizer != "train":
         return VishwamAITokenizer.from_pretrained(data.tokenizer)
-    if not (folder / "tokenizer.json").exists():
-        row = rows(data)
-        spans = (text for i in range(data.tokenizer_rows) for text, _ in row(i).text_spans)  # as they are encoded
-        texts = itertools.chain(_numbers(), (part for text in spans for part in CONTROL.split(text)))
-        made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
+    if all((folder / file).exists() for file in WHOLE):
+        return VishwamAITokenizer.from_folder(folder)
+    row = rows(data)
+    spans = (text for i in range(data.tokenizer_rows) for text, _ in row(i).text_spans)  # as they are encoded
+    texts = itertools.chain(_numbers(), (part for text in spans for part in CONTROL.split(text)))
+    made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
+    if hosts.is_first():
         made.save_pretrained(folder)
-    return VishwamAITokenizer.from_pretrained(str(folder))
+    return made
 
 
 def samples(data: Data, tokenizer: VishwamAITokenizer, split: str = "train") -> Samples:
     """Sample number -> tokens and their weights in the loss. A row longer than a batch is asked for many times."""
     row = rows(data, split)
     return functools.lru_cache(maxsize=4)(lambda i: encode_row(tokenizer, row(i)))
+
+
+def digests(data: Data, tokenizer: VishwamAITokenizer) -> dict[str, int]:
+    """A number for what each file of the sources holds and for the tokenizer: another one means other rows."""
+    files = {s.name: zlib.crc32(Path(s.name).read_bytes()) for s in data.sources if s.weight and s.kind != "generated"}
+    return {**files, "the tokenizer": zlib.crc32(f"{tokenizer.backend.to_str()} {tokenizer.eos_token}".encode())}
 
 
 def _numbers() -> list[str]:

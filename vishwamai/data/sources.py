@@ -16,9 +16,9 @@ from vishwamai.config import parse_json
 from vishwamai.data import generated
 from vishwamai.data.rows import Row
 from vishwamai.errors import ConfigError, DataError
+from vishwamai.text.backend import MAX_CHARACTERS
 
 BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
-MAX_CHARACTERS = 10_000_000  # of a row: a book has one, and a tokenizer needs seconds for it
 KEYS = ("text", "prompt", "completion")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -115,8 +115,6 @@ def _read(path: str | Path) -> str:
 
 def _row(line: str, path: str | Path, number: int) -> Row:
     where = f"{path}: line {number}"
-    if len(line) > MAX_CHARACTERS:
-        raise _too_long(line, path, number)
     try:
         fields = parse_json(line, str(path), number)
     except ConfigError as e:
@@ -131,11 +129,13 @@ def _row(line: str, path: str | Path, number: int) -> Row:
             raise DataError(f"{where}: has text beside {' and '.join(others)}; a row is one or the other")
         case _:
             raise DataError(f'{where}: needs {{"text": …}} or {{"prompt": …, "completion": …}}, all of them strings')
+    if longest := next((text for text, _ in spans if len(text) > MAX_CHARACTERS), None):
+        raise _too_long(longest, path, number)
     if any(SURROGATE.search(text) for text, _ in spans):
         raise DataError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return Row(spans)
 
 
-def _too_long(row: str, path: str | Path, line: int) -> DataError:
-    size = f"{len(row):,} characters, and the most is {MAX_CHARACTERS:,}"
-    return DataError(f"{path}: line {line}: holds a row of {size}; part it into several")
+def _too_long(text: str, path: str | Path, line: int) -> DataError:
+    size = f"{len(text):,} characters, and a tokenizer takes {MAX_CHARACTERS:,}"
+    return DataError(f"{path}: line {line}: holds a text of {size}; part it into several rows")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vishwamai import hub
+from vishwamai import files, hub
 from vishwamai.errors import CheckpointError, HubError
 from vishwamai.hf import adapter_config, export, safetensors
 from vishwamai.hf.adapter_config import TENSORS, Said
@@ -178,14 +178,15 @@ def save(
     found = {module: stored for module, stored in every.items() if stored is not None}
     if jax.process_index() != 0:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
-    safetensors.write_file(folder / TENSORS, [t for module, stored in found.items() for t in _outgoing(module, stored)])
     ranks = {module: (len(stored.a), stored.scale) for module, stored in found.items()}
     turned = all(places[module][0].piece.transposed for module in found)
-    adapter_config.write(folder, ranks, places, fan_in_fan_out=not turned, base=base)
+    tensors = [tensor for module, stored in found.items() for tensor in _outgoing(module, stored)]
+    try:
+        with files.replacing(folder, last=adapter_config.FILE) as staging:
+            safetensors.write_file(staging / TENSORS, tensors)
+            adapter_config.write(staging, ranks, places, fan_in_fan_out=not turned, base=base)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
 
 
 def _on_host(x: jax.Array) -> np.ndarray:

@@ -18,11 +18,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from vishwamai import hub
+from vishwamai import files, hub
 from vishwamai.config import load_json, parse_json
 from vishwamai.errors import CheckpointError, ConfigError, HubError
 
 SINGLE_FILE = "model.safetensors"
+WEIGHT_FILES = (SINGLE_FILE, "model-*-of-*.safetensors", hub.INDEX)
 MAX_HEADER = 16 * 2**20
 MAX_INDEX = 128 * 2**20  # a quantised model of 61 layers of 384 experts has 20 MB
 MAX_TENSORS = 100_000  # in one file
@@ -244,23 +245,14 @@ def write_file(path: Path, tensors: list[Outgoing]) -> None:
 
 def _remove_others(folder: Path, names: list[str]) -> None:
     """An earlier save's files would be read instead of, or beside, these."""
-    for path in [*folder.glob("model-*-of-*.safetensors"), folder / SINGLE_FILE, folder / hub.INDEX]:
+    for path in {path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}:
         if path.name not in names:
             path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, chunks: Iterable) -> None:
-    """Writes a file that appears under its name only once it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
+    """`files.write_whole`, its errors as a `CheckpointError`."""
     try:
-        with partial.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                del chunk  # before the next is made, so that only one is held
-        os.replace(partial, path)
+        files.write_whole(path, chunks)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vishwamai import files
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import compressed, export, safetensors
 from vishwamai.hf.families import FAMILIES
@@ -29,6 +31,22 @@ from vishwamai.models.transformer import Transformer
 from vishwamai.weights import spec
 from vishwamai.weights.linear import plain
 from vishwamai.weights.quantize import Quantized, Scheme, is_quantized
+
+
+@contextmanager
+def replacing(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A folder to `save` a model into, and other files; at the end they replace at once what `folder` has of such.
+
+    `beside` are patterns of the other files. In a run of several processes the first one's does so.
+    """
+    if jax.process_index() != 0:
+        yield folder
+        return
+    try:
+        with files.replacing(folder, last="config.json", obsolete=safetensors.WEIGHT_FILES + beside) as staging:
+            yield staging
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
 
 
 def save(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vishwamai.errors import DataError
+from vishwamai.files import write_whole
 
 STATUSES = ("open", "wrong", "repeat", "pruned", "kept", "expanded", "answer", "refuted")
 
@@ -58,7 +59,7 @@ class Trace:
         lines.append({"kind": "result", **self.result})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         # Half a surrogate pair, which a server may send, has no UTF-8; so written it is JSON's own escape.
-        Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
+        write_whole(path, [text.encode("utf-8", "backslashreplace")])
 
 
 def load(path: str | Path) -> Trace:

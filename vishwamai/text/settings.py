@@ -14,8 +14,14 @@ from typing import Any
 
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, TokenizerError
+from vishwamai.files import write_whole
 from vishwamai.text.backend import read_bounded
 
+# What an earlier tokenizer may have left in a folder, and would be read beside another's files.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+)  # fmt: skip
 MAX_CONFIG_BYTES = 16_000_000
 MAX_TEMPLATE_BYTES = 256_000
 TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -131,9 +137,7 @@ def _template_path(folder: Path, name: str) -> Path:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # newline="": a template's line ends are part of the prompt.
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    write_whole(path, [text.encode()])  # bytes: a template's line ends are part of the prompt
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

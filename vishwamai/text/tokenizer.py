@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vishwamai.errors import InputError, TokenizerError
+from vishwamai.files import replacing, write_whole
 from vishwamai.text import bpe, plain
 from vishwamai.text.backend import backend_errors, check_backend, check_text, load_backend
 from vishwamai.text.batch import (
@@ -28,7 +29,7 @@ from vishwamai.text.batch import (
     truncated_lengths,
 )
 from vishwamai.text.sentencepiece_model import load_sentencepiece
-from vishwamai.text.settings import NAMED, Settings, read_settings, with_padding, write_settings
+from vishwamai.text.settings import NAMED, TOKENIZER_FILES, Settings, read_settings, with_padding, write_settings
 from vishwamai.text.special import apply_settings, declared_tokens
 
 
@@ -142,9 +143,9 @@ class VishwamAITokenizer:
         with backend_errors(f"{folder}: the tokenizer could not be written"):
             text = self.backend.to_str(pretty=True)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-            write_settings(folder, self.settings)
+            with replacing(folder, last="tokenizer.json", obsolete=TOKENIZER_FILES) as staging:
+                write_settings(staging, self.settings)
+                write_whole(staging / "tokenizer.json", [text.encode()])
         except OSError as error:
             raise TokenizerError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from None
 

@@ -196,6 +196,11 @@ def evaluate_sums(
     return sums.nll, sums.correct, jnp.sum(batch[2])
 
 
+def compiled_evaluation(cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE):
+    """`evaluate_sums(weights, batch, base=base)` compiled."""
+    return jax.jit(partial(evaluate_sums, cfg=cfg, s=s, sharding=sharding))
+
+
 def _placed(state: TrainState) -> TrainState:
     """The moments where their weights are, and the counts on every device; XLA would leave fresh zeros anywhere."""
     treedef, one = jax.tree.structure(state.weights), jax.tree.leaves(state.weights)[0].sharding

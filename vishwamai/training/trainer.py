@@ -4,45 +4,52 @@ It knows no file format of weights but its own checkpoints: what is done with th
 """
 
 import dataclasses
-import json
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from vishwamai.checkpoint import Checkpoints
-from vishwamai.config import from_dict, load_json, to_dict
 from vishwamai.data import corpus
 from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
 from vishwamai.data.packing import Batch, Samples
 from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.models import cost
-from vishwamai.monitor.metrics import Metrics, Sink, Terminal, jsonl, picture, read, utilisation
+from vishwamai.monitor.display import shown
+from vishwamai.monitor.metrics import Metrics, Sink, draw, jsonl, read, utilisation
 from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.training import folder as run_folder
 from vishwamai.training.config import RunConfig
-from vishwamai.training.step import abstract_state, compiled_step, evaluate_sums, init_state, state_of
+from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, state_of
 
 HOPELESS = 10  # batches
-RUN = "run.json"
+METRICS = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run leaves: weights (or an adapter's pairs), tokenizer, steps done, its seconds, and why it ended."""
+    """What a run leaves: weights (or an adapter's pairs), tokenizer, steps done, its seconds, and why it ended.
+
+    `tokens` and `seconds` are those of this start, the losses the last that were logged, None where there are none.
+    """
 
     weights: object
     tokenizer: object
     step: int
     seconds: float
     finished: bool  # False: a signal or the time limit ended it, and it can be resumed
+    tokens: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    skipped: int = 0  # batches of the whole run that were not finite
 
 
 def train(
@@ -54,49 +61,65 @@ def train(
     max_seconds: float | None = None,
     sinks: tuple[Sink, ...] = (),
     show: bool = True,
+    allow_changes: bool = False,
 ) -> Result:
     """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights, and
     a run that goes on from a model those of its `start`, in float32.
 
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
-    Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on. Raises
-    `CheckpointError`, `DataError` or `ConfigError`; a run of which no batch gives a finite loss ends with a
-    `DataError`.
+    Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
+    data, another model, optimiser or seed it is refused, unless `allow_changes`. Raises `CheckpointError`, `DataError`
+    or `ConfigError`; a run of which no batch gives a finite loss any more ends with a `DataError`.
     """
-    folder, begun = _made(Path(folder)), time.monotonic()
+    folder, begun = Path(folder), time.monotonic()
     if max_seconds is not None and not max_seconds >= 0:
         raise ConfigError(f"max_seconds is {max_seconds}; it must be 0 or more")
     if (base is None) != (run.training.adapter is None) or run.model is None:
         raise ConfigError("training.adapter needs its base: train(run.beside(model.config), ..., base=model.weights)")
     if (start is None) != (run.training.start is None):
         raise ConfigError("training.start needs its weights: train(run, ..., start=model.weights)")
-    sharding = _sharding(run)
-    tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
-    batches = _batches(run, corpus.samples(run.training.data, tokenizer))
-    t = run.training
+    late = None if max_seconds is None else begun + max_seconds
+    with run_folder.held(folder):
+        run_folder.begin(folder, run, allow_changes=allow_changes)
+        loop, state, batches = _prepared(run, folder, base, start, allow_changes)
+        first = int(state.step)
+        with _stop_signals() as stop, shown(run.training.steps, first, show and hosts.is_first()) as display:
+            file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
+            loop.log = Metrics(*file, *([display] if display else []), *sinks)
+            state = loop.go(state, batches, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
+        loop.saved.close()
+        history = read(folder / METRICS) if (folder / METRICS).exists() else []
+        if hosts.is_first() and history:
+            draw(history, folder / "loss.png")
+    step, losses = int(state.step), {name: h[name] for h in history for name in ("loss", "eval_loss") if name in h}
+    losses = {name: math.nan if loss is None else loss for name, loss in losses.items()}
+    return Result(
+        state.weights, loop.tokenizer, step, time.monotonic() - begun, step >= run.training.steps,
+        tokens=loop.tokens, skipped=int(state.skipped), **losses,
+    )  # fmt: skip
+
+
+def _prepared(run: RunConfig, folder: Path, base, start, allow_changes: bool):
+    """(the loop, the state it begins from, its batches), from the newest checkpoint if there is one."""
+    t, sharding = run.training, _sharding(run)
+    tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
+    batches = _batches(run, corpus.samples(t.data, tokenizer))
     if start is None:
         state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     else:
         state = state_of(start, run.model, t.optimizer, t.steps)
-    saved = Checkpoints(folder / "checkpoints", keep=run.logging.keep)
+    saved = Checkpoints(folder / run_folder.CHECKPOINTS, keep=run.logging.keep)
+    data = corpus.digests(t.data, tokenizer)
     if (found := saved.restore(state)) is not None:
-        _, state, extra = found
+        step, state, extra = found
+        other = [name for name in data if extra["data"].get(name, data[name]) != data[name]]
+        if other and not allow_changes:
+            raise ConfigError(
+                f"{folder}: {' and '.join(other)} changed after step {step}, and so did what the place in the data "
+                f"means; put the old one back, or choose another folder; {run_folder.PURPOSE}"
+            )
         batches.restore(extra["batches"])
-    if hosts.is_first():
-        (folder / RUN).write_text(json.dumps(to_dict(run), indent=2) + "\n")
-    first = int(state.step)
-    late = None if max_seconds is None else begun + max_seconds
-    terminal = Terminal(run.training.steps, first) if show and hosts.is_first() else nullcontext()
-    with terminal as bar, _stop_signals() as stop:
-        file = [jsonl(folder / "metrics.jsonl", after=first)] if hosts.is_first() else []
-        log = Metrics(*file, *([bar] if bar else []), *sinks)
-        loop = _Loop(run, base, sharding, log, saved, _evaluation(run, base, tokenizer, sharding))
-        state = loop.go(state, batches, first, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
-    saved.close()
-    if hosts.is_first() and (folder / "metrics.jsonl").exists():
-        picture(read(folder / "metrics.jsonl"), folder / "loss.png")
-    done = int(state.step)
-    return Result(state.weights, tokenizer, done, time.monotonic() - begun, done >= run.training.steps)
+    return _Loop(run, base, sharding, saved, data, tokenizer), state, batches
 
 
 def newest(folder: Path) -> tuple[RunConfig, Result]:
@@ -104,52 +127,84 @@ def newest(folder: Path) -> tuple[RunConfig, Result]:
 
     Raises `ConfigError` where the folder holds no run, and `CheckpointError` where it has no checkpoint to use.
     """
-    run = from_dict(RunConfig, load_json(folder / RUN), str(folder / RUN))
+    run = run_folder.read(folder)
     if run.model is None or run.training.adapter is not None:
         raise ConfigError(f"{folder}: this run trains an adapter, which is no model; load_adapter reads its folder")
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = abstract_state(run.model, run.training.optimizer, run.training.steps, SINGLE)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state)
-    if (found := Checkpoints(folder / "checkpoints", clear=False).restore(like)) is None:
+    if (found := Checkpoints(folder / run_folder.CHECKPOINTS, clear=False).restore(like)) is None:
         raise CheckpointError(f"{folder}: this run has saved no checkpoint yet")
-    tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / "tokenizer")
+    tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
     return run, Result(found[1].weights, tokenizer, found[0], 0.0, found[0] >= run.training.steps)
 
 
-@dataclasses.dataclass
 class _Loop:
-    run: RunConfig
-    base: object
-    sharding: Sharding
-    log: Metrics
-    saved: Checkpoints
-    evaluate: Callable
+    """The steps of one start, and what is noted and saved on the way."""
 
-    def go(self, state, batches, first: int, stopping: Callable[[], bool]):
+    def __init__(self, run: RunConfig, base, sharding: Sharding, saved: Checkpoints, data: dict, tokenizer):
+        self.run, self.base, self.sharding, self.saved, self.data = run, base, sharding, saved, data
+        self.tokenizer, self.log, self.tokens = tokenizer, Metrics(), 0
+        self._evaluate = _evaluation(run, base, tokenizer, sharding)
+
+    def go(self, state, batches, stopping: Callable[[], bool]):
         """The state after the last step that was taken; it has been saved."""
-        run, steps = self.run, self.run.training.steps
+        run, steps, logging = self.run, self.run.training.steps, self.run.logging
         step = compiled_step(run.model, run.training.optimizer, run.step, steps, self.sharding)
-        pace, number, position = _Pace(run, self.sharding), first, batches.state
+        first = number = noted = int(state.step)
+        pace, health = _Pace(run, self.sharding), _Health(first, int(state.skipped), steps)
+        position, numbers = batches.state, {}
+
+        def note() -> None:
+            self.log.log(number, {**_floats(numbers), **pace.read()})
+            health.check(number, int(numbers["skipped"]))
+
         for batch, after in prefetch(batches):
             if number >= steps or stopping():
                 break
             state, numbers = step(state, place(batch, self.sharding), base=self.base)
             number, position = number + 1, after
-            pace.add(batch)
-            if number % run.logging.log_every == 0 or number == steps or number == first + 1:
-                self.log.log(number, {**_floats(numbers), **pace.read()})
-                _check_finite(number, int(numbers["skipped"]), steps)
+            self.tokens += pace.add(batch)
+            if number % logging.log_every == 0 or number in (steps, first + 1):
+                note()
+                noted = number
             evaluated = {}
-            if number % run.logging.eval_every == 0 or number == steps:
-                evaluated = self.evaluate(state.weights)
+            if number % logging.eval_every == 0 or number == steps:
+                evaluated = self._evaluate(state.weights)
                 self.log.log(number, evaluated)
                 pace.restart()
-            if number % run.logging.save_every == 0 or number == steps:
-                self.saved.save(number, state, {"batches": position}, loss=evaluated.get("eval_loss"))
-        if number > first and number not in self.saved.steps():
-            self.saved.save(number, state, {"batches": position})
+            if number % logging.save_every == 0 or number == steps:
+                self._save(number, state, position, evaluated.get("eval_loss"))
+        if noted < number:
+            note()
+        if first < number and number not in self.saved.steps():
+            self._save(number, state, position)
         self.saved.wait()
         return state
+
+    def _save(self, number: int, state, position: dict, loss: float | None = None) -> None:
+        self.saved.save(number, state, {"batches": position, "data": self.data}, loss=loss)
+
+
+class _Health:
+    """Ends a run that learns nothing any more: whose last batches all were not finite, as far as it was looked at."""
+
+    def __init__(self, first: int, skipped: int, steps: int):
+        self._seen, self._skipped, self._in_a_row = first, skipped, 0
+        self._enough = min(steps - first, HOPELESS)
+
+    def check(self, step: int, skipped: int) -> None:
+        """Looks at the counts after a step. Raises `DataError`."""
+        seen, all_bad = step - self._seen, skipped - self._skipped == step - self._seen
+        self._in_a_row = self._in_a_row + seen if all_bad else 0
+        self._seen, self._skipped = step, skipped
+        if not 0 < self._enough <= self._in_a_row:
+            return
+        which = f"first {step}" if skipped == step else f"last {self._in_a_row}"
+        raise DataError(
+            f"none of the {which} batches gave a finite loss, gradient and weights, so nothing was learnt from them; "
+            "look at the data, the learning rate and the precision"
+        )
 
 
 class _Pace:
@@ -159,11 +214,14 @@ class _Pace:
         self._run, self._n_devices = run, 1 if sharding.mesh is None else sharding.mesh.size
         self._began, self._tokens, self._flops, self._seen = time.monotonic(), 0, 0, 0
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> int:
+        """Takes note of a batch; returns its tokens."""
         lines, length = batch.tokens.shape
-        self._tokens += int((batch.segments > 0).sum())
+        tokens = int((batch.segments > 0).sum())
+        self._tokens += tokens
         self._flops += cost.train_flops(self._run.model, lines, length)
         self._seen += 1
+        return tokens
 
     def restart(self) -> None:
         self._began, self._tokens, self._flops = time.monotonic(), 0, 0
@@ -191,23 +249,6 @@ def place(batch: Batch, sharding: Sharding) -> Batch:
     return Batch(*(jax.make_array_from_process_local_data(layout, own, whole.shape) for own, whole in pairs))
 
 
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CheckpointError(f"{folder}: the run's folder cannot be made ({e.strerror}); choose another") from None
-    return folder
-
-
-def _check_finite(step: int, skipped: int, steps: int) -> None:
-    """A run that has not learnt from any batch so far will not begin to."""
-    if skipped == step >= min(steps, HOPELESS):
-        raise DataError(
-            f"none of the first {step} batches gave a finite loss and gradient, so nothing was learnt; "
-            "look at the data, the learning rate and the precision"
-        )
-
-
 def _sharding(run: RunConfig) -> Sharding:
     sizes = run.tpu.sizes()
     return Sharding(make_mesh(**sizes)) if sizes else SINGLE
@@ -221,17 +262,17 @@ def _batches(run: RunConfig, samples: Samples):
 
 
 def _evaluation(run: RunConfig, base, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
-    """weights -> loss and accuracy on the first batches of the held-out split, always the same ones."""
+    """weights -> loss and accuracy on the first batches of the held-out split, always the same ones; or nothing."""
     if not any(s.has_held_out for s in run.training.data.sources) or not run.logging.eval_batches:
         return lambda weights: {}
     samples = corpus.samples(run.training.data, tokenizer, "held_out")
     source = PackedBatches(samples, batch=run.training.batch, length=run.training.length)
     batches = [place(next(source), sharding) for _ in range(run.logging.eval_batches)]
-    sums = jax.jit(partial(evaluate_sums, cfg=run.model, s=run.step, sharding=sharding))
+    sums = compiled_evaluation(run.model, run.step, sharding)
 
     def evaluate(weights) -> dict[str, float]:
         nll, correct, weight = np.sum([[float(x) for x in sums(weights, b, base=base)] for b in batches], axis=0)
-        return {"eval_loss": nll / weight, "eval_accuracy": correct / weight}
+        return {"eval_loss": nll / weight, "eval_accuracy": correct / weight} if weight > 0 else {}
 
     return evaluate
 
