@@ -33,11 +33,7 @@ class Parrot:
 
 
 if __name__ == "__main__":
-    import fcntl
-    import termios
-
     from vishwamai.cli import chat, main
 
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal that Ctrl-C comes from
     chat.load = lambda args: Parrot()
     sys.exit(main(sys.argv[1:]))

@@ -30,7 +30,7 @@ class Terminal:
         env = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "xterm", "INPUTRC": os.devnull}
         ends = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
         command = [sys.executable, PARROT, "chat", *argv]
-        self._process = subprocess.Popen(command, env=env, start_new_session=True, **ends)
+        self._process = subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=_take_terminal, **ends)
         os.close(theirs)
 
     def type(self, keys: str) -> None:
@@ -69,6 +69,14 @@ class Terminal:
 
     def _text(self) -> str:
         return ESCAPES.sub("", self.screen.decode("utf-8", "replace"))
+
+
+def _take_terminal() -> None:
+    """Makes standard input the terminal that Ctrl-C comes from."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture

@@ -74,4 +74,7 @@ def test_a_training_run_is_converted_from_its_newest_checkpoint(capsys, folder, 
     assert capsys.readouterr().out.startswith(f"{tmp_path}: step 4 of 9\n{tmp_path / 'new'}: vishwamai, float32, ")
     back = VishwamAI.from_pretrained(tmp_path / "new")
     np.testing.assert_array_equal(back.weights.embed, model.weights.embed)
-    assert back.generation_config.eos_ids == (257,) and sorted(p.name for p in tmp_path.iterdir()) == ["new", "run.json"]
+    assert back.generation_config.eos_ids == (257,) and sorted(p.name for p in tmp_path.iterdir()) == [
+        "new",
+        "run.json",
+    ]

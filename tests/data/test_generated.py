@@ -42,7 +42,7 @@ def test_rows_survive_the_tokenizer_and_are_short(tokenizer, name):
         row = row_at(name, "train", 0, index)
         tokens, weights = encode_row(tokenizer, row)
         assert tokens[-1] == tokenizer.eos_token_id and len(tokens) == len(weights)
-        assert len(tokens) <= (480 if name == "conversations" else 180)
+        assert len(tokens) <= (512 if name == "conversations" else 180)
         assert tokenizer.decode(tokens[:-1]) == row.text
         assert tokens[: len(tokenizer.encode(row.prompt))] == tokenizer.encode(row.prompt)
         assert weights[0] == 0.0 and weights[-1] == 1.0

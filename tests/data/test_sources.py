@@ -1,14 +1,16 @@
 """Sources: files read strictly, passes shuffled, mixtures in proportion."""
 
 import itertools
+import json
 from collections import Counter
 
 import pytest
 
 from vishwamai.data import corpus, sources
-from vishwamai.data.rows import Row
+from vishwamai.data.rows import Row, encode_row
 from vishwamai.errors import ConfigError, DataError
 from vishwamai.text.backend import MAX_CHARACTERS
+from vishwamai.text.templates import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
@@ -34,6 +36,41 @@ def test_bad_lines_are_named(tmp_path, line):
         sources.from_jsonl(tmp_path / "a.jsonl")
 
 
+def test_a_chat_is_learnt_by_its_replies_alone_and_typed_text_is_no_control_token(tmp_path):
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi<|eos|>"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "Go"},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages, "id": 7}) + "\n")
+    [row] = sources.from_jsonl(tmp_path / "a.jsonl")
+    tokenizer = VishwamAITokenizer.bytes()
+    ids, weights = encode_row(tokenizer, row)
+    turns = "<|user|>Hi<|eos|><|eos|><|assistant|>Ho<|eos|><|user|>Bye<|eos|><|assistant|>Go<|eos|>"
+    assert tokenizer.decode(ids) == f"<|system|>Be kind.<|eos|>{turns}"
+    learnt = [i for i, weight in zip(ids, weights, strict=True) if weight == 1.0]
+    assert learnt == [*b"Ho", tokenizer.eos_token_id, *b"Go", tokenizer.eos_token_id]
+    assert set(weights) == {0.0, 1.0} and ids.count(tokenizer.eos_token_id) == 5
+
+
+def test_a_chat_that_its_template_does_not_show_is_named_by_its_line(tmp_path):
+    message = {"role": "user", "content": "first"}, {"role": "assistant", "content": "second"}
+    (tmp_path / "a.jsonl").write_text("\n" + json.dumps({"messages": message}))
+    [row] = sources.from_jsonl(tmp_path / "a.jsonl")
+    last_alone = VishwamAITokenizer.bytes().with_tokens(templates=(("default", corpus.LAST_QUESTION),))
+    with pytest.raises(DataError, match=r"a.jsonl: line 2: .*messages\[0\]"):
+        encode_row(last_alone, row)
+
+
+def test_a_tokenizer_trained_on_chats_renders_roles(tmp_path):
+    lines = [json.dumps({"messages": [{"role": "assistant", "content": f"reply {i}"}]}) for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    data = corpus.Data(sources=(corpus.Source(kind="jsonl", name=str(tmp_path / "a.jsonl")),), tokenizer_rows=20)
+    assert corpus.tokenizer(data, 300, tmp_path / "t").chat_template == ROLE_TEMPLATE
+
+
 DEEP = '{"text": "t", "meta": ' + "[" * 100_000 + "]" * 100_000 + "}"
 
 
@@ -51,9 +88,14 @@ DEEP = '{"text": "t", "meta": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ('{"text": "t", "prompt": "q", "completion": "a"}', "has text beside prompt and completion"),
         ('{"completion": "a", "text": "t"}', "has text beside completion"),
         ('{"prompt": "q", "completion": 3}', "all of them strings"),
+        ('{"messages": []}', "messages must be a list"),
+        ('{"messages": [{"role": "user"}]}', r"messages\[0\] has no content"),
+        ('{"messages": [{"role": "boss", "content": "a"}]}', "has the role 'boss'"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "has no message of the assistant"),
+        ('{"messages": [{"role": "assistant", "content": "a"}], "text": "t"}', "has text beside messages|has messages"),
         (
-            '{"text": "' + "a" * sources.MAX_CHARACTERS + '"}',
-            r"10,000,012 characters, and the most is 10,000,000; part",
+            '{"text": "' + "a" * (MAX_CHARACTERS + 1) + '"}',
+            "holds a text of 8,388,609 characters, and a tokenizer takes 8,388,608; part",
         ),
     ],
     ids=lambda value: value[:30],

@@ -11,24 +11,26 @@ from types import ModuleType
 from vishwamai.data.rows import Problem, Row
 
 EOS = "<|eos|>"
+Spans = tuple[tuple[str, float], ...]
+Reply = str | Spans
 PLAIN_SYSTEM = "You are a helpful assistant."
 
 
-def chat_spans(messages: Sequence[tuple[str, str]]) -> tuple[tuple[str, float], ...]:
+def chat_spans(messages: Sequence[tuple[str, Reply]]) -> Spans:
     """(role, text) messages as the spans of a row: replies with their end have weight 1, all else 0.
 
-    The end of the last reply is left out: whoever encodes the row adds it.
+    A reply may be spans with weights of its own. The end of the last one is left out: whoever encodes the row adds it.
     """
     spans, before = [], ""
     for role, text in messages:
         before += f"<|{role}|>"
-        if role == "assistant":
-            spans += [(before, 0.0), (text + EOS, 1.0)]
-            before = ""
-        else:
-            before += text + EOS
-    text, weight = spans[-1]
-    return (*spans[:-1], (text.removesuffix(EOS), weight))
+        if role != "assistant":
+            before += f"{text}{EOS}"
+            continue
+        parts = ((text, 1.0),) if isinstance(text, str) else text
+        spans += [(before, 0.0), *parts, (EOS, 1.0)]
+        before = ""
+    return tuple(spans[:-1])
 
 
 @dataclass(frozen=True)

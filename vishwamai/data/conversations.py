@@ -1,4 +1,4 @@
-"""Conversations of two to six turns, in which later questions need what was said before.
+"""Conversations of two to ten turns, in which later questions need what was said before.
 
 A person tells their name, where they live, what they like or how many things they have, asks for explanations and
 sums, and comes back to any of it: "What is my name?", "Shorter, please.", "And a layer?", "Now add 7." A system line
@@ -14,67 +14,18 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vishwamai.data import arithmetic, explanations, word_problems
-from vishwamai.data.chats import PLAIN_SYSTEM, chat_spans
+from vishwamai.data import arithmetic, explanations, game24, phrases, word_problems
+from vishwamai.data.chats import PLAIN_SYSTEM, Reply, chat_spans
 from vishwamai.data.rows import Problem, Row
 
 ASSISTANT = "VishwamAI"
-MAX_TURNS = 6
+MAX_TURNS = 10
 MAX_EXPLANATIONS = 2  # in one conversation: each takes about a fifth of the context
 HELD_OUT_ONE_IN = 8
 N_HELD_OUT = 60  # problems of each kind
+CARELESS = 0.2  # the share of questions without their last sign, and of those without a capital
+PROBLEMS = (game24, word_problems)
 SYSTEM = 0.4  # the share of conversations that begin with a system line
-
-NAMES = """Ada Adam Aisha Alan Alice Amir Amy Ana Anil Anna Arthur Asha Ben Bella Boris Carl Carla Chen Clara Dan Daniel
-David Deepa Diana Dina Elena Ella Emil Emma Eric Eva Felix Fiona Frank George Gita Grace Hana Hanna Harry Helen Hugo Ian
-Ida Igor Ines Iris Isaac Ivan Jack James Jana Jane Jin John Jonas Julia Kai Karim Kate Kim Lara Laura Lea Leo Lila Lina
-Louis Lucy Luis Maria Mark Martin Mary Max Maya Meera Mia Mina Mira Nadia Nick Nina Noah Nora Olga Oliver Omar Oscar
-Paul Peter Priya Raj Ravi Rita Robert Rosa Ruth Sam Sara Simon Sofia Sonia Tara Theo Thomas Tom Uma Vera Victor Yuki
-Zara Zoe""".split()
-CITIES = """Berlin Boston Cairo Chennai Delhi Dublin Geneva Hanoi Kyoto Lagos Lima Lisbon London Madrid Milan Mumbai
-Nairobi Oslo Paris Prague Pune Quito Rome Seoul Sydney Tokyo Vienna Warsaw Zurich""".split()
-LIKINGS = {
-    "color": "red blue green yellow orange purple white black brown pink gold silver".split(),
-    "animal": "cat dog horse owl fox bear tiger rabbit whale eagle lion frog".split(),
-    "food": "rice pasta soup bread cheese apples pizza curry noodles salad beans mangoes".split(),
-    "number": [str(n) for n in range(2, 60)],
-}
-
-TELL_NAME = "My name is {}.|I am {}.|I'm {}.|Call me {}.|Hi, I am {}.|Hello! My name is {}.|You can call me {}.".split(
-    "|"
-)
-ASK_NAME = "What is my name?|What's my name?|Do you know my name?|Who am I?|Do you remember my name?".split("|")
-ASK_ASSISTANT = "What is your name?|What's your name?|Who are you?|What are you called?|And your name?".split("|")
-TELL_CITY = "I live in {}.|I am from {}.|My home is in {}.".split("|")
-ASK_CITY = "Where do I live?|Do you know where I live?|Where am I from?|Which city do I live in?".split("|")
-TELL_LIKING = "My favorite {0} is {1}.|My favourite {0} is {1}.".split("|")
-ASK_LIKING = (
-    "What is my favorite {}?|What's my favorite {}?|What is my favourite {}?|Do you know my favorite {}?".split("|")
-)
-SHORTER = (
-    "Shorter, please.|In one sentence, please.|Can you say that in one sentence?|Say that in short.|In short?".split(
-        "|"
-    )
-)
-MORE = "Tell me more.|More, please.|Go on.|Can you say more?".split("|")
-ASK_TOPIC = "What did I ask about?|What were we talking about?|What was my question about?".split("|")
-ASK_FIRST = "What did I ask about first?|What was the first thing that I asked about?".split("|")
-ALSO = "And {}?|What about {}?|And what is {}?|How about {}?".split("|")
-TELL_THINGS = "I have {} {}.|I own {} {}.|There are {} {} in my bag.".split("|")
-ASK_THINGS = "How many {} do I have?|How many {} do I have now?|How many {} are there?".split("|")
-CHANGES = {
-    "+": "I buy {} more.|I get {} more.|I find {} more.|My friend gives me {} more.".split("|"),
-    "-": "I give away {}.|I lose {} of them.|I sell {} of them.|I eat {}.".split("|"),
-}
-SUM = "What is {0} {1} {2}?|{0} {1} {2}?|Calculate {0} {1} {2}.|How much is {0} {1} {2}?".split("|")
-NEXT_SUM = {
-    "+": "Now add {}.|Add {} to that.|Plus {}?|And plus {}?".split("|"),
-    "-": "Now take away {}.|Subtract {} from that.|Minus {}?|And minus {}?".split("|"),
-    "*": "Now multiply it by {}.|Times {}?|And times {}?".split("|"),
-}
-HELLO = "Hello.|Hello!|Hi.|Hi!|Hey.|Good morning.|Hi there!".split("|")
-THANKS = "Thank you.|Thanks.|Thanks!|Thank you very much.".split("|")
-GOODBYE = "Goodbye.|Bye.|Bye!|See you.".split("|")
 
 
 @dataclass
@@ -88,12 +39,14 @@ class State:
     is_brief: bool = False
     name: str | None = None
     city: str | None = None
+    word: str | None = None
     likings: dict[str, str] = field(default_factory=dict)
     things: tuple[int, str] | None = None
     result: int | None = None
     terms: list[str] = field(default_factory=list)
+    has_problem: bool = False
     shown: str = ""  # how the last term was explained: "", "short" or "whole"
-    turns: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[tuple[str, Reply]] = field(default_factory=list)
 
     def draw(self, known: Sequence[str]) -> str:
         """A value of this state's split: one of `known`, or half of the time a made-up name."""
@@ -109,17 +62,23 @@ def is_held_out(value: str) -> bool:
 
 
 def made_up(rng: random.Random) -> str:
-    """A name that nobody has, of two or three syllables."""
-    syllables = (
-        rng.choice("bdfghjklmnprstvz") + rng.choice("aeiou") + rng.choice(" nrls") for _ in range(rng.choice((2, 2, 3)))
+    """A name that nobody has, of one to four syllables."""
+    syllables = rng.choices((1, 2, 3, 4), (1, 4, 3, 1))[0]
+    parts = (
+        rng.choice(phrases.ONSETS) + rng.choice(phrases.VOWELS) + rng.choice(phrases.CODAS) for _ in range(syllables)
     )
-    return "".join(syllables).replace(" ", "").capitalize()
+    return "".join(parts).capitalize()
 
 
 # Turns: each adds what a person says and the reply, or returns False where the conversation does not allow it.
 
 
-def _say(state: State, question: str, reply: str) -> bool:
+def _say(state: State, question: str, reply: Reply) -> bool:
+    """Adds a turn. People leave out the last sign, or begin with a small letter, now and then."""
+    if state.rng.random() < CARELESS:
+        question = question.rstrip(".?!")
+    if state.rng.random() < CARELESS:
+        question = question[0].lower() + question[1:]
     state.turns.append((question, reply))
     return True
 
@@ -128,8 +87,8 @@ def tell_name(state: State) -> bool:
     """The person says their name."""
     if state.name is not None:
         return False
-    state.name = state.draw(NAMES)
-    return _say(state, state.rng.choice(TELL_NAME).format(state.name), f"Hello, {state.name}!")
+    state.name = state.draw(phrases.NAMES)
+    return _say(state, state.rng.choice(phrases.TELL_NAME).format(state.name), f"Hello, {state.name}!")
 
 
 def ask_name(state: State) -> bool:
@@ -137,35 +96,63 @@ def ask_name(state: State) -> bool:
     reply = "You have not told me your name." if state.name is None else f"Your name is {state.name}."
     if state.name is None and state.rng.random() < 0.7:
         return False
-    return _say(state, state.rng.choice(ASK_NAME), reply)
+    return _say(state, state.rng.choice(phrases.ASK_NAME), reply)
 
 
 def ask_assistant(state: State) -> bool:
     """The person asks for the assistant's name."""
-    return _say(state, state.rng.choice(ASK_ASSISTANT), f"My name is {state.assistant}.")
+    return _say(state, state.rng.choice(phrases.ASK_ASSISTANT), f"My name is {state.assistant}.")
+
+
+def tell_word(state: State) -> bool:
+    """The person gives a word to remember."""
+    if state.word is not None:
+        return False
+    state.word = state.draw(phrases.NAMES).lower()
+    return _say(state, state.rng.choice(phrases.TELL_WORD).format(state.word), "I will remember it.")
+
+
+def ask_word(state: State) -> bool:
+    """The person asks for the word."""
+    return state.word is not None and _say(state, state.rng.choice(phrases.ASK_WORD), f"The word was {state.word}.")
+
+
+def ask_repeat(state: State) -> bool:
+    """The person has one to three words repeated."""
+    words = " ".join(state.draw(phrases.NAMES) for _ in range(state.rng.randint(1, 3)))
+    return _say(state, state.rng.choice(phrases.REPEAT).format(words), f"{words}.")
+
+
+def ask_problem(state: State) -> bool:
+    """The person asks a question of another corpus, once in a conversation."""
+    if state.has_problem:
+        return False
+    state.has_problem = True
+    found = state.rng.choice(PROBLEMS).row(state.rng)
+    (first, weight), *rest = found.text_spans[1:]
+    return _say(state, found.prompt, ((first.removeprefix("\n "), weight), *rest))
 
 
 def tell_city(state: State) -> bool:
     """The person says where they live."""
     if state.city is not None:
         return False
-    state.city = state.draw(CITIES)
-    return _say(state, state.rng.choice(TELL_CITY).format(state.city), f"You live in {state.city}.")
+    state.city = state.draw(phrases.CITIES)
+    return _say(state, state.rng.choice(phrases.TELL_CITY).format(state.city), f"You live in {state.city}.")
 
 
 def ask_city(state: State) -> bool:
     """The person asks where they live."""
-    return state.city is not None and _say(state, state.rng.choice(ASK_CITY), f"You live in {state.city}.")
+    return state.city is not None and _say(state, state.rng.choice(phrases.ASK_CITY), f"You live in {state.city}.")
 
 
 def tell_liking(state: State) -> bool:
-    """The person names a favourite color, animal, food or number."""
-    kind = state.rng.choice(list(LIKINGS))
-    known = [value for value in LIKINGS[kind] if is_held_out(value) == (state.split == "held_out")]
-    if kind in state.likings or not known:
+    """The person names a favourite color, animal, food, city or book."""
+    kind = state.rng.choice(list(phrases.LIKINGS))
+    if kind in state.likings:
         return False
-    value = state.likings[kind] = state.rng.choice(known)
-    return _say(state, state.rng.choice(TELL_LIKING).format(kind, value), f"Your favorite {kind} is {value}.")
+    value = state.likings[kind] = state.draw(phrases.LIKINGS[kind]).lower()
+    return _say(state, state.rng.choice(phrases.TELL_LIKING).format(kind, value), f"Your favorite {kind} is {value}.")
 
 
 def ask_liking(state: State) -> bool:
@@ -173,7 +160,7 @@ def ask_liking(state: State) -> bool:
     if not state.likings:
         return False
     kind = state.rng.choice(list(state.likings))
-    question = state.rng.choice(ASK_LIKING).format(kind)
+    question = state.rng.choice(phrases.ASK_LIKING).format(kind)
     return _say(state, question, f"Your favorite {kind} is {state.likings[kind]}.")
 
 
@@ -185,7 +172,7 @@ def ask_explanation(state: State) -> bool:
     kept_back = explanations.held_out_phrasing(term)
     phrasing = state.rng.choice([p for p in explanations.PHRASINGS if p != kept_back])
     if state.shown and state.rng.random() < 0.6:
-        phrasing = state.rng.choice(ALSO).replace("{}", "{term}")
+        phrasing = state.rng.choice(phrases.ALSO).replace("{}", "{term}")
     state.terms.append(term)
     state.shown = "short" if state.is_brief else "whole"
     return _say(
@@ -200,9 +187,9 @@ def ask_shorter(state: State) -> bool:
     first, rest = _parts(state.terms[-1])
     if state.shown == "whole":
         state.shown = "short"
-        return _say(state, state.rng.choice(SHORTER), first)
+        return _say(state, state.rng.choice(phrases.SHORTER), first)
     state.shown = "whole"
-    return _say(state, state.rng.choice(MORE), rest)
+    return _say(state, state.rng.choice(phrases.MORE), rest)
 
 
 def ask_topic(state: State) -> bool:
@@ -210,15 +197,17 @@ def ask_topic(state: State) -> bool:
     if not state.terms:
         return False
     if len(state.terms) > 1 and state.rng.random() < 0.5:
-        return _say(state, state.rng.choice(ASK_FIRST), f"You asked about {state.terms[0]}.")
-    return _say(state, state.rng.choice(ASK_TOPIC), f"You asked about {state.terms[-1]}.")
+        return _say(state, state.rng.choice(phrases.ASK_FIRST), f"You asked about {state.terms[0]}.")
+    return _say(state, state.rng.choice(phrases.ASK_TOPIC), f"You asked about {state.terms[-1]}.")
 
 
 def tell_things(state: State) -> bool:
     """The person says how many of some thing they have, or that they get more or fewer."""
     if state.things is None:
         state.things = state.rng.randint(2, 60), state.rng.choice(word_problems.THINGS)
-        return _say(state, state.rng.choice(TELL_THINGS).format(*state.things), "You have {} {}.".format(*state.things))
+        return _say(
+            state, state.rng.choice(phrases.TELL_THINGS).format(*state.things), "You have {} {}.".format(*state.things)
+        )
     n, things = state.things
     op, number = state.rng.choice("+-"), state.rng.randint(2, 40)
     result = _result(n, op, number)
@@ -226,7 +215,7 @@ def tell_things(state: State) -> bool:
         return False
     state.things = result, things
     worked = arithmetic.worked(n, op, number, result)
-    return _say(state, state.rng.choice(CHANGES[op]).format(number), f"{worked}\n You have {result} {things}.")
+    return _say(state, state.rng.choice(phrases.CHANGES[op]).format(number), f"{worked}\n You have {result} {things}.")
 
 
 def ask_things(state: State) -> bool:
@@ -234,7 +223,7 @@ def ask_things(state: State) -> bool:
     if state.things is None:
         return False
     n, things = state.things
-    return _say(state, state.rng.choice(ASK_THINGS).format(things), f"You have {n} {things}.")
+    return _say(state, state.rng.choice(phrases.ASK_THINGS).format(things), f"You have {n} {things}.")
 
 
 def ask_sum(state: State) -> bool:
@@ -242,11 +231,11 @@ def ask_sum(state: State) -> bool:
     if state.result is None:
         x, op, y = state.rng.randint(1, 60), state.rng.choice("+-*"), state.rng.randint(1, 40)
         y = y % 9 + 2 if op == "*" else y
-        question = state.rng.choice(SUM).format(x, op, y)
+        question = state.rng.choice(phrases.SUM).format(x, op, y)
     else:
         x, op = state.result, state.rng.choice("+-*")
         y = state.rng.randint(2, 10) if op == "*" else state.rng.randint(1, 40)
-        question = state.rng.choice(NEXT_SUM[op]).format(y)
+        question = state.rng.choice(phrases.NEXT_SUM[op]).format(y)
     result = _result(x, op, y)
     if result is None:
         return False
@@ -257,24 +246,28 @@ def ask_sum(state: State) -> bool:
 def greet(state: State) -> bool:
     """The person says hello, thanks or goodbye."""
     address = "" if state.name is None else f", {state.name}"
-    if not state.turns:
-        return _say(state, state.rng.choice(HELLO), f"Hello{address}! How can I help you?")
+    if not state.turns or state.rng.random() < 0.3:
+        return _say(state, state.rng.choice(phrases.HELLO), f"Hello{address}! How can I help you?")
     if state.rng.random() < 0.5:
-        return _say(state, state.rng.choice(THANKS), f"You are welcome{address}!")
-    return _say(state, state.rng.choice(GOODBYE), f"Goodbye{address}!")
+        return _say(state, state.rng.choice(phrases.THANKS), f"You are welcome{address}!")
+    return _say(state, state.rng.choice(phrases.GOODBYE), f"Goodbye{address}!")
 
 
 TURNS: dict[Callable[[State], bool], int] = {  # how often each is tried
-    tell_name: 6,
-    ask_name: 6,
+    tell_name: 8,
+    ask_name: 8,
+    tell_word: 4,
+    ask_word: 6,
+    ask_repeat: 4,
+    ask_problem: 2,
     ask_assistant: 2,
-    tell_city: 2,
-    ask_city: 3,
+    tell_city: 4,
+    ask_city: 5,
     tell_liking: 4,
     ask_liking: 4,
     ask_explanation: 6,
     ask_shorter: 6,
-    ask_topic: 4,
+    ask_topic: 6,
     tell_things: 6,
     ask_things: 4,
     ask_sum: 6,
@@ -303,7 +296,7 @@ def _begin(state: State) -> None:
         return
     lines = []
     if state.rng.random() < 0.5:
-        state.assistant = state.draw(NAMES)
+        state.assistant = state.draw(phrases.NAMES)
         lines.append(
             state.rng.choice(("You are {}.", "Your name is {}.", "You are called {}.")).format(state.assistant)
         )
@@ -311,7 +304,7 @@ def _begin(state: State) -> None:
         state.is_brief = True
         lines.append(state.rng.choice(("Answer in one sentence.", "Be brief.", "Keep your answers short.")))
     if state.rng.random() < 0.3:
-        state.name = state.draw(NAMES)
+        state.name = state.draw(phrases.NAMES)
         lines.append(state.rng.choice(("The user is called {}.", "You are talking with {}.")).format(state.name))
     state.rng.shuffle(lines)
     state.system = " ".join(lines) or PLAIN_SYSTEM
@@ -338,20 +331,21 @@ def row(rng: random.Random, split: str = "train") -> Row:
 def held_out() -> list[Problem]:
     """Conversations that end in a question about what was said before; kinds `conversations.ask_name` and so on."""
     rng = random.Random("held-out conversations")
-    kinds = (ask_name, ask_assistant, ask_city, ask_liking, ask_things, ask_topic, ask_shorter)
+    kinds = (ask_name, ask_assistant, ask_city, ask_word, ask_liking, ask_things, ask_topic, ask_shorter)
     return [_problem(talk(rng, "held_out", kind), kind.__name__) for kind in kinds for _ in range(N_HELD_OUT)]
 
 
 def _problem(state: State, kind: str) -> Problem:
     reply = state.turns[-1][1]
     spans = chat_spans([*_system(state.system), *_messages(state.turns)])
+    assert isinstance(reply, str)
     prompt = "".join(text for text, _ in spans[:-1])
     return Problem(prompt, lambda completion: completion.strip() == reply, f"conversations.{kind}", reply)
 
 
-def _system(text: str) -> list[tuple[str, str]]:
+def _system(text: str) -> list[tuple[str, Reply]]:
     return [("system", text)] if text else []
 
 
-def _messages(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _messages(turns: Sequence[tuple[str, Reply]]) -> list[tuple[str, Reply]]:
     return [message for question, reply in turns for message in (("user", question), ("assistant", reply))]

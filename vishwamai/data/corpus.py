@@ -13,7 +13,7 @@ from pathlib import Path
 from vishwamai.config import check_numbers
 from vishwamai.data import generated, sources
 from vishwamai.data.packing import Samples
-from vishwamai.data.rows import encode_row
+from vishwamai.data.rows import ChatRow, encode_row
 from vishwamai.errors import ConfigError
 from vishwamai.parallel import hosts
 from vishwamai.text import bpe
@@ -107,10 +107,11 @@ def _tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:
         return VishwamAITokenizer.from_pretrained(data.tokenizer)
     if all((folder / file).exists() for file in WHOLE):
         return VishwamAITokenizer.from_folder(folder)
-    row = rows(data)
-    spans = (text for i in range(data.tokenizer_rows) for text, _ in row(i).text_spans)  # as they are encoded
+    drawn = list(map(rows(data), range(data.tokenizer_rows)))
+    spans = (text for row in drawn for text, _ in row.text_spans)  # as they are encoded
     texts = itertools.chain(_numbers(), (part for text in spans for part in CONTROL.split(text)))
-    made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", LAST_QUESTION),))
+    template = ROLE_TEMPLATE if any(isinstance(row, ChatRow) for row in drawn) else LAST_QUESTION
+    made = VishwamAITokenizer.train(texts, vocab_size).with_tokens(templates=(("default", template),))
     if hosts.is_first():
         made.save_pretrained(folder)
     return made

@@ -1,22 +1,18 @@
-"""One training row: pieces of text, each with the weight that its tokens have in the loss.
+"""One training row: pieces of text, each with the weight that its tokens have in the loss, or a conversation.
 
 Every generated corpus yields `Row`s; the trainer turns them into tokens and weights with `encode_row`. A prompt has
 weight 0, so that a model learns to answer and not to ask. Pieces are tokenised one by one: a token never crosses
 from one weight to another. This file does not know what a row is about, how rows are packed, or any model.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-
-class Encodes(Protocol):
-    """What `encode_row` needs of a tokenizer: `VishwamAITokenizer` has it."""
-
-    @property
-    def eos_token_id(self) -> int | None: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+from vishwamai.errors import DataError, VishwamAIError
+from vishwamai.text.assistant import encode_training_chat
+from vishwamai.text.messages import text_parts
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ChatRow:
+    """A conversation, for the tokenizer's own chat template; what the assistant says in it is in the loss.
+
+    `messages` and `tools` are as `text.chat.encode_chat` takes them; `where` is its file and line, for errors.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    where: str = ""
+
+    @property
+    def text(self) -> str:
+        """The conversation as one string, the same for equal conversations."""
+        return json.dumps([self.messages, self.tools], sort_keys=True)
+
+    @property
+    def text_spans(self) -> tuple[tuple[str, float], ...]:
+        """The text of each message, for a tokenizer to be trained on."""
+        return tuple((text, 1.0) for message in self.messages for text in text_parts(message))
+
+
+@dataclass(frozen=True)
 class Problem:
     """A held-out question with its judge.
 
@@ -55,11 +73,19 @@ class Problem:
     answer: str
 
 
-def encode_row(tokenizer: Encodes, row: Row) -> tuple[list[int], list[float]]:
+def encode_row(tokenizer: Any, row: Row | ChatRow) -> tuple[list[int], list[float]]:
     """Tokens of a row and their weights in the loss; the end token closes it, with the last piece's weight.
 
-    No beginning token is added: prompts of these corpora are encoded with `add_special_tokens=False` too.
+    No beginning token is added: prompts of these corpora are encoded with `add_special_tokens=False` too. A
+    conversation has the tokens that its template gives it and no others. Raises `DataError` for one that the
+    template does not take.
     """
+    if isinstance(row, ChatRow):
+        try:
+            ids, mask = encode_training_chat(tokenizer, row.messages, tools=row.tools)
+        except VishwamAIError as error:
+            raise DataError(f"{row.where}: {error}") from None
+        return ids, [float(weight) for weight in mask]
     tokens: list[int] = []
     weights: list[float] = []
     for text, weight in row.text_spans:

@@ -11,18 +11,21 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vishwamai.config import parse_json
 from vishwamai.data import generated
-from vishwamai.data.rows import Row
-from vishwamai.errors import ConfigError, DataError
+from vishwamai.data.rows import ChatRow, Row
+from vishwamai.errors import ConfigError, DataError, VishwamAIError
 from vishwamai.text.backend import MAX_CHARACTERS
+from vishwamai.text.messages import check_messages
 
 BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
-KEYS = ("text", "prompt", "completion")
+KEYS = ("text", "prompt", "completion", "messages")
+FORMS = '{"text": …}, {"prompt": …, "completion": …}, all of them strings, or {"messages": […]}'
 SURROGATE = re.compile("[\ud800-\udfff]")
 
-Rows = Callable[[int], Row]
+Rows = Callable[[int], Row | ChatRow]
 
 
 def from_generated(name: str, seed: int = 0, split: str = "train") -> Rows:
@@ -41,24 +44,25 @@ def from_text(path: str | Path) -> list[Row]:
     return [Row(((p, 1.0),)) for p in paragraphs if p]
 
 
-def from_jsonl(path: str | Path) -> list[Row]:
-    """A JSONL file of `{"text": …}` or `{"prompt": …, "completion": …}`; a prompt is not in the loss.
+def from_jsonl(path: str | Path) -> list[Row | ChatRow]:
+    """A JSONL file of `{"text": …}`, `{"prompt": …, "completion": …}` or `{"messages": […]}`, with `tools` or without.
 
-    Each line is read as strictly as a configuration. Keys beside these are left alone, and so is one that is null.
+    A prompt is not in the loss, and of messages the assistant's are. Each line is read as strictly as a configuration.
+    Keys beside these are left alone, and so is one that is null.
     """
     lines = enumerate(_read(path).split("\n"), 1)  # JSON strings may hold the other line ends that Unicode knows
     return [_row(line, path, n) for n, line in lines if line.strip()]
 
 
-def split(rows: Sequence[Row], held_out: float) -> dict[str, list[Row]]:
+def split(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list[Row | ChatRow]]:
     """Rows to train on, and the share of them that is kept for evaluation: equal rows are always on the same side."""
-    parts: dict[str, list[Row]] = {"train": [], "held_out": []}
+    parts: dict[str, list[Row | ChatRow]] = {"train": [], "held_out": []}
     for row in rows:
         parts["held_out" if zlib.crc32(row.text.encode()) < held_out * 2**32 else "train"].append(row)
     return parts
 
 
-def shuffled(rows: Sequence[Row], seed: int, name: str) -> Rows:
+def shuffled(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
     """Row number i of endless passes over `rows`, each in its own order."""
     if not rows:
         raise DataError(f"{name} holds no rows")
@@ -113,7 +117,7 @@ def _read(path: str | Path) -> str:
         raise DataError(f"cannot read {str(path)!r}: this is no file's name") from None
 
 
-def _row(line: str, path: str | Path, number: int) -> Row:
+def _row(line: str, path: str | Path, number: int) -> Row | ChatRow:
     where = f"{path}: line {number}"
     try:
         fields = parse_json(line, str(path), number)
@@ -125,15 +129,31 @@ def _row(line: str, path: str | Path, number: int) -> Row:
             spans = ((text, 1.0),)
         case {"prompt": str(prompt), "completion": str(completion)} if len(given) == 2:
             spans = ((prompt, 0.0), (completion, 1.0))
-        case {"text": _, **others} if others:
-            raise DataError(f"{where}: has text beside {' and '.join(others)}; a row is one or the other")
+        case {"messages": messages} if len(given) == 1:
+            return _chat_row(messages, fields.get("tools"), where)
+        case {"text": _, **others} | {"messages": _, **others} if others:
+            kind = "text" if "text" in given else "messages"
+            raise DataError(
+                f"{where}: has {kind} beside {' and '.join(set(given) - {kind})}; a row is one or the other"
+            )
         case _:
-            raise DataError(f'{where}: needs {{"text": …}} or {{"prompt": …, "completion": …}}, all of them strings')
+            raise DataError(f"{where}: needs {FORMS}")
     if longest := next((text for text, _ in spans if len(text) > MAX_CHARACTERS), None):
         raise _too_long(longest, path, number)
     if any(SURROGATE.search(text) for text, _ in spans):
         raise DataError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return Row(spans)
+
+
+def _chat_row(messages: Any, tools: Any, where: str) -> ChatRow:
+    """Raises `DataError` for messages that are malformed, or of which none is the assistant's."""
+    try:
+        checked = check_messages(messages)
+    except VishwamAIError as error:
+        raise DataError(f"{where}: {error}") from None
+    if not any(message["role"] == "assistant" for message in checked):
+        raise DataError(f"{where}: has no message of the assistant, so there is nothing to learn from it")
+    return ChatRow(checked, tools, where)
 
 
 def _too_long(text: str, path: str | Path, line: int) -> DataError:
