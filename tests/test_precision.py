@@ -14,7 +14,7 @@ from vishwamai.precision import Precision, choose_dtype
         ("auto", "float32", "tpu", "float32", "the checkpoint's own"),
         ("auto", "float32", "cpu", "float32", "the checkpoint's own"),
         ("auto", "bfloat16", "cpu", "float32", "the checkpoint's bfloat16 is slower on a CPU"),
-        ("auto", "float16", "cpu", "float32", "the checkpoint's float16 is slower on a CPU"),
+        ("auto", "float16", "cpu", "float16", "the checkpoint's own"),
         ("auto", "float64", "gpu", "float32", "the checkpoint's float64 is not computed in"),
         ("bfloat16", "float32", "cpu", "bfloat16", "as asked"),
         ("float32", "bfloat16", "tpu", "float32", "as asked"),

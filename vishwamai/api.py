@@ -100,9 +100,9 @@ class VishwamAI:
         """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
 
         `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache; "auto" is the checkpoint's
-        own, and float32 on a CPU, and the model's `dtype_note` says which was taken and why. `quantization` ("int8",
-        "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in fewer bits;
-        "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
+        own, and float32 for bfloat16 on a CPU; the model's `dtype_note` says which was taken and why. `quantization`
+        ("int8", "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in
+        fewer bits; "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
         `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. `progress` shows what
         takes long, now and when the model is used.
         """
@@ -143,15 +143,16 @@ class VishwamAI:
         weights = init_sharded(specs, jax.random.key(seed), sharding)
         return cls(config, weights, tokenizer=tokenizer, sharding=sharding, precision=precision)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Writes weights, configuration and tokenizer to a folder that `from_pretrained` and transformers load.
 
         They replace at once what an earlier save left there: a folder is never half the one and half the other.
+        `dtype` is that of the weights written (None: as they are).
         """
         tokenizer = None if self._tokenizer is None else self.tokenizer
         facts = {"model_type": self.model_type, "generation": self.generation_config}
         with saving.replacing(Path(folder), () if tokenizer is None else TOKENIZER_FILES) as staging:
-            saving.save(staging, self.weights, self.config, **facts)
+            saving.save(staging, self.weights, self.config, dtype=dtype, **facts)
             if tokenizer is not None and hosts.is_first():
                 tokenizer.save_pretrained(staging)
 

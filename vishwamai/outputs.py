@@ -74,3 +74,13 @@ class Score:
     def sum(self) -> float:
         """The log-probability of the text after its first token."""
         return float(np.sum(self.logprobs))
+
+    @property
+    def per_token(self) -> float | None:
+        """The mean log-probability; None where there is one token, which has nothing before it."""
+        return self.sum / len(self.logprobs) if self.logprobs else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """Among how many tokens the model hesitates in the mean: e to the negative mean log-probability."""
+        return None if self.per_token is None else float(np.exp(-self.per_token))

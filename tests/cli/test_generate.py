@@ -1,5 +1,7 @@
 """`vishwamai generate`: the completion on standard output, as the face gives it."""
 
+import shutil
+
 import jax.numpy as jnp
 import pytest
 
@@ -31,6 +33,28 @@ def test_a_sampling_flag_samples(capsys, folder):
     want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
     assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0
     assert capsys.readouterr().out == want[0] + "\n"
+
+
+def test_the_stats_say_which_dtype_was_taken(capsys, folder):
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "--stats"]) == 0
+    assert capsys.readouterr().err.endswith("; float32: the checkpoint's own\n")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_sentences(capsys, folder):
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", "--max-length", "30"]) == 0
+    for line in capsys.readouterr().err.splitlines():
+        assert line == "vishwamai: warning: both are given: max_new_tokens=8 wins over max_length=30"
+
+
+def test_a_folder_that_asks_for_beams_gets_them(capsys, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "beams")
+    (tmp_path / "beams" / "generation_config.json").write_text('{"num_beams": 2, "eos_token_id": 257}')
+    assert main(["generate", "hi", "-m", str(tmp_path / "beams"), "-n", "8"]) == 0
+    assert (
+        capsys.readouterr().out
+        == VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, num_beams=2)[0] + "\n"
+    )
 
 
 def test_an_adapter_is_put_on_the_model(capsys, monkeypatch, folder, tmp_path):

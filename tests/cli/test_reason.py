@@ -130,7 +130,10 @@ def test_a_problem_that_no_task_recognises_is_thought_of_once_and_nothing_checks
         (["4 9 10", "--task", "game24"], "the Game of 24 has four"),
         (["", "--task", "game24"], "write four numbers"),
         ([PUZZLE, "--task", "game24", "--method", "tot", "--depth", "0"], "--depth is 0"),
-        ([PUZZLE, "--task", "game24", "--method", "tot", "--branches", "0"], "max_branches is 0"),
+        (
+            [PUZZLE, "--task", "game24", "--method", "tot", "--branches", "0"],
+            "--branches is 0; it must be a whole number, 1 or more",
+        ),
         ([PUZZLE, "--task", "game24", "--max-tokens", "-1"], "0 or more"),
         ([PUZZLE, "--task", "game24", "--url", "http://127.0.0.1:1/v1"], "--url needs --model"),
         ([PUZZLE, "--task", "game24", "--context", "100000"], "context is 100000"),

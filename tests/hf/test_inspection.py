@@ -79,7 +79,8 @@ def test_switches_are_what_differs_from_the_defaults(folder):
             {"torch_dtype": "bfloat16"},
             "it is loaded in bfloat16, and in float32 on a CPU: the checkpoint's bfloat16 is",
         ),
-        ({"dtype": "float16", "torch_dtype": "float32"}, "it is loaded in float16, and in float32 on a CPU"),
+        ({"dtype": "bfloat16", "torch_dtype": "float32"}, "it is loaded in bfloat16, and in float32 on a CPU"),
+        ({"dtype": "float16"}, "it is loaded in float16"),
         ({"dtype": "torch.float32"}, "it is loaded in float32"),
         ({"torch_dtype": "auto"}, "it is loaded in float32"),  # as its numbers are stored
         ({"dtype": "float64"}, "it is loaded in float32"),

@@ -11,21 +11,26 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
-from vishwamai.cli import cache, chat, convert, generate, inspect, quantize, reason, tokenizer, train
-from vishwamai.errors import VishwamAIError
+from vishwamai.cli import cache, chat, convert, generate, inspect, merge, quantize, reason, score, tokenizer, train
+from vishwamai.cli.arguments import Number
+from vishwamai.errors import VishwamAIError, suggestion
 
-VERBS = (generate, chat, reason, train, tokenizer, convert, quantize, inspect, cache)
+VERBS = (generate, chat, score, reason, train, tokenizer, convert, quantize, merge, inspect, cache)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
     _print_in_any_encoding()
-    args = _parsed(argv)
     try:
-        return args.run(args) or 0
+        args = _parsed(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return args.run(args) or 0
     except VishwamAIError as error:
         return _refused(str(error))
     except ModuleNotFoundError as error:
@@ -60,6 +65,11 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
+def _warn(message: Warning | str, *where: Any, **rest: Any) -> None:
+    """Shows a warning as a sentence, without the place in our code that it came from."""
+    print(f"vishwamai: warning: {message}", file=sys.stderr)
+
+
 def _refused(sentence: str) -> int:
     print(f"vishwamai: error: {sentence}", file=sys.stderr)
     return 2
@@ -77,9 +87,30 @@ def parser() -> argparse.ArgumentParser:
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments. argparse takes `a.b=value` in one place only; people write them between options too."""
-    top = parser()
+    top, argv = parser(), sys.argv[1:] if argv is None else list(argv)
+    verb = _verb(top, argv)
     args, rest = top.parse_known_args(argv)
-    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if unknown := next((word for word in rest if word.startswith("-")), None):
+        name = unknown.partition("=")[0]
+        verb.error(f"there is no option {name}; {suggestion(name, _options(verb))}")
+    if rest and not hasattr(args, "overrides"):
+        verb.error(f"nothing is known to do with: {' '.join(rest)}")
     args.overrides = [*getattr(args, "overrides", []), *rest]
+    for action in verb._actions:
+        if isinstance(action.type, Number) and (value := getattr(args, action.dest)) is not None:
+            action.type.check(max(action.option_strings, key=len), value)
     return args
+
+
+def _verb(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the verb, or the task of a verb, that these words begin with. Ends where there is no such one."""
+    verbs = next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+    if verbs is None or not words or words[0].startswith("-"):
+        return parser
+    if words[0] not in verbs.choices:
+        parser.error(f"there is no {str(verbs.metavar).lower()} {words[0]!r}; {suggestion(words[0], verbs.choices)}")
+    return _verb(verbs.choices[words[0]], words[1:])
+
+
+def _options(verb: argparse.ArgumentParser) -> list[str]:
+    return [name for action in verb._actions for name in action.option_strings if name.startswith("--")]

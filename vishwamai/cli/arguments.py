@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vishwamai.cli.status import Status
+from vishwamai.errors import InputError
 
 if TYPE_CHECKING:
     from vishwamai.api import VishwamAI
@@ -14,7 +17,37 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "vishwamai/base"
 DTYPES = ("float32", "bfloat16", "float16")
 DTYPE = {"default": "auto", "choices": ("auto", *DTYPES)}
-DTYPE |= {"help": "of weights, computation and cache; auto: the checkpoint's, float32 on a CPU [%(default)s]"}
+DTYPE |= {"help": "of weights, computation and cache; auto: the checkpoint's own, and float32 for bfloat16 on a CPU"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """The `type` of an argument that is a number: whole or not, and over or at least a bound."""
+
+    is_whole: bool
+    least: float | None = None
+    is_open: bool = False
+
+    def __call__(self, text: str) -> float:
+        """The number. Raises what argparse makes a sentence of."""
+        try:
+            return int(text) if self.is_whole else float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * self.is_whole}number") from None
+
+    def check(self, name: str, value: float) -> None:
+        """Raises `InputError` for a number out of range. Without a bound, whoever takes it knows its range."""
+        if self.least is None:
+            return
+        is_over = value > self.least if self.is_open else value >= self.least
+        if not (is_over and math.isfinite(value)):
+            kind, bound = "whole" if self.is_whole else "finite", "over {}" if self.is_open else "{} or more"
+            raise InputError(f"{name} is {value}; it must be a {kind} number, {bound.format(self.least)}")
+
+
+WHOLE, REAL = Number(is_whole=True), Number(is_whole=False)
+COUNT, LIMIT = Number(is_whole=True, least=1), Number(is_whole=True, least=0)
+POSITIVE, NOT_NEGATIVE = Number(is_whole=False, least=0, is_open=True), Number(is_whole=False, least=0)
 
 
 def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Any], about: str) -> argparse.ArgumentParser:
@@ -34,21 +67,27 @@ def add_revision(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--revision", help="a commit, branch or tag of a hub repository")
 
 
-def add_sampling(verb: argparse.ArgumentParser) -> None:
-    """How the model is loaded and how it draws tokens."""
+def add_loading(verb: argparse.ArgumentParser) -> None:
+    """How the model is loaded."""
     add_revision(verb)
     add = verb.add_argument
     add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
     add("--dtype", **DTYPE)
     add("--quantization", metavar="SCHEME", help="int8, int4, fp8 or int4:64 for the layers' weights, or keep")
-    add("-n", "--max-new-tokens", type=int, help="at most this many tokens beyond the prompt")
+
+
+def add_sampling(verb: argparse.ArgumentParser) -> None:
+    """How the model is loaded and how it draws tokens."""
+    add_loading(verb)
+    add = verb.add_argument
+    add("-n", "--max-new-tokens", type=WHOLE, help="at most this many tokens beyond the prompt")
     add("--sample", action="store_true", help="draw tokens at random; any of the next four does so too")
-    add("-t", "--temperature", type=float, help="above 1 is bolder, below 1 is safer")
-    add("--top-k", type=int, help="draw from this many of the likeliest tokens")
-    add("--top-p", type=float, help="draw from the likeliest tokens that have this much probability together")
-    add("--min-p", type=float, help="draw from tokens with at least this share of the likeliest one's probability")
-    add("--repetition-penalty", type=float, help="above 1 makes tokens that have occurred less likely")
-    add("--seed", type=int, default=0, help="the same seed gives the same text [%(default)s]")
+    add("-t", "--temperature", type=REAL, help="above 1 is bolder, below 1 is safer, 0 takes the likeliest token")
+    add("--top-k", type=WHOLE, help="draw from this many of the likeliest tokens; 0 or -1: from all")
+    add("--top-p", type=REAL, help="draw from the likeliest tokens that have this much probability together")
+    add("--min-p", type=REAL, help="draw from tokens with at least this share of the likeliest one's probability")
+    add("--repetition-penalty", type=REAL, help="above 1 makes tokens that have occurred less likely")
+    add("--seed", type=WHOLE, default=0, help="any whole number; the same one gives the same text [%(default)s]")
     add("--stop", action="append", metavar="TEXT", help="end before this text; may be given again")
 
 

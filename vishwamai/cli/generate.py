@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load, sampling
+from vishwamai.cli.arguments import WHOLE, add_model, add_sampling, add_verb, load, sampling
 from vishwamai.cli.texts import read_text
 
 
@@ -16,14 +16,14 @@ def add(verbs: Any) -> None:
     verb.add_argument("prompt", help="the text to continue; - reads it from standard input")
     add_model(verb)
     add_sampling(verb)
-    verb.add_argument("--max-length", type=int, help="at most this many tokens, the prompt counted")
-    verb.add_argument("--num-beams", type=int, help="search with this many beams; nothing is streamed")
+    verb.add_argument("--max-length", type=WHOLE, help="at most this many tokens, the prompt counted")
+    verb.add_argument("--num-beams", type=WHOLE, help="search with this many beams; nothing is streamed")
     verb.add_argument("--stats", action="store_true", help="tell tokens, time and compilations on standard error")
 
 
 def generate(args: argparse.Namespace) -> None:
     """`vishwamai generate`: the completion on standard output, without the prompt."""
-    prompt, options = read_text(args.prompt), sampling(args)
+    options, prompt = sampling(args), read_text(args.prompt)
     model: Any = load(args)
     if (args.num_beams or model.generation_config.num_beams or 1) == 1:
         stats = _stream(model.stream(prompt, **options))

@@ -7,8 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import DEFAULT_MODEL, add_revision, add_verb
-from vishwamai.errors import InputError
+from vishwamai.cli.arguments import COUNT, DEFAULT_MODEL, add_revision, add_verb
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,16 +25,14 @@ def add(verbs: Any) -> None:
     )
     verb.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="name, folder, hub id or .json [%(default)s]")
     add_revision(verb)
-    verb.add_argument("--batch", type=int, default=1, help="rows in the cache that is counted [%(default)s]")
-    verb.add_argument("--length", type=int, help="positions in that cache [the model's longest]")
+    verb.add_argument("--batch", type=COUNT, default=1, help="rows in the cache that is counted [%(default)s]")
+    verb.add_argument("--length", type=COUNT, help="positions in that cache [the model's longest]")
     verb.add_argument("--json", action="store_true", help="print the same as JSON")
     verb.add_argument("--verify", action="store_true", help="compare the files with the folder's certificate instead")
 
 
 def inspect(args: argparse.Namespace) -> int:
     """`vishwamai inspect`: switches, parameters, memory and what is not supported; 2 where something is not."""
-    if args.batch < 1 or (args.length is not None and args.length < 1):
-        raise InputError(f"a cache of {args.batch} rows of {args.length} positions: both must be 1 or more")
     if args.verify:
         return _verify(args)
     found = _inspected(args)

@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import DTYPE, add_revision, add_verb
+from vishwamai.cli.arguments import COUNT, DTYPE, LIMIT, NOT_NEGATIVE, WHOLE, add_revision, add_verb
 from vishwamai.cli.status import Status
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
@@ -37,16 +37,16 @@ def add(verbs: Any) -> None:
     add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
     add_revision(verb)
     add("--dtype", **DTYPE)
-    add("--context", type=int, help="tokens of a prompt and its steps together [the model's, at most 512]")
-    add("--branches", type=int, default=3, help="thoughts for each state [%(default)s]")
-    add("--depth", type=int, help="steps of a search [as many as the task has, else 3]")
-    add("--beam", type=int, default=5, help="states that a search goes on from at once [%(default)s]")
-    add("--rounds", type=int, default=8, help="passes of breadth-first search that finds no answer [%(default)s]")
-    add("-n", "--samples", type=int, default=10, help="chains of self-consistency and best-of-n [%(default)s]")
-    add("-t", "--temperature", type=float, default=1.0, help="of what is drawn [%(default)s]")
-    add("--seed", type=int, default=0, help="the same seed thinks the same [%(default)s]")
+    add("--context", type=COUNT, help="tokens of a prompt and its steps together [the model's, at most 512]")
+    add("--branches", type=COUNT, default=3, help="thoughts for each state [%(default)s]")
+    add("--depth", type=COUNT, help="steps of a search [as many as the task has, else 3]")
+    add("--beam", type=COUNT, default=5, help="states that a search goes on from at once [%(default)s]")
+    add("--rounds", type=COUNT, default=8, help="passes of breadth-first search that finds no answer [%(default)s]")
+    add("-n", "--samples", type=COUNT, default=10, help="chains of self-consistency and best-of-n [%(default)s]")
+    add("-t", "--temperature", type=NOT_NEGATIVE, default=1.0, help="of what is drawn [%(default)s]")
+    add("--seed", type=WHOLE, default=0, help="the same seed thinks the same [%(default)s]")
     for limit in LIMITS:
-        add(f"--max-{limit}", type=float if limit == "seconds" else int, help=f"end after so many {limit}")
+        add(f"--max-{limit}", type=NOT_NEGATIVE if limit == "seconds" else LIMIT, help=f"end after so many {limit}")
     add(
         "--memory",
         metavar="FILE",
@@ -104,8 +104,6 @@ def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) 
     """What `--method` names."""
     from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
 
-    if args.depth is not None and args.depth < 1:
-        raise InputError(f"--depth is {args.depth}; it must be 1 or more")
     model = _model(args, task.model, status)
     memory = None if args.memory is None else ThoughtMemory(args.memory)
     shared = {"task": task, "seed": args.seed}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vishwamai.cli.arguments import add_model, add_verb
+from vishwamai.cli.arguments import COUNT, add_model, add_verb
 from vishwamai.cli.texts import file_texts, read_text
 from vishwamai.errors import InputError
 
@@ -16,7 +16,7 @@ def add(verbs: Any) -> None:
     tasks = verb.add_subparsers(title="tasks", metavar="TASK", required=True)
     one = add_verb(tasks, "train", train, "Train a byte-level BPE tokenizer on text files.")
     one.add_argument("files", nargs="+", help="UTF-8 text files; - is standard input")
-    one.add_argument("--vocab-size", type=int, default=8192, help="how many tokens it has at most [%(default)s]")
+    one.add_argument("--vocab-size", type=COUNT, default=8192, help="how many tokens it has at most [%(default)s]")
     one.add_argument("-o", "--output", required=True, help="the folder to write")
     one = add_verb(tasks, "encode", encode, "Print the ids of a text.")
     one.add_argument("text", help="the text; - reads it from standard input")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import add_verb
+from vishwamai.cli.arguments import POSITIVE, add_verb
 from vishwamai.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def add(verbs: Any) -> None:
     verb.add_argument("config", help="a JSON file, such as configs/train/smoke.json")
     verb.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="values to change, by their path")
     verb.add_argument("-o", "--output", help="the run's folder; a run that is in it goes on [runs/CONFIG]")
-    verb.add_argument("--max-seconds", type=float, help="stop after this long, to go on later")
+    verb.add_argument("--max-seconds", type=POSITIVE, help="stop after this long, to go on later")
     verb.add_argument("--allow-changes", action="store_true", help="go on with a run though its values are others now")
     verb.add_argument("--explain", action="store_true", help="print every value and where it came from, and stop")
 

@@ -105,6 +105,12 @@ def _patterns(table: Mapping[str, Any] | None, kinds: tuple, most: float, where:
     return table or {}
 
 
+def base_of(folder: Path) -> str | None:
+    """The name of the model that an adapter was trained on, where it says so."""
+    name = load_json(folder / FILE).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
 def write(
     folder: Path,
     pairs: Mapping[str, tuple[int, float]],

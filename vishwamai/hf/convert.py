@@ -71,7 +71,7 @@ def convert(
     told the bytes made so far and in all. A conversion that fails leaves nothing, one that is killed leaves no
     config.json. Raises `InputError`, `CheckpointError` or `ConfigError`.
     """
-    _check_target(source, target)
+    check_target(source, target)
     found = config.read(source)
     tree = _specs(found.model, quantization)
     scheme = compressed.written(tree, found.model)
@@ -197,7 +197,8 @@ def _counted(tensors: list[Outgoing], total: int, progress: Callable[[int, int],
         yield dataclasses.replace(tensor, values=partial(values, tensor))
 
 
-def _check_target(source: Path, target: Path) -> None:
+def check_target(source: Path, target: Path) -> None:
+    """Raises `InputError` for a folder that what is read from `source` cannot be written to."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already; name a folder that is empty or new")
     if target.resolve().is_relative_to(source.resolve()):

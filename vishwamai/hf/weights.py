@@ -79,10 +79,12 @@ def _counted(source: Folder, wanted: list[list[Piece]], report: Report) -> Calla
 
 def dtype_of(folder: Path, pretrained: Pretrained, asked: str, platform: str) -> tuple[str, str]:
     """(the dtype that a folder is loaded in, why) where `asked` was asked for, on a platform ("cpu", "gpu", "tpu")."""
-    if asked != AUTO:
-        return choose_dtype(asked, "", platform)
-    tensors = {} if pretrained.dtype else safetensors.read_folder(folder)
-    return choose_dtype(asked, checkpoint_dtype(pretrained, tensors), platform)
+    return choose_dtype(asked, "" if asked != AUTO else stored_dtype(folder, pretrained), platform)
+
+
+def stored_dtype(folder: Path, pretrained: Pretrained) -> str:
+    """The dtype of the checkpoint in a folder, whose headers are read where its config.json does not say."""
+    return checkpoint_dtype(pretrained, {} if pretrained.dtype else safetensors.read_folder(folder))
 
 
 def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> str:
