@@ -322,6 +322,7 @@ def test_a_continued_message_keeps_the_space_before_what_is_new(model):
     prompt = encode_chat(model.tokenizer, messages, continue_final_message=True)
     free = model.generate(prompt, max_new_tokens=6, return_dict=True).texts[0]
     assert model.generate_chat(messages, **given).content == free.rstrip()
+    assert "".join(chunk.text for chunk in model.stream(messages, **given)) == free.rstrip()
 
 
 def test_scores(model):

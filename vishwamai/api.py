@@ -264,12 +264,12 @@ class VishwamAI:
         that is continued is not in the reply.
         """
         asked, row = self._chat(messages, given)
-        rows, goes_on = [row], given.get("continue_final_message")
+        rows, is_continued = [row], given.get("continue_final_message")
         made = self._generate(rows, asked, cache)
         old, new = len(rows[0]), len(made.tokens[0])
         usage = {"prompt_tokens": old, "completion_tokens": new, "total_tokens": old + new}
         text = self._texts(rows, made, asked)[0].rstrip()
-        return Reply(text if goes_on else text.lstrip(), made.finish_reasons[0], usage, made.stats)
+        return Reply(text if is_continued else text.lstrip(), made.finish_reasons[0], usage, made.stats)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None) -> jax.Array:
         """Logits `[B, T, V]`, float32, of ids `[T]` or `[B, T]`, padded at either side where `attention_mask` is 0.

@@ -256,6 +256,12 @@ def test_a_template_by_name(chatty):
         encode_chat(chatty.with_tokens(templates=(("short", "x"),)), messages)
 
 
+def test_an_unknown_argument_is_named(chatty):
+    for call in (lambda **given: encode_chat(chatty, TALK, **given), lambda **given: render(TALK, CHATML, **given)):
+        with pytest.raises(InputError, match="'tool'; did you mean tools"):
+            call(tool=[])
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [

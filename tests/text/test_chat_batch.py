@@ -70,6 +70,8 @@ def test_masks_of_the_assistants_tokens(own):
     ("given", "kind", "says"),
     [
         ({"add_generation_promt": True}, InputError, "'add_generation_promt'; did you mean add_generation_prompt?"),
+        ({"variables": {"messages": []}}, InputError, "variables has 'messages', which has an argument of its own"),
+        ({"variables": {"tools": []}}, InputError, "variables has 'tools'"),
         ({"max_length": 3}, InputError, "max_length=3 would do nothing"),
         ({"return_tensors": "pt"}, InputError, "return_tensors is 'pt'"),
         ({"chat_template": "rag"}, InputError, "no chat template 'rag'"),

@@ -177,3 +177,9 @@ def test_trimmed_text_is_the_stripped_whole_whatever_the_cuts(text):
             given += trimmer.push(text[start:end])
             assert given == text[:end].strip()
         assert given == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n Hi", "Hi \n", " \n \t", "  ab  c "])
+def test_what_goes_on_with_a_text_keeps_the_white_space_before_it(text):
+    trimmer = Trimmer(leading=False)
+    assert "".join(map(trimmer.push, text)) == text.rstrip()

@@ -71,6 +71,17 @@ class ChatOptions:
                 isinstance(items, list | tuple) and all(isinstance(i, Mapping) for i in items)
             ):
                 raise InputError(f"{name} is {items!r:.80}; it is a list of mappings")
+        for name in {"messages", *(known.name for known in fields(self))} & set(self.variables or ()):
+            raise InputError(f"variables has {name!r}, which has an argument of its own")
+
+
+def chat_options(given: Mapping[str, Any]) -> ChatOptions:
+    """The options of a call. Raises `InputError` for one that there is not, with the name that was likely meant."""
+    names = [known.name for known in fields(ChatOptions)]
+    for name in given:
+        if name not in names:
+            raise InputError(f"a chat has no argument {name!r}; {suggestion(name, names)}")
+    return ChatOptions(**given)
 
 
 @dataclass(frozen=True)
@@ -127,11 +138,12 @@ def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, A
     if isinstance(value, str):
         same = REASONING if name in REASONING else (name,)
         return message | {other: value + end for other in same if message.get(other) == value}, value
-    places = [i for i, part in enumerate(value or ()) if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    parts = value if isinstance(value, list) else []
+    places = [i for i, part in enumerate(parts) if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if not places:
         raise InputError(f"continue_final_message finds no text in the {name} of the last message")
-    parts = [{**p, "text": p["text"] + end} if i == places[-1] else p for i, p in enumerate(value)]
-    return message | {name: parts}, value[places[-1]]["text"]
+    last = parts[places[-1]]
+    return message | {name: [{**p, "text": p["text"] + end} if p is last else p for p in parts]}, last["text"]
 
 
 def make_chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
@@ -153,7 +165,7 @@ def render(messages: Sequence[Message], template: str, **given: Any) -> str:
     Raises `InputError` for messages that are malformed or that the template refuses, `TokenizerError` for a template
     that is broken, forbidden or too dear.
     """
-    return make_chat(template, messages, ChatOptions(**{"add_generation_prompt": False, **given}), {}).render()
+    return make_chat(template, messages, chat_options({"add_generation_prompt": False, **given}), {}).render()
 
 
 def encode_chat(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> list[int]:
@@ -181,7 +193,7 @@ def split_chat(
 
 def chat_of(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any) -> Chat:
     """A chat that the template can show; `given` are fields of `ChatOptions`. Raises `InputError` where it cannot."""
-    options, settings = ChatOptions(**given), tokenizer.settings
+    options, settings = chat_options(given), tokenizer.settings
     source = _source(tokenizer, options)
     own = {name: getattr(settings, name) for name in NAMED if getattr(settings, name)} | dict(settings.model_tokens)
     _check_read(options, {*template_facts(source).variables, *own})
@@ -234,7 +246,7 @@ def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span],
     backend, facts, answers = tokenizer.backend, template_facts(chat.source), Answers()
     text = chat.render(answers=answers)
     needed = trust_needed(tokenizer, facts.output)
-    marks = Marks({backend.id_to_token(i): need for i, need in needed.items()}, facts.texts)
+    marks = Marks({str(backend.id_to_token(i)): need for i, need in needed.items()}, facts.texts)
     marked = chat.render(marks.mark, answers.again())
     plain = marks.plain(marked)
     ids, spans = encode_spans(backend, plain, needed, marks.trust(marked))

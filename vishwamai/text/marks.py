@@ -44,9 +44,9 @@ class Marks:
         """The text with stand-ins that bear `trust` (USER or AUTHOR)."""
         forbidden = self._forbidden[trust]
         is_part = any(text.strip() in token for token in forbidden)
-        is_word = all(map(_is_plain, text))
-        if text in self._known and (is_word or not is_part) and not any(token in text for token in forbidden):
-            return text
+        if text in self._known and not any(token in text for token in forbidden):
+            if not is_part or all(map(_is_plain, text)):
+                return text
         letters = is_part or any(all(map(_is_plain, token)) for token in forbidden)
         table = self._tables.setdefault((trust, letters), {})
         table |= {ord(c): self._stand_in(c, trust, letters) for c in sorted(set(text)) if ord(c) not in table}

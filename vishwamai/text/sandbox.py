@@ -12,7 +12,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, MappingView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextlib import contextmanager
 from itertools import chain
 from types import CodeType
@@ -53,6 +53,7 @@ class _Generation(Extension):
     """`{% generation %}…{% endgeneration %}`: the assistant's words, between the two texts of `environment.spans`."""
 
     tags = {"generation"}
+    environment: Any
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -203,7 +204,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return len(value)
         if isinstance(value, int):
             _check_size(value.bit_length(), MAX_BITS)
-        if not isinstance(value, list | tuple | dict | MappingView):
+        if not isinstance(value, list | tuple | dict | KeysView | ValuesView | ItemsView):
             return 1
         if id(value) not in self._sizes:
             self._spend(len(value))
