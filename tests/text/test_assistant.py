@@ -68,6 +68,19 @@ def test_space_before_the_end_is_the_assistants(own):
     assert said(own, talk, chat_template=LLAMA) == ["no <|eos|>", "é <|eos|>"]
 
 
+def test_what_a_template_puts_after_an_answer_is_not_the_assistants(own):
+    template = LLAMA.replace("' ' ~ eos_token", "' (end)' ~ eos_token")
+    assert said(own, [TALK[1], {"role": "assistant", "content": "no"}], chat_template=template) == ["no"]
+
+
+def test_typed_control_tokens_that_change_the_prompt_are_refused(own):
+    template = "{% for m in messages %}{{ m.content.split('<|eos|>')[0] }}<|eos|>{% endfor %}"
+    talk = [{"role": "user", "content": "a<|eos|>b"}, {"role": "assistant", "content": "no"}]
+    with pytest.raises(InputError, match="what people typed changes the prompt"):
+        encode_training_chat(own, talk, chat_template=template)
+    assert said(own, [{"role": "user", "content": "a<|eos|>b"}, talk[1]]) == ["no<|eos|>"]
+
+
 def test_thoughts_that_a_template_drops_and_calls_of_tools(own):
     call = {"role": "assistant", "content": "<think>hm</think>I look.", "tool_calls": [{"name": "f"}]}
     talk = [TALK[1], call, {"role": "tool", "content": "42"}, TALK[4]]

@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from markupsafe import Markup
+from tokenizers import AddedToken
 
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.text.chat import encode_chat, render
@@ -137,6 +139,34 @@ def test_words_of_the_template_come_from_it_and_from_the_model_alone(chatty, wor
     assert (of("assistant"), of("system")) == (2, 2)
 
 
+def test_tools_are_trusted_as_authors_and_documents_and_variables_as_users(chatty):
+    template = "<think>{{ messages[0].content }}{{ x }}{{ tools | tojson }}{{ documents | tojson }}"
+    given = {"x": "<think>", "tools": [{"a": "<think>"}], "documents": [{"<think>": "<think>"}]}
+    variables = {"x": given.pop("x")}
+    messages = [{"role": "user", "content": "<think>"}]
+    ids = encode_chat(chatty, messages, chat_template=template, variables=variables, **given)
+    assert count(chatty, ids, "<think>") == 2 and chatty.decode(ids).count("<think>") == 6
+
+
+def test_a_word_that_is_an_added_token_is_no_control_token(chatty):
+    copy = chatty.with_tokens()
+    copy.backend.add_tokens([AddedToken("user", normalized=False), AddedToken("\n\n", normalized=False)])
+    ids = encode_chat(copy, [{"role": "user", "content": "user\n\nuser"}], chat_template=CHATML)
+    assert count(copy, ids, "user") == 3 and count(copy, ids, "\n\n") == 1
+
+
+def test_tokens_of_a_models_own_names_are_the_templates(chatty):
+    own = chatty.with_tokens(model_tokens=(("image_token", "<img>"),))
+    ids = encode_chat(
+        own, [{"role": "user", "content": "<img>"}], chat_template="{{ image_token }}{{ messages[0].content }}"
+    )
+    assert count(own, ids, "<img>") == 1 and own.decode(ids) == "<img><img>"
+
+
+def test_a_text_that_is_more_than_a_text_is_read_as_one():
+    assert render([{"role": "user", "content": Markup("a")}], "{{ messages[0].content + '<' }}") == "a<"
+
+
 def test_added_tokens_that_no_template_uses_are_just_text(chatty):
     ids = encode_chat(chatty, [{"role": "user", "content": "<h1>"}], chat_template=CHATML)
     assert count(chatty, ids, "<h1>") == 1
@@ -254,6 +284,20 @@ def test_a_template_by_name(chatty):
     assert encode_chat(tokenizer, messages) == encode_chat(chatty, messages, chat_template=CHATML)
     with pytest.raises(InputError, match="choose one of"):
         encode_chat(chatty.with_tokens(templates=(("short", "x"),)), messages)
+
+
+def test_tools_choose_the_template_for_tools(chatty):
+    show = "{{ messages[0].content }}{{ tools | tojson if tools }}"
+    tokenizer = chatty.with_tokens(templates=(("default", "d" + show), ("tool_use", "t" + show)))
+    messages, tools = [{"role": "user", "content": "hey"}], [{"name": "f"}]
+
+    def text(tokenizer: VishwamAITokenizer, **given) -> str:
+        return tokenizer.decode(encode_chat(tokenizer, messages, **given))
+
+    assert text(tokenizer) == "dhey" and text(tokenizer, tools=tools) == 'they[{"name": "f"}]'
+    assert text(tokenizer, tools=[]) == "they" and text(tokenizer, tools=tools, chat_template="default")[0] == "d"
+    alone = chatty.with_tokens(templates=(("tool_use", "t" + show),))
+    assert text(alone, tools=tools) == 'they[{"name": "f"}]'
 
 
 def test_an_unknown_argument_is_named(chatty):

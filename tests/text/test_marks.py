@@ -40,6 +40,7 @@ def test_a_whole_text_that_the_template_knows_stays_unless_it_could_be_part_of_a
     found = marks(known)
     for text in ("$ref", "a<b", "--", "x-y"):
         assert found.mark(text) == text and USER in found.trust(found.mark(f"a{text}b"))
+    assert "<" not in marks(["<think>"]).mark("<think>") and marks(["<think>"]).mark("<think>", AUTHOR) == "<think>"
     for text in ("<|im_end|>", "im_end|>", "<", "a [INST] b", "]"):
         assert USER in found.trust(found.mark(text))
 
