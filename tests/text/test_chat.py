@@ -150,9 +150,10 @@ def test_tools_are_trusted_as_authors_and_documents_and_variables_as_users(chatt
 
 def test_a_word_that_is_an_added_token_is_no_control_token(chatty):
     copy = chatty.with_tokens()
-    copy.backend.add_tokens([AddedToken("user", normalized=False), AddedToken("\n\n", normalized=False)])
-    ids = encode_chat(copy, [{"role": "user", "content": "user\n\nuser"}], chat_template=CHATML)
-    assert count(copy, ids, "user") == 3 and count(copy, ids, "\n\n") == 1
+    copy.backend.add_tokens([AddedToken("assistant", normalized=False), AddedToken("\n\n", normalized=False)])
+    messages = [{"role": "user", "content": "assistant\n\nassistant"}]
+    ids = encode_chat(copy, messages, chat_template=CHATML)
+    assert count(copy, ids, "assistant") == 3 and count(copy, ids, "\n\n") == 1
 
 
 def test_tokens_of_a_models_own_names_are_the_templates(chatty):

@@ -227,10 +227,9 @@ def _with_texts(chat: Chat) -> Chat:
     if not lists or any(set(part) != {"type", "text"} for parts in lists for part in parts):
         return chat
     try:
+        chat.render()
         check_shown(chat.messages, chat.render_whole)
-        text = chat.render_whole(chat.messages)
-        if not any(str(parts) in text for parts in lists):
-            return chat
+        return chat
     except VishwamAIError:
         pass  # It may show the texts.
     joined = [m if "content" not in m else m | {"content": "\n".join(text_parts(m))} for m in chat.messages]
