@@ -10,6 +10,7 @@ PYTEST := python -m pytest -q
 # Files in two workers; of those that crash, as at a test that hangs, one is made anew, or they would hang in turn.
 IN_TWO := -n 2 --dist loadfile --max-worker-restart 1
 TORCH := torch==2.13.0
+TWO_DEVICES := --xla_force_host_platform_device_count=2
 
 export PYTHONUTF8 = 1
 
@@ -60,16 +61,17 @@ format: $(VENV)/ready
 types: $(VENV)/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Trains vishwamai/base anew; the configuration says what it takes and what came of it.
+# Trains vishwamai/base anew, on questions and then on conversations; the configurations say what it takes and what came
+# of it.
 base: $(VENV)/ready
-	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(BIN)/vishwamai train configs/train/base.json -o runs/base
+	XLA_FLAGS=$(TWO_DEVICES) $(BIN)/vishwamai train configs/train/base.json -o runs/base
+	XLA_FLAGS=$(TWO_DEVICES) $(BIN)/vishwamai train configs/train/base_chat.json -o runs/base_chat
 	rm -rf vishwamai/assets/base
-	$(BIN)/vishwamai convert runs/base/model vishwamai/assets/base --dtype bfloat16 --certificate none
+	$(BIN)/vishwamai convert runs/base_chat/model vishwamai/assets/base --dtype bfloat16 --certificate none
 
 # Trains vishwamai/countdown, from vishwamai/base on.
 countdown: $(VENV)/ready
-	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(BIN)/vishwamai train configs/train/countdown.json \
-		-o runs/countdown
+	XLA_FLAGS=$(TWO_DEVICES) $(BIN)/vishwamai train configs/train/countdown.json -o runs/countdown
 	rm -rf vishwamai/assets/countdown
 	$(BIN)/vishwamai convert runs/countdown/model vishwamai/assets/countdown --dtype bfloat16 --certificate none
 

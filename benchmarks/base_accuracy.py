@@ -20,7 +20,8 @@ from vishwamai.data import game24, generated
 from vishwamai.data.rows import Problem
 
 MAX_NEW_TOKENS = 256
-CORPORA = ("game24", "word_problems", "explanations")  # what the built-in model learned
+QUESTIONS = ("game24", "word_problems", "explanations")  # what the built-in model learned, as plain text and in chats
+CORPORA = (*QUESTIONS, *(f"{name}_chat" for name in QUESTIONS), "conversations")
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -85,7 +86,7 @@ def main() -> None:
         answers = completions(model, problems, args.batch)
         marks = [problem.grade(answer) for problem, answer in zip(problems, answers, strict=True)]
         table.add_row(*row(kind, marks), f"{time.perf_counter() - start:.1f}")
-        totals.setdefault(kind.split(".")[0] + " at once" * kind.endswith(".at_once"), []).extend(marks)
+        totals.setdefault(corpus_of(kind), []).extend(marks)
         wrong = [pair for *pair, mark in zip(problems, answers, marks, strict=True) if not mark]
         for problem, answer in wrong[: args.show]:
             console.print(f"[red]wrong[/] {kind}: {problem.prompt}", end="", markup=True)
@@ -93,6 +94,11 @@ def main() -> None:
     for name, marks in totals.items():
         table.add_row(*row(f"all of {name}", marks), "")
     console.print(table)
+
+
+def corpus_of(kind: str) -> str:
+    """The corpus of a kind of problem, and how it is asked: `game24.ranked_chat` -> `game24 in chats`."""
+    return kind.split(".")[0] + " at once" * kind.endswith(".at_once") + " in chats" * kind.endswith("_chat")
 
 
 def row(kind: str, marks: list[bool]) -> tuple[str, ...]:

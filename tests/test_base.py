@@ -1,7 +1,8 @@
 """The built-in model: as small as it claims, and right on a sample of what it was never asked.
 
 `benchmarks/base_accuracy.py` asks everything that is held out. What is promised is 40% of the Game of 24's ranks
-901-1000 and 90% of the word problems, by greedy decoding; the bounds lie a little above, and below what that prints.
+901-1000 and 90% of the word problems, by greedy decoding, and a conversation that is remembered; the bounds lie a
+little above, and below what that prints.
 """
 
 import random
@@ -37,12 +38,33 @@ def right(model, problems):
 def test_it_solves_the_ranked_puzzles(model):
     ranked = [p for p in generated.held_out("game24") if p.kind == "game24.ranked"]
     assert len(ranked) == 100
-    assert right(model, ranked) >= 45
+    assert right(model, random.Random(1).sample(ranked, 40)) >= 20
 
 
-@pytest.mark.parametrize(("corpus", "sample", "least"), [("word_problems", 100, 93), ("explanations", 40, 36)])
+@pytest.mark.parametrize(
+    ("corpus", "sample", "least"),
+    [
+        ("word_problems", 40, 38),
+        ("explanations", 20, 19),
+        ("word_problems_chat", 20, 18),
+        ("game24_chat", 20, 10),
+        ("conversations", 40, 35),
+    ],
+)
 def test_it_answers_held_out_questions(model, corpus, sample, least):
     assert right(model, random.Random(1).sample(generated.held_out(corpus), sample)) >= least
+
+
+def test_it_remembers_a_conversation_and_obeys_its_system_line(model):
+    said = ["Hi, I am Alice.", "What is a token?", "In one sentence, please.", "I have 7 pears.", "I buy 5 more."]
+    messages = [{"role": "system", "content": "You are called Nova."}]
+    for text in [*said, "How many pears do I have?", "What is my name?", "What is your name?"]:
+        messages.append({"role": "user", "content": text})
+        messages.append(model.generate_chat(messages, max_new_tokens=120).message)
+    replies = [message["content"] for message in messages if message["role"] == "assistant"]
+    whole, short = replies[1:3]
+    assert whole.startswith(short) and len(short) < len(whole) / 2
+    assert replies[-3:] == ["You have 12 pears.", "Your name is Alice.", "My name is Nova."]
 
 
 def test_the_guide_tells_what_ranked_puzzles_share_with_training():
