@@ -109,6 +109,11 @@ def test_items_are_compared_one_by_one_and_brackets_count(same, others):
     assert not any(equal(first, other) for other in others.split("|"))
 
 
+def test_a_number_may_be_long_but_not_without_end():
+    assert canonical("5" * 200) == int("5" * 200) and canonical(f"x = {'5' * 196}") == int("5" * 196)
+    assert canonical("5" * 201) == "5" * 201 and not equal("5" * 201, "5" * 202)
+
+
 def test_texts_are_equal_without_regard_to_case_spaces_and_dots():
     assert equal("Paris.", " paris") and equal("(B)", "b") and equal('"New  York"', "new york")
     assert (
