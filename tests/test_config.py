@@ -204,6 +204,33 @@ def leaves(run: Run) -> dict:
     return dict(config._leaves(config.to_dict(run)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    value: float | None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside", "wanted"),
+    [
+        ({"least": 1}, [1, 2], [0.9], "1 or more"),
+        ({"above": 0}, [0.1], [0, -1], "more than 0"),
+        ({"most": 5}, [5, -9], [5.1], "at most 5"),
+        ({"below": 5}, [4.9], [5], "less than 5"),
+        ({"least": 0, "most": 1}, [0, 1], [-0.1, 1.1], "from 0 to 1"),
+        ({"least": 0, "below": 1}, [0, 0.9], [-0.1, 1], "0 or more and less than 1"),
+        ({"above": 0, "most": 1}, [0.1, 1], [0, 1.1], "more than 0 and at most 1"),
+        ({}, [-9, 9], [math.inf, math.nan], "a finite number"),
+    ],
+    ids=str,
+)
+def test_a_number_out_of_bounds_is_refused_with_them(bounds, inside, outside, wanted):
+    for value in [*inside, None]:
+        config.check_numbers(Bounds(value), "value", **bounds)
+    for value in outside:
+        said = refusal(config.check_numbers, Bounds(value), "value", section="training.", **bounds)
+        assert said == f"training.value is {value}; it must be {wanted}"
+
+
 def test_an_override_begins_an_optional_section():
     assert config.override(Run(), "logging.path=x").logging == Logging(path="x")
 
