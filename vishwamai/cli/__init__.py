@@ -8,6 +8,8 @@ own functions, which import what they need when they run, so that `--help` costs
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import io
 import os
 import sys
@@ -26,6 +28,7 @@ VERBS = (generate, chat, score, reason, train, tokenizer, convert, quantize, mer
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
     _print_in_any_encoding()
+    atexit.register(gc.freeze)  # or Python looks through all of JAX once more as it ends, a tenth of a short command
     try:
         args = _parsed(argv)
         with warnings.catch_warnings():

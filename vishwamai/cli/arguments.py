@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,11 +93,22 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     add("--stop", action="append", metavar="TEXT", help="end before this text; may be given again")
 
 
+def start(status: Status) -> None:
+    """Imports the face, with JAX and all, which takes a second or more."""
+    with status("starting"):
+        gc.disable()  # of so many new objects that stay, looking for those that may go is a tenth of it
+        try:
+            importlib.import_module("vishwamai.api")
+        finally:
+            gc.enable()
+
+
 def load(args: argparse.Namespace) -> VishwamAI:
     """The model that was asked for; what it takes long for is shown on a terminal, now and when it is used."""
     status = Status()
-    with status("starting"):
-        from vishwamai.api import VishwamAI
+    start(status)
+    from vishwamai.api import VishwamAI
+
     how = {"dtype": args.dtype, "quantization": args.quantization, "progress": status}
     model = VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
     if args.adapter is not None:

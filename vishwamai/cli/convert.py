@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vishwamai import compile_cache
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
+from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, start
 from vishwamai.cli.status import Status
 from vishwamai.errors import TokenizerError
 
@@ -42,9 +42,9 @@ def add_folders(verb: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     """`vishwamai convert`: any folder that loads, written anew."""
     status = Status()
-    with status("starting"):
-        from vishwamai.hf import certificate
-        from vishwamai.hf import convert as conversion
+    start(status)
+    from vishwamai.hf import certificate
+    from vishwamai.hf import convert as conversion
 
     target, compare = Path(args.target), args.certificate == "full"
     asked = {"model_type": args.family, "dtype": args.dtype, "quantization": args.quantization}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb
+from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, start
 from vishwamai.cli.status import Status
 from vishwamai.errors import InputError
 
@@ -24,10 +24,10 @@ def add(verbs: Any) -> None:
 def merge(args: argparse.Namespace) -> None:
     """`vishwamai merge`: base and adapter are added in float32, and written in the base's dtype with its tokenizer."""
     status = Status()
-    with status("starting"):
-        from vishwamai.api import VishwamAI
-        from vishwamai.hf import adapter_config, config, convert, weights
-        from vishwamai.hub import resolve
+    start(status)
+    from vishwamai.api import VishwamAI
+    from vishwamai.hf import adapter_config, config, convert, weights
+    from vishwamai.hub import resolve
 
     adapter, target = resolve(args.adapter, part="adapter"), Path(args.target)
     name = args.model or adapter_config.base_of(adapter)
