@@ -36,7 +36,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "serving": (6, "generation text monitor models config"),
     "reasoning": (6, "files generation text data config"),
     "distillation": (6, "training generation models data ops config"),
-    "training": (5, "files data checkpoint models monitor weights parallel ops precision config"),
+    "training": (5, "files data checkpoint models monitor weights parallel ops precision progress config"),
     "generation": (5, "models parallel weights config progress"),
     "hf": (5, "files hub models parallel weights config precision progress"),
     "models": (4, "parallel weights ops config precision"),

@@ -51,7 +51,7 @@ def test_a_run_that_cannot_be_kept(capsys, tmp_path, name):
 def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
     model = VishwamAI.from_pretrained(folder)
 
-    def run(config, where, *, start, max_seconds, allow_changes):
+    def run(config, where, *, start, max_seconds, allow_changes, progress):
         assert (config.training.steps, where, start, max_seconds, allow_changes) == (7, tmp_path, None, 5, True)
         return trainer.Result(model.weights, model.tokenizer, 3, 1.0, False, tokens=1234, loss=2.5, skipped=2)
 
@@ -65,7 +65,7 @@ def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
     )
     back = VishwamAI.from_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(back.weights.embed, model.weights.embed)
-    assert back.generation.eos_ids == (257,)
+    assert back.generation_config.eos_ids == (257,)
 
 
 def test_the_last_line_says_how_it_went():

@@ -93,7 +93,7 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
     add("--stop", action="append", metavar="TEXT", help="end before this text; may be given again")
 
 
-def start(status: Status) -> None:
+def import_face(status: Status) -> None:
     """Imports the face, with JAX and all, which takes a second or more."""
     with status("starting"):
         gc.disable()  # of so many new objects that stay, looking for those that may go is a tenth of it
@@ -106,7 +106,7 @@ def start(status: Status) -> None:
 def load(args: argparse.Namespace) -> VishwamAI:
     """The model that was asked for; what it takes long for is shown on a terminal, now and when it is used."""
     status = Status()
-    start(status)
+    import_face(status)
     from vishwamai.api import VishwamAI
 
     how = {"dtype": args.dtype, "quantization": args.quantization, "progress": status}

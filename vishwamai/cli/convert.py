@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vishwamai import compile_cache
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, start
+from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, import_face
 from vishwamai.cli.status import Status
 from vishwamai.errors import TokenizerError
 
@@ -42,7 +42,7 @@ def add_folders(verb: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     """`vishwamai convert`: any folder that loads, written anew."""
     status = Status()
-    start(status)
+    import_face(status)
     from vishwamai.hf import certificate
     from vishwamai.hf import convert as conversion
 

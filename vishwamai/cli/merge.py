@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, start
+from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, import_face
 from vishwamai.cli.status import Status
 from vishwamai.errors import InputError
 
@@ -24,7 +24,7 @@ def add(verbs: Any) -> None:
 def merge(args: argparse.Namespace) -> None:
     """`vishwamai merge`: base and adapter are added in float32, and written in the base's dtype with its tokenizer."""
     status = Status()
-    start(status)
+    import_face(status)
     from vishwamai.api import VishwamAI
     from vishwamai.hf import adapter_config, config, convert, weights
     from vishwamai.hub import resolve

@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import COUNT, DTYPE, LIMIT, NOT_NEGATIVE, WHOLE, add_revision, add_verb, start
+from vishwamai.cli.arguments import COUNT, DTYPE, LIMIT, NOT_NEGATIVE, WHOLE, add_revision, add_verb, import_face
 from vishwamai.cli.status import Status
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
@@ -138,7 +138,7 @@ def _model(args: argparse.Namespace, own: str, status: Status) -> Any:
         if args.model is None:
             raise InputError("--url needs --model: the name that the endpoint knows the model by")
         return Remote(args.url, args.model)
-    start(status)
+    import_face(status)
     from vishwamai.api import VishwamAI
 
     model = VishwamAI.from_pretrained(args.model or own, revision=args.revision, dtype=args.dtype, progress=status)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import POSITIVE, add_verb
+from vishwamai.cli.arguments import POSITIVE, add_verb, import_face
+from vishwamai.cli.status import Status
 from vishwamai.errors import ConfigError
 
 
@@ -23,17 +24,20 @@ def add(verbs: Any) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder."""
-    from vishwamai import config
+    from vishwamai import compile_cache, config
     from vishwamai.parallel import hosts
     from vishwamai.training.config import RunConfig
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
     if args.explain:
         return print(config.explain(run, sources))
+    status = Status()
+    import_face(status)
     hosts.initialize()
+    compile_cache.enable()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
     what, kept = ("model", _model) if run.training.adapter is None else ("adapter", _adapter)
-    result = kept(run, folder, max_seconds=args.max_seconds, allow_changes=args.allow_changes)
+    result = kept(run, folder, status, max_seconds=args.max_seconds, allow_changes=args.allow_changes)
     if hosts.is_first():
         print(f"{_in_words(result, run.training.steps)}; the {what} is in {folder / what}")
 
@@ -49,29 +53,30 @@ def _in_words(result: Any, steps: int) -> str:
     return f"{state} at step {result.step:,} of {steps:,}: {', '.join(parts)}"
 
 
-def _model(run: Any, folder: Path, **options: Any) -> Any:
+def _model(run: Any, folder: Path, status: Status, **options: Any) -> Any:
     from vishwamai.api import VishwamAI
     from vishwamai.training import trainer
 
     start = None
     if (name := run.training.start) is not None:
-        found = VishwamAI.from_pretrained(name, dtype="float32", mesh=run.tpu.sizes() or None)
+        found = VishwamAI.from_pretrained(name, dtype="float32", mesh=run.tpu.sizes() or None, progress=status)
         if found.config != run.model:
             raise ConfigError(f"model is not that of training.start {name}; describe the same one")
         start = found.weights
-    result: Any = trainer.train(run, folder, start=start, **options)
-    VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
+    result: Any = trainer.train(run, folder, start=start, progress=status, **options)
+    with status("writing the model"):
+        VishwamAI(run.model, result.weights, tokenizer=result.tokenizer).save_pretrained(folder / "model")
     return result
 
 
-def _adapter(run: Any, folder: Path, **options: Any) -> Any:
+def _adapter(run: Any, folder: Path, status: Status, **options: Any) -> Any:
     from vishwamai.api import VishwamAI
     from vishwamai.hf import adapters
     from vishwamai.precision import Precision
     from vishwamai.training import trainer
 
     name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
-    base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None)
-    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, **options)
+    base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None, progress=status)
+    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, progress=status, **options)
     adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vishwamai.monitor.metrics import Numbers, Sink
 
@@ -18,8 +18,9 @@ def shown(steps: int, start: int = 0, show: bool = True, console: Console | None
     if not show:
         yield None
     elif console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
-        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, TextColumn("{task.fields[line]}"), console=console, refresh_per_second=4) as bar:
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), *times, TextColumn("{task.fields[line]}")
+        with Progress(*columns, console=console, refresh_per_second=4) as bar:
             task = bar.add_task("train", total=steps, completed=start, line="compiling ...")
             yield lambda step, numbers: bar.update(task, completed=step, line=in_words(numbers))
     else:

@@ -26,6 +26,7 @@ from vishwamai.monitor.metrics import Metrics, Sink, draw, jsonl, read, utilisat
 from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.progress import Progress, silent
 from vishwamai.training import folder as run_folder
 from vishwamai.training.config import RunConfig
 from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, state_of
@@ -62,13 +63,15 @@ def train(
     sinks: tuple[Sink, ...] = (),
     show: bool = True,
     allow_changes: bool = False,
+    progress: Progress = silent,
 ) -> Result:
     """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights, and
     a run that goes on from a model those of its `start`, in float32.
 
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
-    data, another model, optimiser or seed it is refused, unless `allow_changes`. Raises `CheckpointError`, `DataError`
+    data, another model, optimiser or seed it is refused, unless `allow_changes`. `progress` shows what comes before the
+    first step. Raises `CheckpointError`, `DataError`
     or `ConfigError`; a run of which no batch gives a finite loss any more ends with a `DataError`.
     """
     folder, begun = Path(folder), time.monotonic()
@@ -81,7 +84,8 @@ def train(
     late = None if max_seconds is None else begun + max_seconds
     with run_folder.held(folder):
         run_folder.begin(folder, run, allow_changes=allow_changes)
-        loop, state, batches = _prepared(run, folder, base, start, allow_changes)
+        with progress("preparing data and weights"):
+            loop, state, batches = _prepared(run, folder, base, start, allow_changes)
         first = int(state.step)
         with _stop_signals() as stop, shown(run.training.steps, first, show and hosts.is_first()) as display:
             file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
