@@ -3,6 +3,8 @@
 The reference is a model whose weights have the pairs added in float64.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +130,37 @@ def test_what_is_refused(folders, model):
     assert all(
         len(x.pairs) == 1 for x in jax.tree.leaves(model.weights, is_leaf=lora.is_low_rank) if lora.is_low_rank(x)
     )
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """(a folder with a tied model, one with an adapter of its embedding)."""
+    home, cfg = tmp_path_factory.mktemp("tied"), dataclasses.replace(CONFIG, tie_embeddings=True)
+    VishwamAI.from_config(cfg, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(home / "model")
+    rng = np.random.default_rng(5)
+    a, b = (jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in ((263, 2), (2, 16)))
+    adapters.save(home / "adapter", {"embed": lora.Pair(a=a, b=b, scale=jnp.float32(0.5))}, CONFIG)
+    return home / "model", home / "adapter", 0.5 * np.asarray(a) @ np.asarray(b)
+
+
+@pytest.mark.parametrize("mesh", [None, {"fsdp": 2, "tensor": 4}])
+def test_an_adapter_of_a_tied_embedding_unties_it(mesh, tied, tmp_path):
+    """As in PEFT the output matrix stays as it was; merged, it does still."""
+    folder, adapter, added = tied
+    model, want = VishwamAI.from_pretrained(folder, mesh=mesh), VishwamAI.from_pretrained(folder)
+    before = scores(model)
+    want.weights, want.config = transformer.untied(want.weights, want.config)
+    object.__setattr__(want.weights, "embed", want.weights.embed + jnp.asarray(added, jnp.float32))
+    reference = scores(want)
+    model.load_adapter(adapter)
+    assert not model.config.tie_embeddings and model.n_parameters == want.n_parameters
+    np.testing.assert_allclose(scores(model), reference, atol=1e-4)
+    with pytest.raises(CheckpointError, match="merge or detach adapters first"):
+        model.save_pretrained(tmp_path / "never")
+    model.set_adapter(None)
+    np.testing.assert_allclose(scores(model), before, atol=1e-4)
+    model.set_adapter("default")
+    model.merge_adapter()
+    np.testing.assert_allclose(scores(model), reference, atol=1e-4)
+    model.save_pretrained(tmp_path / "merged")
+    np.testing.assert_allclose(scores(VishwamAI.from_pretrained(tmp_path / "merged")), reference, atol=1e-4)

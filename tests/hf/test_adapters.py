@@ -70,6 +70,12 @@ def pair(module: str, shape: tuple[int, int], rank: int = 2) -> dict[str, np.nda
     return {f"{name}A.weight": draw(rank, shape[1]), f"{name}B.weight": draw(shape[0], rank)}
 
 
+def table_pair(module: str, rows: int, width: int, rank: int = 2) -> dict[str, np.ndarray]:
+    """lora_embedding_A and _B of an embedding of this many rows."""
+    name = f"base_model.model.{module}.lora_embedding_"
+    return {f"{name}A": draw(rank, rows), f"{name}B": draw(width, rank)}
+
+
 def modules(name: str) -> dict[str, tuple[int, int]]:
     return {module.format(i): shape for i in LAYERS[name] for module, shape in SHAPES[name].items()}
 
@@ -127,6 +133,9 @@ def test_a_folder_adds_what_peft_defines(name, base, tmp_path):
     found = adapters.load(write(tmp_path / "a", tensors, fan_in_fan_out=name == "gpt2"), MODELS[name], name)
     want = merged_there(folder, tmp_path / "m", tensors, lambda module, rank: 3.0, turned=name != "gpt2")
     assert_same(lora.merge(lora.attach(w, [found])), want)
+
+
+Q = "model.layers.0.self_attn.q_proj"
 
 
 def test_the_text_model_in_one_of_several_kinds_has_two_names(tmp_path):
@@ -218,15 +227,13 @@ def test_eight_devices(base, tmp_path):
 # What is refused
 
 
-Q = "model.layers.0.self_attn.q_proj"
-
-
 @pytest.mark.parametrize(
     ("said", "words"),
     [
         ({"use_dora": True}, "'use_dora' is True; only False"),
         ({"bias": "all"}, "'bias' is 'all'; only 'none'"),
-        ({"modules_to_save": ["lm_head"]}, r"'modules_to_save' is \['lm_head'\]"),
+        ({"modules_to_save": [1]}, "modules_to_save must be names of modules"),
+        ({"trainable_token_indices": [5, 6]}, "'trainable_token_indices' is"),
         ({"peft_type": "IA3"}, "'peft_type' is 'IA3'; only 'LORA'"),
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "'target_parameters' is"),
         ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'"),
@@ -263,7 +270,24 @@ def test_a_type_must_be_said(tmp_path):
         ("llama", pair(Q, (32, 16), rank=4), r"are \[4, 16\] and \[32, 4\], and must be \[2, 16\] and \[32, 2\]"),
         ("llama", pair(Q, (64, 16)), r"are \[2, 16\] and \[64, 2\], and must be"),
         ("llama", {f"base_model.model.{Q}.lora_A.weight": draw(2, 16)}, "has lora_A alone"),
-        ("llama", pair("model.embed_tokens", (24, 16)), "no matrix that multiplies"),
+        ("llama", pair("model.norm", (16, 16)), "no matrix that multiplies"),
+        (
+            "llama",
+            pair("model.embed_tokens", (16, 24)),
+            "is an embedding here, and .*lora_A.weight' is of another kind",
+        ),
+        ("llama", table_pair(Q, 16, 32), "is a Linear here, and .*lora_embedding_A' is of another kind"),
+        ("llama", {"base_model.model.model.norm.weight": draw(16)}, "whole weight .* of the embedding and the output"),
+        (
+            "llama",
+            {"base_model.model.lm_head.weight": draw(26, 16)},
+            r"\[26, 16\], and the model's \[24, 16\]; where tokens",
+        ),
+        (
+            "llama",
+            {f"base_model.model.lm_head.{part}": draw(24, 16) for part in ("weight", "base_layer.weight")},
+            "lm_head.weight' and .*lm_head.base_layer.weight' are both there",
+        ),
         ("llama", {f"base_model.model.{Q}.lora_magnitude_vector": draw(32)}, "neither lora_A nor lora_B"),
         ("llama", {k: v.astype(np.int8) for k, v in pair(Q, (32, 16)).items()}, "int8, which holds no weights"),
         ("llama", {}, "holds no tensors"),

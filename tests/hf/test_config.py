@@ -210,11 +210,14 @@ REFUSED = {
     "float as a count": ({"num_hidden_layers": 2.0}, "must be a whole number, not 2.0"),
     "text as a number": ({"rms_norm_eps": "1e-5"}, "must be a whole number or a number, not '1e-5'"),
     "eos": ({"eos_token_id": ["</s>"]}, "eos_token_id: must be a token id"),
-    "rope type": ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type 'dynamic' is not known"),
+    "rope type": ({"rope_scaling": {"rope_type": "axial", "factor": 4.0}}, "rope_type 'axial' is not known"),
     "rope field": ({"rope_scaling": {"rope_type": "linear", "factor": 4.0, "beta": 1}}, "'beta' is not known"),
     "rope factor missing": ({"rope_scaling": {"type": "linear"}}, "'linear' needs factor"),
     "rope theta": ({"rope_theta": 0}, "'rope_theta' is 0"),
-    "rope theta in parameters": ({"rope_parameters": {"rope_type": "default", "rope_theta": -1}}, "rope_theta: must"),
+    "rope theta in parameters": (
+        {"rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": -1}},
+        "rope_theta: must",
+    ),
     "rope factor": ({"rope_scaling": {"type": "linear", "factor": "4"}}, "factor: must be a number over 0"),
     "rope list": ({"rope_parameters": [1]}, "'rope_parameters' must be an object"),
 }

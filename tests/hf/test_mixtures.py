@@ -162,7 +162,7 @@ REFUSED = {
     "another width": (HUNYUAN, {"moe_intermediate_size": 12}, "'moe_intermediate_size' is known as 24 alone"),
     "shared experts": (HUNYUAN, {"num_shared_expert": [2, 2, 2, 2]}, "'num_shared_expert' is known as 1 alone"),
     "latent": (HUNYUAN, {"use_mla": True}, "'use_mla' is True"),
-    "dynamic": (HUNYUAN, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is not known"),
+    "no factor": (HUNYUAN, {"rope_scaling": {"type": "dynamic"}}, "rope_type 'dynamic' needs factor"),
     "alpha": (HUNYUAN, {"rope_scaling": ALPHA | {"alpha": "1"}}, "alpha must be numbers over 0"),
     "narrow heads": (HUNYUAN, {"rope_scaling": ALPHA, "head_dim": 2}, "heads of 4 or more"),
 }

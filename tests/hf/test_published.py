@@ -16,6 +16,7 @@ from vishwamai.hf.families import FAMILIES
 from vishwamai.models import cost
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+pytestmark = pytest.mark.filterwarnings("ignore:.*'attn_factor' is overlooked")
 INSIDE_OTHERS = {"ministral3", "vishwamai"}  # published inside a model of images too, and ours
 
 

@@ -252,7 +252,7 @@ def described(**changes) -> dict:
         (described(format="marlin-24"), "format is marlin-24"),
         (described(num_bits=2), "num_bits is 2"),
         (described(symmetric=False), "symmetric is False"),
-        (described(actorder="group"), "actorder is group"),
+        (described(actorder="both"), "actorder is both"),
         (described(strategy="group", group_size=None), "strategy 'group', group_size None"),
         (described() | {"config_groups": {}}, "config_groups must say"),
         (described() | {"config_groups": []}, "config_groups must say"),

@@ -42,7 +42,11 @@ CACHED = (
     "gpt2",
     "cohere2",
     "ministral3",
+    "phi4_mini",
+    "phi3_longrope_window",
+    "llama_dynamic",
 )  # each way to hold and turn
+BY_LENGTH = CACHED[-3:]  # a text turns by its length, so what a step gives is not what the whole text gives there
 CASES = json.loads(CONFIGS.read_text()) if CONFIGS.exists() else {}
 ADAPTED = {  # what PEFT's LoraConfig is given
     "llama": {
@@ -96,6 +100,22 @@ def their_logits(model) -> np.ndarray:
         return model(torch.tensor(TOKENS, dtype=torch.int64), use_cache=False).logits.numpy()[0]
 
 
+def their_steps(folder: Path) -> np.ndarray:
+    """Their logits of each token when it is the last: longrope reads all anew, a dynamic scaling keeps its cache."""
+    import torch
+
+    model, tokens = their_model(folder), torch.tensor(TOKENS, dtype=torch.int64)
+    keeps = model.config.rope_parameters["rope_type"] == "dynamic"
+    with torch.no_grad():
+        out = model(tokens[:, :PROMPT], use_cache=keeps)
+        parts = [out.logits[0]]
+        for end in range(PROMPT + 1, tokens.shape[1] + 1):
+            begin = end - 1 if keeps else 0
+            out = model(tokens[:, begin:end], use_cache=keeps, past_key_values=out.past_key_values if keeps else None)
+            parts.append(out.logits[0, -1:])
+    return torch.cat(parts).numpy()
+
+
 def logits_of(folder: Path) -> np.ndarray:
     """What we make of a folder."""
     found = config.read(folder)
@@ -137,7 +157,7 @@ def test_decoding_with_a_cache_gives_them_too(case, tmp_path):
     for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
         out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_whole)
         parts.append(out[0])
-    assert distance(np.concatenate(parts), stored(case)) <= TOLERANCE
+    assert distance(np.concatenate(parts), stored(f"{case}/steps" if case in BY_LENGTH else case)) <= TOLERANCE
 
 
 def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
@@ -180,6 +200,8 @@ def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
 def test_transformers_gives_them_still(case, tmp_path):
     write(tmp_path, CASES[case])
     assert distance(theirs(tmp_path), stored(case)) <= 1e-6
+    if case in BY_LENGTH:
+        assert distance(their_steps(tmp_path), stored(f"{case}/steps")) <= 1e-6
 
 
 def store() -> None:
@@ -197,6 +219,7 @@ def store() -> None:
             data["architectures"] = [FAMILIES[data["model_type"]].architecture]
             write(Path(folder), data)
             configs[case], logits[case] = data, theirs(Path(folder))
+            logits |= {f"{case}/steps": their_steps(Path(folder))} if case in BY_LENGTH else {}
     CONFIGS.write_text(json.dumps(configs, indent=1) + "\n")
     np.savez_compressed(LOGITS, **logits)
     print(f"{len(configs)} cases from transformers {transformers.__version__}: {LOGITS.stat().st_size:,} bytes")

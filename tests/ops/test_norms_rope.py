@@ -49,7 +49,7 @@ def test_rotation_turns_pairs_by_position():
     freq = rope.frequencies(8, 100.0)
     np.testing.assert_allclose(freq, 100.0 ** -(np.arange(4) / 4), rtol=1e-6)
     x, positions = np.random.default_rng(3).normal(size=(1, 5, 2, 8)), np.array([[0, 1, 5, 2, 900]])
-    got = rope.rotate(f32(x), *rope.angles(jnp.asarray(positions), freq))
+    got = rope.rotate(f32(x), *rope.angles(jnp.asarray(positions), freq[None, None]))
     want = np.stack([rotated(x[0, t], positions[0, t], freq.astype(np.float64)) for t in range(5)])[None]
     np.testing.assert_allclose(got, want, atol=2e-4)
 
@@ -59,7 +59,7 @@ def test_scores_depend_on_distance_alone():
     freq = rope.frequencies(16, 1e4)
 
     def turn(x, position):
-        return rope.rotate(x, *rope.angles(jnp.array([[position]]), freq))
+        return rope.rotate(x, *rope.angles(jnp.array([[position]]), freq[None, None]))
 
     def score(i, j):
         return float(jnp.sum(turn(q, i) * turn(k, j)))
@@ -77,3 +77,20 @@ def test_scalings():
     middle = (wavelength > 8192 / 4) & (wavelength < 8192)
     blend = (8192 / wavelength[middle] - 1) / 3
     np.testing.assert_allclose(scaled[middle], ((1 - blend) / 8 + blend) * freq[middle], rtol=1e-5)
+
+
+def test_longrope_has_two_lists_and_the_length_of_a_text_chooses():
+    freq, short, long = rope.frequencies(6, 500.0), (1.0, 1.5, 2.0), (2.0, 3.0, 5.0)
+    found = rope.longrope(freq, short, long, 8, jnp.array([[8, 9, 1], [100, 8, 7]]))
+    want = [[short, long, short], [long, short, short]]
+    np.testing.assert_allclose(found, freq / np.asarray(want), rtol=1e-6)
+
+
+def test_dynamic_scaling_grows_theta_past_the_original_length():
+    dim, theta, factor, original = 16, 500.0, 4.0, 8
+    freq = rope.frequencies(dim, theta)
+    found = np.asarray(rope.dynamic(freq, factor, original, jnp.array([[3, 8, 9, 30]])))
+    np.testing.assert_array_equal(found[0, :2], np.stack([freq, freq]))  # not even rounding differs
+    for place, length in ((2, 9), (3, 30)):
+        grown = theta * (factor * length / original - (factor - 1)) ** (dim / (dim - 2))
+        np.testing.assert_allclose(found[0, place], grown ** -(np.arange(0, dim, 2) / dim), rtol=1e-5)

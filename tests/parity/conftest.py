@@ -64,6 +64,11 @@ CASES = {
             "tie_word_embeddings": True,
         },
     ),
+    "llama_dynamic": (
+        "LlamaConfig",
+        {"max_position_embeddings": 16}
+        | {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 500.0}},
+    ),
     "mistral": ("MistralConfig", {"sliding_window": 5, "head_dim": None}),
     "qwen2": (
         "Qwen2Config",
@@ -153,7 +158,10 @@ CASES = {
         DEEPSEEK
         | {"rope_parameters": YARN | {"rope_theta": 300.0, "mscale": 1.0, "mscale_all_dim": 0.8}, "q_lora_rank": 20},
     ),
-    "deepseek_v3_halves": ("DeepseekV3Config", DEEPSEEK | {"rope_interleave": False, "norm_topk_prob": False}),
+    "deepseek_v3_halves": (
+        "DeepseekV3Config",
+        DEEPSEEK | {"rope_interleave": False, "norm_topk_prob": False, "v_head_dim": 24},
+    ),
     "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "no_rope_layer_interval": 2, "head_dim": None}),
     "smollm3_window": (
         "SmolLM3Config",
@@ -195,9 +203,14 @@ CASES = {
         {"head_dim": None, "tie_word_embeddings": True, "original_max_position_embeddings": 16}
         | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
     ),
-    "phi3_longrope": (
+    "phi3_longrope": (  # texts that are short for a model of long ones
         "Phi3Config",
-        {"head_dim": None, "original_max_position_embeddings": 256}
+        {"head_dim": None, "original_max_position_embeddings": 64}
+        | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
+    ),
+    "phi3_longrope_window": (
+        "Phi3Config",
+        {"head_dim": None, "original_max_position_embeddings": 20, "sliding_window": 5}
         | {"rope_parameters": LONGROPE | {"partial_rotary_factor": 0.75}},
     ),
     "glm": ("GlmConfig", {"rope_parameters": PARTIAL}),

@@ -36,6 +36,23 @@ MADE_BY_PEFT = {  # what a LoraConfig is given
     "gemma3_text": {"target_modules": ["q_proj", "down_proj"]},
     "olmo": {"target_modules": ["gate_proj", "lm_head"]},
 }
+OUTSIDE = {  # of the embedding and the output matrix: (the case, what a LoraConfig is given)
+    "pairs": ("llama", {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "root": ("mistral", {"target_modules": ["embed_tokens"], "use_rslora": True, "rank_pattern": {"embed_tokens": 3}}),
+    "scaled": ("granite", {"target_modules": ["embed_tokens", "down_proj"]}),
+    "whole": ("olmo", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    "whole head": ("phi3", {"target_modules": ["qkv_proj"], "modules_to_save": ["lm_head"]}),
+    "tied, pairs": ("qwen3", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "tied, pair of the head": ("llama3", {"target_modules": ["lm_head"]}),
+    "tied, scaled": ("gemma2", {"target_modules": ["embed_tokens"]}),
+    "tied, another layout": ("gpt2", {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}),
+    "tied, whole": ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "tied, as one": ("qwen3", {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}),
+    "tied, whole as one": (
+        "llama3",
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+}
 MADE_HERE = ("llama", "phi3", "glm", "gpt2", "qwen3_moe", "mixtral", "deepseek_v3")
 
 
@@ -76,6 +93,44 @@ def test_its_folders_give_its_logits(case, tiny_models, tmp_path):
     assert np.abs(reference - bare).max() > 0.01 * np.abs(bare).max()
     assert_alike(ours(lora.attach(w, [pairs]), found.model), reference)
     assert_alike(ours(lora.merge(lora.attach(w, [pairs])), found.model), reference)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["base stored", "pairs alone"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_its_folders_of_the_embedding_and_the_output_matrix(name, stored, tiny_models, tmp_path):
+    """By default PEFT stores the base's embedding beside its pairs."""
+    import peft
+    import torch
+    import transformers
+
+    case, given = OUTSIDE[name]
+    _, folder = tiny_models(case)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    bare = theirs(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, **given)).eval()
+    torch.manual_seed(0)
+    for part, parameter in adapted.named_parameters():
+        if "lora_" in part or "modules_to_save" in part:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(tmp_path, save_embedding_layers="auto" if stored else False)
+    reference = theirs(adapted)
+    assert np.abs(reference - bare).max() > 0.01 * np.abs(bare).max()
+    found = config.read(folder)
+    w, cfg = weights.load(folder, found), found.model
+    if adapters.unties(tmp_path, cfg, found.model_type):
+        w, cfg = transformer.untied(w, cfg)
+        assert name.startswith("tied") and "as one" not in name
+    pairs = adapters.load(tmp_path, cfg, found.model_type)
+    attached = lora.attach(w, [pairs])
+    assert_alike(ours(attached, cfg), reference)
+    assert_alike(ours(lora.merge(attached), cfg), reference)
+    adapters.save(tmp_path / "again", pairs, cfg, found.model_type)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", tie_word_embeddings=cfg.tie_embeddings
+    ).eval()
+    if found.model.tie_embeddings != cfg.tie_embeddings:
+        base.lm_head.weight.data = base.get_input_embeddings().weight.data.clone()
+    assert_alike(theirs(peft.PeftModel.from_pretrained(base, str(tmp_path / "again")).eval()), reference)
 
 
 @pytest.mark.parametrize("case", MADE_HERE)

@@ -44,13 +44,24 @@ def needs(package: str) -> None:
         pytest.skip(f"{package} is not installed; use make parity")
 
 
-@pytest.fixture(scope="module")
-def encoders():
-    """The encoders of published forms, from the tests that need no torch."""
-    path = Path(__file__).parents[1] / "hf" / "test_quantized.py"
-    module = importlib.util.module_from_spec(found := importlib.util.spec_from_file_location("encoders", path))
+def module_of(name: str):
+    """One of the tests that need no torch, for its encoders of published forms."""
+    path = Path(__file__).parents[1] / "hf" / f"{name}.py"
+    module = importlib.util.module_from_spec(found := importlib.util.spec_from_file_location(name, path))
     found.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    """FP8 in blocks, MXFP4 and compressed-tensors."""
+    return module_of("test_quantized")
+
+
+@pytest.fixture(scope="module")
+def forms():
+    """The others."""
+    return module_of("test_quantized_forms")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +122,27 @@ def test_mxfp4(tiny, encoders, tmp_path):
     said = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
     folder = encoders.restored(tiny("GptOssConfig"), encoders.mxfp4({}), said, tmp_path)
     assert_both_are(folder, theirs(folder, quantization_config=transformers.Mxfp4Config(dequantize=True)))
+
+
+def test_scales_for_a_quantised_cache_change_nothing(tiny, encoders, forms, tmp_path):
+    """With FP8 transformers overlooks them; so do we."""
+    needs("accelerate")
+    import transformers
+
+    said = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    change = forms.with_cache_scales(encoders.fp8((128, 128), {}))
+    folder = encoders.restored(tiny("Qwen3Config"), change, said, tmp_path)
+    assert_both_are(folder, theirs(folder, quantization_config=transformers.FineGrainedFP8Config(dequantize=True)))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_groups_that_activations_ordered(bits, tiny, encoders, forms, tmp_path):
+    needs("compressed_tensors")
+    said = encoders.described(num_bits=bits, group_size=64, actorder="group")
+    said["config_groups"]["g"]["targets"] = ["Linear"]
+    said |= {"ignore": ["lm_head"]}
+    folder = encoders.restored(tiny("Qwen3Config"), forms.by_activations(bits, 64, {}), said, tmp_path)
+    assert_both_are(folder, theirs(folder))
 
 
 WRITTEN = [("Qwen3MoeConfig", scheme) for scheme in ("int8", "int4", "fp8", "int8:64")] + [("Phi3Config", "int4")]

@@ -117,6 +117,7 @@ def test_the_result_has_the_dtype_that_a_plain_weight_gives():
     assert plain(dataclasses.replace(w, w=w.w.astype("bfloat16"))).dtype == jnp.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:int4. groups of 8 inputs do not fit")
 @pytest.mark.parametrize("scheme", ["int8", "int4:8"])
 def test_the_base_may_be_quantised(scheme):
     w, pairs = weights_of(MOE), adapter_of(MOE)

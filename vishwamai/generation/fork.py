@@ -155,8 +155,10 @@ def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:
 
     pairs = zip(pool.cache.stacks, cache.stacks, strict=True)
     stacks = tuple(tuple(place(a, b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
+    whole, part_of = ({"length": c.length, "border": c.border} for c in (pool.cache, cache))
+    rest = jax.tree.map(lambda old, new: old.at[dst_P].set(new, mode="drop"), whole, part_of)
     return Pool(
-        cache=KVCache(stacks=stacks, length=pool.cache.length.at[dst_P].set(cache.length, mode="drop")),
+        cache=KVCache(stacks=stacks, **rest),
         tokens=pool.tokens.at[dst_P].set(tokens, mode="drop"),
         last=pool.last.at[dst_P].set(last_PD.astype(pool.last.dtype), mode="drop"),
     )

@@ -40,16 +40,17 @@ def score_rows(
         group = order[start : start + batch]
         length = bucket(max(len(rows[i]) for i in group), LEAST_PROMPT, cfg.max_length)
         tokens = padded([rows[i] for i in group], bucket(min(batch, len(rows))), length)
-        fixed = {"cfg": cfg, "dtype": dtype, "sharding": sharding}
-        found = np.asarray(programs.run(score_tokens, weights, on_device(tokens, sharding), **fixed))
+        lengths = np.asarray([len(rows[i]) for i in group] + [1] * (len(tokens) - len(group)), np.int32)
+        args = (on_device(x, sharding) for x in (tokens, lengths))
+        found = np.asarray(programs.run(score_tokens, weights, *args, cfg=cfg, dtype=dtype, sharding=sharding))
         for place, i in enumerate(group):
             out[i] = found[place, : len(rows[i]) - 1]
     return out
 
 
-def score_tokens(weights, tokens_BT: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:
+def score_tokens(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:
     """`[B, T]` float32: at place t the logprob of token t + 1; the last place means nothing."""
-    x_BTD, _ = transformer.hidden(weights, tokens_BT, cfg, sharding=sharding, dtype=dtype)
+    x_BTD, _ = transformer.hidden(weights, tokens_BT, cfg, lengths_B=lengths_B, sharding=sharding, dtype=dtype)
     head = transformer.lm_head(weights, sharding)
     next_BT = jnp.roll(tokens_BT, -1, axis=1)
     B, T, D = x_BTD.shape

@@ -16,7 +16,7 @@ from typing import Any
 from vishwamai import hub
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, HubError
-from vishwamai.hf.attributes import OBJECT, REQUIRED, Attribute, checked, flag, number, only, size
+from vishwamai.hf.attributes import LIST, OBJECT, REQUIRED, Attribute, checked, flag, number, only, size
 from vishwamai.hf.safetensors import write_whole
 
 FILE, TENSORS = hub.WANTED["adapter"]
@@ -29,6 +29,8 @@ ATTRIBUTES = {
     "rank_pattern": OBJECT,
     "alpha_pattern": OBJECT,
     "use_rslora": flag(False),
+    "ensure_weight_tying": flag(False),
+    "modules_to_save": LIST,
     "bias": only("none"),
     "use_dora": only(False),
     "use_qalora": only(False),
@@ -36,7 +38,7 @@ ATTRIBUTES = {
     **dict.fromkeys(
         """
         alora_invocation_tokens arrow_config corda_config kasa_config layer_replication loftq_config lora_bias
-        lora_ga_config megatron_config modules_to_save monteclora_config target_parameters trainable_token_indices
+        lora_ga_config megatron_config monteclora_config target_parameters trainable_token_indices
         use_bdlora velora_config
         """.split(),
         NONE,
@@ -44,7 +46,7 @@ ATTRIBUTES = {
 }
 HARMLESS = frozenset(
     """
-    auto_mapping base_model_name_or_path ensure_weight_tying eva_config exclude_modules fan_in_fan_out inference_mode
+    auto_mapping base_model_name_or_path eva_config exclude_modules fan_in_fan_out inference_mode
     layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size revision
     runtime_config target_modules task_type
     """.split()
@@ -61,6 +63,8 @@ class Said:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     by_root: bool  # the scale is alpha / sqrt(rank) (rsLoRA), else alpha / rank
+    tied: bool = False  # where a model ties its output matrix to its embedding, that changes with it
+    whole: tuple[str, ...] = ()  # names of modules whose own weights are there
 
     def rank_of(self, module: str) -> int:
         """A module's rank."""
@@ -93,7 +97,15 @@ def read(folder: Path) -> Said:
         ranks=_patterns(a["rank_pattern"], (int,), MAX_RANK, f"{path}: rank_pattern"),
         alphas=_patterns(a["alpha_pattern"], (int, float), 1e12, f"{path}: alpha_pattern"),
         by_root=a["use_rslora"],
+        tied=a["ensure_weight_tying"],
+        whole=_names(a["modules_to_save"] or [], str(path)),
     )
+
+
+def _names(values: list, where: str) -> tuple[str, ...]:
+    if not all(isinstance(name, str) for name in values):
+        raise ConfigError(f"{where}: modules_to_save must be names of modules, not {str(values)[:60]}")
+    return tuple(values)
 
 
 def _patterns(table: Mapping[str, Any] | None, kinds: tuple, most: float, where: str) -> Mapping[str, Any]:
@@ -116,12 +128,17 @@ def write(
     pairs: Mapping[str, tuple[int, float]],
     every: Collection[str],
     *,
+    whole: Iterable[str] = (),
+    tied: bool = False,
     fan_in_fan_out: bool,
     base: str | None,
 ) -> None:
-    """Writes the file: `pairs` are {module: (rank, scale)}, `every` all modules of the model, `base` its name."""
+    """Writes the file: `pairs` are {module: (rank, scale)}, `every` all modules of the model, `base` its name.
+
+    `whole` are the modules whose own weights are there; `tied` says that the output matrix changes as the embedding.
+    """
     said = {module: (rank, _alpha(rank, scale)) for module, (rank, scale) in pairs.items()}
-    rank, alpha = collections.Counter(said.values()).most_common(1)[0][0]
+    rank, alpha = collections.Counter(said.values() or [(1, 1)]).most_common(1)[0][0]
     data = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -135,7 +152,8 @@ def write(
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
-        "modules_to_save": None,
+        "modules_to_save": names_of(whole, every) or None,
+        "ensure_weight_tying": tied,
         "inference_mode": True,
     }
     write_whole(folder / FILE, [json.dumps(data, indent=2).encode() + b"\n"])

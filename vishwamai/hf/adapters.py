@@ -1,5 +1,6 @@
 """Reads and writes adapters as PEFT stores them: adapter_config.json, and in adapter_model.safetensors a `lora_A`
-`[R, in]` and a `lora_B` `[out, R]` for each Linear.
+`[R, in]` and a `lora_B` `[out, R]` for each Linear, a `lora_embedding_A` and `_B` for the embedding, and the whole
+weights of the embedding or of the output matrix where those were trained themselves.
 
 A Linear that holds several of our weights gives each its part of `lora_B` beside the same `lora_A`; on the way back
 such weights share one `lora_A`, or stand in it one after another, `lora_B` then in blocks. Weights of one stack have
@@ -7,6 +8,7 @@ one rank here: the smaller ones are filled up with zeros, which adds nothing. It
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +30,20 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import lora, spec
-from vishwamai.weights.lora import Adapter, Pair
+from vishwamai.weights.lora import Adapter, Pair, Whole
 from vishwamai.weights.spec import Param
 
 PREFIX = "base_model.model."
-_TENSOR = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight")
+TABLE, HEAD = "embed", "lm_head"  # our paths of what is no layer's
+_PARTS = {  # the end of a tensor's name: (what it holds, of a module of which kind)
+    "lora_A.weight": ("A", "a Linear"),
+    "lora_B.weight": ("B", "a Linear"),
+    "lora_embedding_A": ("A", "an embedding"),
+    "lora_embedding_B": ("B", "an embedding"),
+    "base_layer.weight": ("whole", None),
+    "weight": ("whole", None),
+}
+_TENSOR = re.compile(re.escape(PREFIX) + rf"(.+?)\.({'|'.join(map(re.escape, _PARTS))})")
 
 
 class Place(NamedTuple):
@@ -61,6 +72,25 @@ class Thin(NamedTuple):
     scale: float
 
 
+class Brought(NamedTuple):
+    """What an adapter has for a module: what it adds, and the weight `[out, in]` (or a table) in the base's place."""
+
+    pair: Thin | None
+    whole: np.ndarray | None
+
+
+def unties(folder: Path, cfg: ModelConfig, model_type: str | None = None) -> bool:
+    """Whether an adapter changes the embedding or the output matrix of a model that ties them, and not both as one.
+
+    Such a model has to be untied first: `transformer.untied`.
+    """
+    said, source = adapter_config.read(Path(folder)), _open(Path(folder))
+    whole = FAMILIES[model_type or export.family_for(cfg)].whole
+    ends = {whole[path].removesuffix(".weight") for path in (TABLE, HEAD)}
+    found = (_TENSOR.fullmatch(name) for name in source.tensors)
+    return cfg.tie_embeddings and not said.tied and any(m and _ours(m[1], ends) in ends for m in found)
+
+
 def load(
     folder: Path, cfg: ModelConfig, model_type: str | None = None, *, sharding: Sharding = SINGLE, dtype="float32"
 ) -> Adapter:
@@ -71,13 +101,13 @@ def load(
     """
     said, source = adapter_config.read(Path(folder)), _open(Path(folder))
     places = _places(FAMILIES[model_type or export.family_for(cfg)], cfg)
-    found: dict[str, list[tuple[Place, Thin]]] = {}
+    found: dict[str, list[tuple[Place, Brought]]] = {}
     for module, stored in _modules(source, places, said).items():
         for place in places[module]:
             found.setdefault(place.path, []).append((place, stored))
     if not found:
         raise CheckpointError(f"{source.path / TENSORS}: holds no tensors")
-    return {path: _pair(parts, sharding, dtype) for path, parts in found.items()}
+    return {path: _change(parts, sharding, dtype) for path, parts in found.items()}
 
 
 def _open(folder: Path) -> Folder:
@@ -98,41 +128,73 @@ def _places(family: Family, cfg: ModelConfig) -> dict[str, list[Place]]:
     return found
 
 
-def _modules(source: Folder, places: dict[str, list[Place]], said: Said) -> dict[str, Thin]:
-    """What each module adds, every name and shape checked."""
-    names: dict[str, dict[str, str]] = {}
+def _modules(source: Folder, places: dict[str, list[Place]], said: Said) -> dict[str, Brought]:
+    """What there is for each module, every name and shape checked."""
+    file, names = source.path / TENSORS, {}
     for name in source.tensors:
         match = _TENSOR.fullmatch(name)
         if match is None:
-            raise CheckpointError(f"{source.path / TENSORS}: {name!r} is neither lora_A nor lora_B of a Linear")
-        names.setdefault(match[1], {})[match[2]] = name
+            raise CheckpointError(f"{file}: {name!r} is neither lora_A nor lora_B of a Linear")
+        part, kind = _PARTS[match[2]]
+        inside = names.setdefault(match[1], {})
+        if inside.setdefault(part, (name, kind)) != (name, kind):
+            raise CheckpointError(f"{file}: {inside[part][0]!r} and {name!r} are both there; keep one of them")
+    for name in said.whole:
+        if not any("whole" in parts for module, parts in names.items() if f".{module}".endswith(f".{name}")):
+            raise CheckpointError(
+                f"{file}: has no weights of {name!r}, which modules_to_save has in {adapter_config.FILE}"
+            )
     found = {}
-    for module, both in names.items():
-        ours = _ours(module, places)
-        where = f"{source.path / TENSORS}: {module}"
+    for module, parts in names.items():
+        ours, where = _ours(module, places), f"{file}: {module}"
         if ours not in places:
             raise CheckpointError(f"{where}: this model has no such weight; is the adapter of another model?")
-        if both.keys() != {"A", "B"}:
-            raise CheckpointError(f"{where}: has lora_{min(both)} alone; a pair needs lora_A and lora_B")
-        _check_linear(places[ours], where)
-        inputs, outputs = places[ours][0].sizes
-        a, b, rank = source.view(both["A"]), source.view(both["B"]), said.rank_of(module)
-        if a.shape != (rank, inputs) or b.shape != (outputs, rank):
-            shapes = f"{list(a.shape)} and {list(b.shape)}, and must be {[rank, inputs]} and {[outputs, rank]}"
-            raise CheckpointError(f"{where}: lora_A and lora_B are {shapes} by {adapter_config.FILE} and the model")
-        found[ours] = Thin(_read(a, where), _read(b, where), said.scale_of(module))
+        whole = _whole(source, places[ours], parts, where) if "whole" in parts else None
+        pair = _thin_of(source, places[ours], parts, said, module, where) if parts.keys() - {"whole"} else None
+        found[ours] = Brought(pair, whole)
     return found
 
 
-def _ours(module: str, places: dict[str, list[Place]]) -> str:
+def _thin_of(source: Folder, places: list[Place], parts, said: Said, module: str, where: str) -> Thin:
+    """The pair of a module, of which `parts` names the tensors."""
+    if not {"A", "B"} <= parts.keys():
+        raise CheckpointError(f"{where}: has lora_{min(parts)} alone; a pair needs lora_A and lora_B")
+    _check_pairable(places, where)
+    kind = "an embedding" if places[0].path == TABLE else "a Linear"
+    if {parts[letter][1] for letter in "AB"} != {kind}:
+        raise CheckpointError(f"{where}: is {kind} here, and {parts['A'][0]!r} is of another kind of module")
+    inputs, outputs = places[0].sizes
+    a, b, rank = source.view(parts["A"][0]), source.view(parts["B"][0]), said.rank_of(module)
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
+        shapes = f"{list(a.shape)} and {list(b.shape)}, and must be {[rank, inputs]} and {[outputs, rank]}"
+        raise CheckpointError(f"{where}: lora_A and lora_B are {shapes} by {adapter_config.FILE} and the model")
+    return Thin(_read(a, where), _read(b, where), said.scale_of(module))
+
+
+def _whole(source: Folder, places: list[Place], parts, where: str) -> np.ndarray:
+    """A module's own weight, which only the embedding and the output matrix may have."""
+    if places[0].path not in (TABLE, HEAD):
+        raise CheckpointError(
+            f"{where}: has a whole weight (modules_to_save), which is read of the embedding and the output matrix "
+            "alone; merge the adapter with PEFT"
+        )
+    values = source.view(parts["whole"][0])
+    if values.shape != places[0].piece.shape:
+        shapes = f"{list(values.shape)}, and the model's {list(places[0].piece.shape)}"
+        raise CheckpointError(f"{where}: its weight is {shapes}; where tokens were added, merge the adapter with PEFT")
+    return _read(values, where)
+
+
+def _ours(module: str, places: Collection[str]) -> str:
     """A module's name in the family's tables; of a text model in one of several kinds PEFT has the newer name."""
     inner = module.removeprefix("model.language_model.")
-    return module if module in places or inner == module else f"language_model.model.{inner}"
+    names = (module, f"language_model.model.{inner}" if inner != module else f"language_model.{module}")
+    return next((name for name in names if name in places), module)
 
 
-def _check_linear(places: list[Place], where: str) -> None:
-    """Raises `CheckpointError` unless the module is one matrix that multiplies."""
-    if not all(place.param.is_matmul for place in places):
+def _check_pairable(places: list[Place], where: str) -> None:
+    """Raises `CheckpointError` unless the module is one matrix that multiplies, or the embedding."""
+    if not all(place.param.is_matmul or place.path == TABLE for place in places):
         raise CheckpointError(f"{where}: is no matrix that multiplies, so it can have no pair")
     if len(places[0].piece.shape) != 2:
         raise CheckpointError(
@@ -144,6 +206,18 @@ def _read(tensor: np.ndarray, where: str) -> np.ndarray:
     if tensor.dtype not in READABLE:
         raise CheckpointError(f"{where}: its tensors are {tensor.dtype}, which holds no weights")
     return tensor.astype(np.float32)
+
+
+def _change(parts: list[tuple[Place, Brought]], sharding: Sharding, dtype) -> Pair | Whole:
+    """What an adapter has for one weight of ours."""
+    pairs = [(place, brought.pair) for place, brought in parts if brought.pair is not None]
+    pair = _pair(pairs, sharding, dtype) if pairs else None
+    (place, brought), param = parts[0], parts[0][0].param
+    if brought.whole is None:
+        return pair
+    values = (brought.whole.T if place.piece.transposed else brought.whole).reshape(param.shape)
+    home = sharding.named(*param.axes, shape=param.shape)
+    return Whole(w=jax.device_put(values, home).astype(dtype), pair=pair)
 
 
 def _pair(parts: list[tuple[Place, Thin]], sharding: Sharding, dtype) -> Pair:
@@ -173,20 +247,37 @@ def save(
     changes a weight that is no Linear of the family's.
     """
     places = _places(FAMILIES[export.family_for(cfg, model_type)], cfg)
-    host = {path: jax.tree.map(_on_host, pair) for path, pair in adapter.items()}
-    every = {module: _stored(inside, host, module) for module, inside in places.items()}
+    host = {path: jax.tree.map(_on_host, change) for path, change in adapter.items()}
+    pairs = {path: change.pair if isinstance(change, Whole) else change for path, change in host.items()}
+    every = {module: _stored(inside, pairs, module) for module, inside in places.items()}
     found = {module: stored for module, stored in every.items() if stored is not None}
+    whole = {module: _turned_back(inside[0], host) for module, inside in places.items() if _has_whole(inside[0], host)}
     if jax.process_index() != 0:
         return
     ranks = {module: (len(stored.a), stored.scale) for module, stored in found.items()}
-    turned = all(places[module][0].piece.transposed for module in found)
-    tensors = [tensor for module, stored in found.items() for tensor in _outgoing(module, stored)]
+    linear = [places[module][0].piece for module in found if places[module][0].path != TABLE]
+    said = {"whole": whole.keys() - found.keys(), "tied": cfg.tie_embeddings and TABLE in adapter, "base": base}
+    said["fan_in_fan_out"] = not all(piece.transposed for piece in linear)
+    tensors = [t for module, stored in found.items() for t in _outgoing(module, stored, places[module][0])]
+    for module, values in whole.items():
+        name = f"{PREFIX}{module}.{'base_layer.' if module in found else ''}weight"
+        tensors.append(Outgoing(name, values.shape, values.dtype, lambda values=values: values))
     try:
         with files.replacing(folder, last=adapter_config.FILE) as staging:
             safetensors.write_file(staging / TENSORS, tensors)
-            adapter_config.write(staging, ranks, places, fan_in_fan_out=not turned, base=base)
+            adapter_config.write(staging, ranks, places, **said)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def _has_whole(place: Place, adapter: Adapter) -> bool:
+    return isinstance(adapter.get(place.path), Whole)
+
+
+def _turned_back(place: Place, adapter: Adapter) -> np.ndarray:
+    """A whole weight as its module stores it."""
+    values = adapter[place.path].w.reshape(place.piece.shape[::-1] if place.piece.transposed else place.piece.shape)
+    return np.ascontiguousarray(values.T if place.piece.transposed else values)
 
 
 def _on_host(x: jax.Array) -> np.ndarray:
@@ -200,7 +291,7 @@ def _stored(places: list[Place], adapter: Adapter, module: str) -> Thin | None:
     parts = [(p, pair) for p in places if (pair := adapter.get(p.path)) is not None and pair.scale[p.piece.index] != 0]
     if not parts:
         return None
-    _check_linear(places, module)
+    _check_pairable(places, module)
     thin = [_thin(place, pair) for place, pair in parts]
     scale, shared = thin[0].scale, all(np.array_equal(t.a, thin[0].a) for t in thin)
     a = thin[0].a if shared else np.concatenate([t.a for t in thin])
@@ -217,6 +308,7 @@ def _thin(place: Place, pair: Pair) -> Thin:
     return Thin(a, b if scale > 0 else -b, abs(scale))
 
 
-def _outgoing(module: str, stored: Thin) -> list[Outgoing]:
-    named = ((f"{PREFIX}{module}.lora_{letter}.weight", x) for letter, x in (("A", stored.a), ("B", stored.b)))
+def _outgoing(module: str, stored: Thin, place: Place) -> list[Outgoing]:
+    end = "lora_embedding_{}" if place.path == TABLE else "lora_{}.weight"
+    named = ((f"{PREFIX}{module}.{end.format(letter)}", x) for letter, x in (("A", stored.a), ("B", stored.b)))
     return [Outgoing(name, x.shape, x.dtype, lambda x=x: x) for name, x in named]

@@ -52,7 +52,14 @@ OBJECT = Attribute((dict, type(None)), None)
 TOKENS = Attribute((int, list, type(None)), None, -1, 2**31)
 TOKEN = Attribute((int, type(None)), None, -1, 2**31)
 
+NEVER = {  # what no decoder-only model has
+    "is_encoder_decoder": only(False),
+    "add_cross_attention": only(False),
+    "cross_attention_hidden_size": only(None),
+    "pruned_heads": only({}, None),
+}
 COMMON = {
+    **NEVER,
     "vocab_size": size(most=2**24),
     "hidden_size": size(),
     "intermediate_size": size(most=2**22),
@@ -70,35 +77,46 @@ COMMON = {
     "eos_token_id": TOKENS,
     "bos_token_id": TOKENS,
     "pad_token_id": TOKEN,
-    "is_encoder_decoder": only(False),
-    "add_cross_attention": only(False),
 }
 WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, LENGTH, null=True)}
 EXPERTS = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
 
 HARMLESS = frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path _sliding_window_pattern architectures attention_dropout
-    cache_implementation chunk_size_feed_forward do_sample dtype finetuning_task id2label initializer_range is_decoder
-    label2id max_length max_window_layers mm_tokens_per_image model_type num_labels output_attentions
-    output_hidden_states output_router_logits prefix pretraining_tp problem_type return_dict router_aux_loss_coef
-    router_jitter_noise temperature tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    unsloth_fixed unsloth_version use_cache
+    _attn_implementation_autoset _commit_hash _name_or_path _num_labels _sliding_window_pattern architectures
+    attention_dropout
+    attn_implementation cache_implementation chunk_size_feed_forward decoder_start_token_id dtype finetuning_task
+    id2label initializer_range is_decoder label2id max_sequence_length max_window_layers mm_tokens_per_image
+    model_type name_or_path num_labels output_attentions output_hidden_states output_router_logits prefix
+    pretraining_tp problem_type return_dict router_aux_loss_coef router_jitter_noise sep_token_id tf_legacy_loss
+    tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config transformers_version
+    unsloth_fixed unsloth_version use_bfloat16 use_cache
     aux_loss_alpha num_nextn_predict_layers qk_head_dim seq_aux
-    experts_per_token initial_context_length
+    experts_per_token initial_context_length is_llama_config
     attn_pdrop embd_pdrop n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type
-    summary_use_proj task_specific_params embedding_dropout eod_token_id resid_pdrop residual_dropout
+    output_past predict_special_tokens summary_use_proj task_specific_params
+    embedding_dropout eod_token_id resid_pdrop residual_dropout
     cla_share_factor class_num dense_list im_end_id im_newline_id im_start_id mask_init_id org_vocab_size pad_id
     pool_type skip_cls_token text_end_id text_start_id
     hidden_dropout full_attn_mod interpolate_factor
     boi_token_id boi_token_index eoi_token_id eoi_token_index image_token_id image_token_index vision_config
+
+    bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values
+    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
     """.split()
-)
+)  # the last lines are of generating: those of sampling are read where there is no generation_config.json
 REFUSED = {
     "auto_map": "names code to be run from the checkpoint, which is never done",
     "trust_remote_code": "asks for code to be run from the checkpoint, which is never done",
+    "quantization": "says that the weights are quantised as MLX does, which is not read; use the original weights",
     "quantization_config": "says that a part of the model is quantised, which is read of a whole model alone",
 }
+ALIASES = (  # names of one thing; a file may have both where they agree
+    ("num_experts", "num_local_experts"),
+    ("norm_epsilon", "layer_norm_epsilon"),
+)
 
 
 def checked(
@@ -137,6 +155,9 @@ def problems(
                 yield Problem(key, "", "is missing")
         elif (why := _fault(data[key], attribute)) is not None:
             yield Problem(key, short(data[key]), why)
+    for one, other in ALIASES:
+        if one in known and other in known and None not in (a := data.get(one), b := data.get(other)) and a != b:
+            yield Problem(one, short(a), f"is {short(a)}, and {other!r}, another name of it, is {short(b)}")
 
 
 def _names(auto_map: Any, architecture: str | None) -> bool:

@@ -11,16 +11,17 @@ from typing import Any
 from vishwamai import hub
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import attributes, generation_config, quantized
+from vishwamai.hf import attributes, generation_config, quantized, rope
 from vishwamai.hf.families import FAMILIES, family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.problem import Problem, short
 from vishwamai.hf.quantized import Storage
-from vishwamai.models.config import ModelConfig, stacks_of
+from vishwamai.models.config import Layer, ModelConfig, stacks_of
 
 QUANTIZATION = "quantization_config"  # of the folder's weights, whatever model they are of
+STORED = (QUANTIZATION, "compression_config")  # its older name
 HIDDEN_ACT = {
     "silu": "silu",
     "swish": "silu",
@@ -61,7 +62,7 @@ def read(folder: Path) -> Pretrained:
         model_type=data.get("model_type", ""),
         model=_model(data, path),
         generation=generation_config.read(path.parent, data),
-        storage=quantized.read(data.get(QUANTIZATION), str(path)),
+        storage=quantized.read(_quantization(data, f"{path}: "), str(path)),
         dtype=_dtype(data),
     )
 
@@ -100,7 +101,7 @@ def supported(data: Mapping[str, Any], found: Sequence[Problem]) -> dict[str, An
     """
     bad, family = {problem.name for problem in found}, FAMILIES.get(str(data.get("model_type")))
     sizes = {key for key, attribute in family.attributes.items() if not attribute.choices} if family else set()
-    left = {key: value for key, value in data.items() if key not in bad and key != QUANTIZATION}
+    left = {key: value for key, value in data.items() if key not in bad and key not in STORED}
     return None if bad - data.keys() or bad & sizes else left
 
 
@@ -108,7 +109,7 @@ def _attribute_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     family = FAMILIES.get(str(data.get("model_type")))
     if family is None or family.model_type == OWN:
         return
-    plain = {key: value for key, value in data.items() if key != QUANTIZATION}
+    plain = {key: value for key, value in data.items() if key not in STORED}
     yield from attributes.problems(plain, family.attributes, family.model_type, architecture=family.architecture)
     if family.text is not None and isinstance(data.get("text_config"), dict):
         for problem in _attribute_problems({**data["text_config"], "model_type": family.text}):
@@ -117,14 +118,25 @@ def _attribute_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def storage(data: Mapping[str, Any]) -> Storage | None:
     """How the object of a config.json says that weights are stored; None too where that is not supported."""
-    return None if list(_storage_problems(data)) else quantized.read(data.get(QUANTIZATION), "")
+    return None if list(_storage_problems(data)) else quantized.read(_quantization(data), "")
+
+
+def _quantization(data: Mapping[str, Any], where: str = "") -> Any:
+    """What the object of a config.json says of how weights are stored, by the newer name or the older one."""
+    new, old = (data.get(key) for key in STORED)
+    if new is not None and old is not None and new != old:
+        raise ConfigError(
+            f"{where}{STORED[0]} and {STORED[1]} do not agree; keep the one that the weights are stored by"
+        )
+    return old if new is None else new
 
 
 def _storage_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     try:
-        quantized.read(data.get(QUANTIZATION), "")
+        quantized.read(_quantization(data), "")
     except ConfigError as error:
-        yield Problem(QUANTIZATION, short(data[QUANTIZATION]), str(error).rpartition(f"{QUANTIZATION}: ")[2])
+        key = next(key for key in STORED if data.get(key) is not None)
+        yield Problem(key, short(data[key]), str(error).rpartition(f"{QUANTIZATION}: ")[2])
 
 
 def _model(data: Mapping[str, Any], path: Path) -> ModelConfig:
@@ -133,7 +145,7 @@ def _model(data: Mapping[str, Any], path: Path) -> ModelConfig:
         raise ConfigError(f"{path}: 'model_type' must name the architecture, and is {model_type!r}")
     try:
         family_of(model_type)
-        return model_config({key: value for key, value in data.items() if key != QUANTIZATION}, str(path))
+        return model_config({key: value for key, value in data.items() if key not in STORED}, str(path))
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -146,8 +158,13 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     family = family_of(data["model_type"])
     a = attributes.checked(data, family.attributes, family.model_type, where, architecture=family.architecture)
     if family.text is not None:
-        tied = {key: data[key] for key in ("tie_word_embeddings",) if key in data}
-        return model_config({**a["text_config"], **tied, "model_type": family.text}, f"{where}: text_config")
+        tied = {"tie_word_embeddings": a["tie_word_embeddings"]}
+        inside = {**tied, **a["text_config"], "model_type": family.text}
+        if inside["tie_word_embeddings"] != a["tie_word_embeddings"]:
+            raise ConfigError(
+                f"{where}: 'tie_word_embeddings' is {a['tie_word_embeddings']}, and in text_config it is not"
+            )
+        return model_config(inside, f"{where}: text_config")
     try:
         return ModelConfig(**_fields(family, a))
     except ConfigError as error:
@@ -156,14 +173,23 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
     """The model's fields, from the attributes."""
+    a = rope.settled(a, by_type=family.ropes_by_type)
     fields = {ours: a[theirs] for theirs, ours in family.shared.items()}
     fields["n_kv_heads"] = fields.get("n_kv_heads") or fields["n_heads"]
     fields["head_dim"] = fields.get("head_dim") or _head_dim(fields["d_model"], fields["n_heads"])
     act = a.get("hidden_act") or a.get("hidden_activation")
     fields |= {"activation": HIDDEN_ACT[act]} if act is not None else {}
-    fields["stacks"] = stacks_of(family.layers(a))
+    layers = family.layers(a)
+    fields["stacks"] = stacks_of(layers)
+    fields["max_length"] = _longest(layers) or fields["max_length"]
     fields |= {**family.switches, **family.read(a)}
     return {k: float(v) if k in FLOATS and v is not None else v for k, v in fields.items()}
+
+
+def _longest(layers: Sequence[Layer]) -> int | None:
+    """How long a text may be where a dynamic scaling says so: the file has the length that it begins at."""
+    found = [x.rope for x in layers if x.rope is not None and x.rope.scaling == "dynamic"]
+    return min((int(r.factor * r.original_max_length) for r in found), default=None)
 
 
 def _head_dim(width: int, heads: int) -> int:

@@ -109,7 +109,10 @@ def open_checked(path: Path, pretrained: Pretrained) -> Folder:
 
 def _specs(cfg: ModelConfig, quantization: str | None):
     specs = transformer.specs(cfg)
-    return specs if quantization is None else quantize.chosen_specs(specs, Scheme.named(quantization))
+    if quantization is None:
+        return specs
+    quantize.check_groups(specs, Scheme.named(quantization))
+    return quantize.chosen_specs(specs, Scheme.named(quantization))
 
 
 def outgoing(

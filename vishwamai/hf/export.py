@@ -79,6 +79,7 @@ def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
     act = next(theirs for theirs, ours in HIDDEN_ACT.items() if ours == cfg.activation)
     return {
         "num_hidden_layers": cfg.n_layers,
+        "max_position_embeddings": _stated_length(cfg),
         "hidden_act": act,
         "hidden_activation": act,
         "sliding_window": window,
@@ -87,6 +88,12 @@ def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
         "rope_parameters": _ropes(cfg, by_type=family.ropes_by_type),
         "partial_rotary_factor": next((x.rope.fraction for x in cfg.layers if x.rope is not None), 1.0),
     }
+
+
+def _stated_length(cfg: ModelConfig) -> int:
+    """What files call the longest text: where a dynamic scaling begins, if there is one."""
+    ropes = [layer.rope for layer in cfg.layers if layer.rope is not None]
+    return next((r.original_max_length for r in ropes if r.scaling == "dynamic"), cfg.max_length)
 
 
 def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:

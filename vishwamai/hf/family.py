@@ -6,6 +6,7 @@ say the rest. It knows no family by name and no tensor's values.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from vishwamai.errors import ConfigError
@@ -33,7 +34,7 @@ FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its 
     "attn_logit_softcapping": "attn_softcap",
     "final_logit_softcapping": "final_softcap",
 }
-TYPES = ("full_attention", "sliding_attention")
+TYPES = (rope.FULL, "sliding_attention")
 ROTARY = r".*\.rotary_emb\.inv_freq"
 NEXT_TOKENS = rf"model\.layers\.{{after}}\..*|{ROTARY}"  # the layer after the last one predicts a further token
 
@@ -100,19 +101,28 @@ def _ropes(
     length: Mapping[str, Any],
 ) -> tuple[Rope, Rope]:
     """The positions of full and of sliding layers."""
-    theta, longest, given = a["rope_theta"] or theta, a["max_position_embeddings"], a["rope_parameters"]
+    theta, given, where = a["rope_theta"] or theta, a[rope.NEW], rope.OLD if a[rope.OLD] else rope.NEW
+    read = partial(rope.read, max_length=a["max_position_embeddings"], whole="partial_rotary_factor" not in a)
     if local_theta is None:
         turned = {"partial_rotary_factor": a["partial_rotary_factor"]} if "partial_rotary_factor" in a else {}
-        said = turned | ({"rope_theta": theta} | (a["rope_scaling"] or scaling or {}) if given is None else given)
-        said = length | said if said.get("rope_type", said.get("type")) == "longrope" else said
-        both = rope.read(said, theta, longest, "rope_scaling" if given is None else "rope_parameters")
+        said = turned | (scaling or {} if given is None else given)
+        both = read(_with_length(said, length, where), theta, where=where)
         return both, both
-    if given is None:
-        return rope.read(a["rope_scaling"], theta, longest, "rope_scaling"), Rope(theta=float(local_theta(a)))
+    given = given or {}
     if given.keys() - set(TYPES) or not all(isinstance(v, dict | None) for v in given.values()):
-        raise ConfigError(f"rope_parameters: must hold an object for {TYPES[0]} and one for {TYPES[1]}")
-    full, sliding = ((given.get(kind), f"rope_parameters: {kind}") for kind in TYPES)
-    return rope.read(full[0], theta, longest, full[1]), rope.read(sliding[0], local_theta(a), longest, sliding[1])
+        raise ConfigError(f"{where}: must hold an object for {TYPES[0]} and one for {TYPES[1]}")
+    full, sliding = (given.get(kind) for kind in TYPES)
+    return read(full, theta, where=f"{where}: {TYPES[0]}"), read(sliding, local_theta(a), where=f"{where}: {TYPES[1]}")
+
+
+def _with_length(said: Mapping[str, Any], length: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What stands of a rotation's length beside it goes before what it says itself, and must not be another."""
+    if said.get("rope_type", said.get("type")) not in ("longrope", "su"):
+        return said
+    for key, value in length.items():
+        if said.get(key) not in (None, value):
+            raise ConfigError(f"{where}: {key!r} is {said[key]}, and beside it {value} (which transformers would obey)")
+    return {**said, **length}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

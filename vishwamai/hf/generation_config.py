@@ -104,14 +104,17 @@ class GenerationConfig:
 def read(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
     """What a folder says, whose config.json holds `data`.
 
-    A special token that generation_config.json leaves out is that of config.json; the rest of config.json counts only
-    where there is no such file, as in transformers. Raises `ConfigError` that names the file and the key.
+    A special token that generation_config.json leaves out is that of config.json, or of the text model in it; the rest
+    of config.json counts only where there is no such file, as in transformers. Raises `ConfigError` that names the file
+    and the key.
     """
     path = folder / "generation_config.json"
     said = load_json(path) if path.exists() else data
     where = f"{path if path.exists() else folder / 'config.json'}"
+    text = data.get("text_config")
+    files = (said, data, text if isinstance(text, dict) else {})
     names = ("eos_token_id", "bos_token_id", "pad_token_id")
-    eos, bos, pad = (_ids(_first(said.get(name), data.get(name)), f"{where}: {name}") for name in names)
+    eos, bos, pad = (_ids(_first(*(file.get(name) for file in files)), f"{where}: {name}") for name in names)
     unsupported = tuple((name, said[name]) for name, neutral in UNSUPPORTED.items() if _acts(said.get(name), neutral))
     return GenerationConfig(
         eos_ids=eos,

@@ -1,10 +1,12 @@
 """How published checkpoints store quantised weights, and what of it is read: config.json's `quantization_config`.
 
 FP8 in blocks (DeepSeek-V3, 2024, section 3.3), MXFP4 (OCP Microscaling Formats 1.0, 2023), and compressed-tensors'
-symmetric integers and FP8. Activations are never quantised, whatever a checkpoint asks for. It knows no family's names.
+symmetric integers and FP8. Activations and the cache are never quantised, whatever a checkpoint asks for, so what it
+has of scales for them is left unread. It knows no family's names.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,11 +21,15 @@ PACKED = ("pack-quantized",)
 SCALES = tuple(np.dtype(DTYPES[name]) for name in ("F32", "F16", "BF16"))
 MXFP4_BYTES = 16  # of the 32 codes that share a scale
 UNPACKED = ("int-quantized", "float-quantized", "naive-quantized")
+OF_CACHE = re.compile(r".*\.(self_attn|attn)\.([qkv]_|kv_|prob_)scale|.*\.[qkv]_proj\.([kv]_|output_)scale")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Storage:
-    """A checkpoint's way to store quantised weights: what shares a scale (0: a whole axis), and bits of an integer."""
+    """A checkpoint's way to store quantised weights: what shares a scale (0: a whole axis), and bits of an integer.
+
+    Without any (`method` "none") only the cache is meant to be quantised, and is not.
+    """
 
     method: str
     block: tuple[int, int] = (0, 0)
@@ -31,10 +37,10 @@ class Storage:
 
     def coded(self, tensors: Mapping[str, Tensor], view: Callable[[str], np.ndarray]) -> dict[str, Tensor | Coded]:
         """The tensors by the names of the plain ones that they stand for."""
-        make = {"fp8": self._fp8, "mxfp4": self._mxfp4, "compressed-tensors": self._compressed}[self.method]
-        found: dict[str, Tensor | Coded] = dict(tensors)
-        for name, tensor in tensors.items():
-            coded, used = make(name, tensor, tensors, view)
+        makers = {"fp8": self._fp8, "mxfp4": self._mxfp4, "compressed-tensors": self._compressed}
+        found: dict[str, Tensor | Coded] = {n: tensor for n, tensor in tensors.items() if not OF_CACHE.fullmatch(n)}
+        for name, tensor in tensors.items() if self.method in makers else ():
+            coded, used = makers[self.method](name, tensor, tensors, view)
             if coded is not None:
                 for one in used:
                     found.pop(one, None)
@@ -42,10 +48,14 @@ class Storage:
         return found
 
     def _fp8(self, name, tensor, tensors, view):
-        if tensor.dtype != CODES["fp8"] or f"{name}_scale_inv" not in tensors:
+        # Both names are of what codes are multiplied by: the first is DeepSeek's, the second AutoFP8's.
+        scales = [one for one in (f"{name}_scale_inv", f"{name}_scale") if one in tensors]
+        if tensor.dtype != CODES["fp8"] or not scales:
             return None, ()
-        module, scale = name.removesuffix("weight"), _scales(tensors[f"{name}_scale_inv"], view)
-        used = (name, f"{name}_scale_inv", f"{module}activation_scale", f"{module}input_scale")
+        if len(scales) > 1:
+            raise CheckpointError(f"{tensor.path}: {scales[0]!r} and {scales[1]!r} are both there; keep one of them")
+        module, scale = name.removesuffix("weight"), _scales(tensors[scales[0]], view)
+        used = (name, *scales, f"{module}activation_scale", f"{module}input_scale")
         return self._matmul(name, tensor.path, "fp8", tensor.shape, _bytes(view(name)), scale), used
 
     def _mxfp4(self, name, tensor, tensors, view):
@@ -77,8 +87,17 @@ class Storage:
         kind = f"int{self.bits}" if packed or tensor.dtype == np.int8 else "fp8"
         shape = self._unpacked_shape(tensor, tensors, view, plain) if packed else tensor.shape
         codes = _unpacked(view(name), self.bits) if packed else _bytes(view(name))
-        used = (name, f"{plain}_scale", f"{plain}_shape", f"{plain.removesuffix('weight')}input_scale")
-        return self._matmul(plain, tensor.path, kind, shape, codes, _scales(tensors[f"{plain}_scale"], view)), used
+        used = (
+            name,
+            f"{plain}_scale",
+            f"{plain}_shape",
+            f"{plain}_g_idx",
+            f"{plain.removesuffix('weight')}input_scale",
+        )
+        scale = _scales(tensors[f"{plain}_scale"], view)
+        if f"{plain}_g_idx" in tensors:
+            return self._by_index(plain, tensor, tensors[f"{plain}_g_idx"], view, kind, shape, codes, scale), used
+        return self._matmul(plain, tensor.path, kind, shape, codes, scale), used
 
     def _unpacked_shape(self, tensor, tensors, view, plain) -> tuple[int, ...]:
         """The shape of what is packed: the last word of a row may be filled up."""
@@ -91,6 +110,15 @@ class Storage:
             _require(tensor, np.int32, fits, f"that of {list(given)} packed, as {said.name!r} says")
             shape = given
         return shape
+
+    def _by_index(self, name, tensor, index, view, kind, shape, codes, scale) -> Coded:
+        """A matrix whose inputs have a scale each by an index of groups, as they were ordered by activations."""
+        _require(index, np.int32, index.shape == shape[1:], f"[{shape[1]}], the group of each input")
+        group = np.asarray(view(index.name))
+        if scale.shape[0] != shape[0] or not ((0 <= group) & (group < scale.shape[1])).all():
+            sizes = f"{list(scale.shape)} scales do not fit {list(shape)} by {index.name!r}"
+            raise CheckpointError(f"{tensor.path}: tensor {name!r}: {sizes}")
+        return Coded(name, tensor.path, kind, tuple(shape), codes, lambda grid: scale[grid[0], group[grid[1]]], (1, 1))
 
     def _matmul(self, name, path, kind, shape, codes, scale) -> Coded:
         """A matrix `[out, in]` of codes, and that of its scales."""
@@ -164,6 +192,7 @@ def read(said: Any, where: str) -> Storage | None:
 def _read_fp8(said: Mapping[str, Any]) -> Storage:
     block = said.get("weight_block_size")
     _allow(said, "fmt", None, "e4m3")
+    _allow(said, "expert_dtype", None, "fp8")
     if block is not None and not (isinstance(block, list) and len(block) == 2 and all(_is_size(n) for n in block)):
         raise ConfigError(f"weight_block_size is {str(block)[:60]}; it must be two sizes")
     return Storage(method="fp8", block=tuple(block or (0, 0)))
@@ -174,10 +203,13 @@ def _read_mxfp4(said: Mapping[str, Any]) -> Storage:
 
 
 def _read_compressed(said: Mapping[str, Any]) -> Storage:
-    _allow(said, "format", *PACKED, *UNPACKED)
+    if said.get("config_groups") or not said.get("kv_cache_scheme"):
+        _allow(said, "format", *PACKED, *UNPACKED)
     _allow(said, "sparsity_config", None, {})
     _allow(said, "transform_config", None, {})
     groups = said.get("config_groups")
+    if not groups and said.get("kv_cache_scheme"):
+        return Storage(method="none")
     if not isinstance(groups, Mapping):
         raise ConfigError("config_groups must say how weights are quantised")
     weights = [g.get("weights") if isinstance(g, Mapping) else None for g in groups.values()]
@@ -185,7 +217,7 @@ def _read_compressed(said: Mapping[str, Any]) -> Storage:
         raise ConfigError("config_groups must say how weights are quantised")
     for w in weights:
         _allow(w, "symmetric", True)
-        _allow(w, "actorder", None, "static", "weight")
+        _allow(w, "actorder", None, "static", "weight", "group")
         _allow(w, "num_bits", *((4, 8) if said["format"] in PACKED else (8,)))
         _allow(w, "type", "int", *(() if said["format"] in PACKED else ("float",)))
     found = {(w["num_bits"], _compressed_block(w)) for w in weights}

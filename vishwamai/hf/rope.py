@@ -1,27 +1,37 @@
 """Rotary positions in config.json and in a `Rope`: the two dialects that published files use.
 
 Until transformers 4: `rope_theta` and `rope_scaling` (and for Gemma 3 `rope_local_base_freq`). From 5 on:
-`rope_parameters`, one object or one for each type of layer.
+`rope_parameters`, one object or one for each type of layer. What stands in the object goes before what stands beside
+it, as in transformers; two objects that do not agree are refused.
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from vishwamai.errors import ConfigError
 from vishwamai.models.config import Rope
 
+FULL = "full_attention"
+OLD, NEW = "rope_scaling", "rope_parameters"
 _LENGTH = {"original_max_position_embeddings": "original_max_length"}
 _FIELDS = {  # of each scaling: its key in the file -> our field
     "default": {},
     "linear": {"factor": "factor"},
+    "dynamic": {"factor": "factor"},
     "llama3": {
         "factor": "factor",
         "low_freq_factor": "low_freq_factor",
         "high_freq_factor": "high_freq_factor",
         **_LENGTH,
     },
-    "longrope": {"attention_factor": "magnitude", **_LENGTH},
+    "longrope": {
+        "short_factor": "short_factors",
+        "long_factor": "long_factors",
+        "attention_factor": "magnitude",
+        **_LENGTH,
+    },
     "yarn": {
         "factor": "factor",
         "beta_fast": "beta_fast",
@@ -32,65 +42,110 @@ _FIELDS = {  # of each scaling: its key in the file -> our field
     },
 }
 _OPTIONAL = {*_LENGTH, "beta_fast", "beta_slow", "truncate", "attention_factor"}
-_MAGNITUDES = {"mscale", "mscale_all_dim"}  # of yarn: they say what attention_factor is where it is not given
-_LISTS = {"short_factor", "long_factor"}  # of longrope: for texts up to the original length, and for longer ones
-_ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_FURTHER = {  # what says how large the magnitude is, where attention_factor does not
+    "yarn": {"mscale", "mscale_all_dim"},
+    "longrope": {"factor"},
+}
+_LISTS = ("short_factor", "long_factor")
+_KIND = ("rope_type", "type")
+_NUMBERS = ("rope_theta", "partial_rotary_factor")
+_OVERLOOKED = {  # by transformers, whose numbers are ours
+    "attn_factor": "vLLM multiplies sine and cosine by it; if that is meant, write attention_factor",
+    "finetuned": None,
+}
 
 
-def read(values: Mapping[str, Any] | None, theta: float, max_length: int, where: str) -> Rope:
-    """A `Rope` from one object of either dialect; `theta` is used where the object names none."""
-    values = values or {}
-    kind = values.get("rope_type", values.get("type", "default"))
-    if not isinstance(kind, str) or kind not in _FIELDS:
-        raise ConfigError(f"{where}: rope_type {kind!r} is not known; known are {', '.join(_FIELDS)}")
-    known = _FIELDS[kind].keys() | (_MAGNITUDES if kind == "yarn" else set())
+def settled(a: Mapping[str, Any], *, by_type: bool) -> dict[str, Any]:
+    """Attributes whose `rope_parameters` is the object that counts, whichever dialect it was said in; None: none.
+
+    Raises `ConfigError` that names both where there are two that do not agree: transformers drops one of them.
+    """
+    old, new = a.get(OLD) or None, a.get(NEW)
+    if old is None:
+        return dict(a)
+    if by_type:
+        layers = {} if new is None else new
+        alone = layers.get(FULL) or {"rope_type": "default"}
+        if not isinstance(alone, Mapping):
+            return dict(a)  # which is refused where it is read
+        found, agree = {**layers, FULL: {**alone, **old}}, not new or _said(alone, a) == _said({**alone, **old}, a)
+    else:
+        found, agree = old, not new or _said(old, a) == _said(new, a)
+    if not agree:
+        raise ConfigError(
+            f"{OLD!r} and {NEW!r} do not agree: {dict(old)} and {dict(new or {})}; keep one of them, with the "
+            f"rope_theta that is meant (transformers would obey {OLD})"
+        )
+    return {**a, NEW: found}
+
+
+def _said(values: Mapping[str, Any], a: Mapping[str, Any]) -> dict[str, Any]:
+    """An object's values by one name each, those that stand beside it among them."""
+    beside = {key: a.get(key) for key in _NUMBERS}
+    said = {k: v for k, v in {**beside, **values}.items() if v is not None}
+    kind = said.pop("type", "default")
+    return {"rope_type": kind, **said}
+
+
+def read(values: Mapping[str, Any] | None, theta: float, max_length: int, where: str, *, whole: bool = True) -> Rope:
+    """A `Rope` from one object of either dialect; `theta` is used where the object names none.
+
+    `whole` says that models of this family turn whole heads, whatever part the object names.
+    """
+    values = {key: value for key, value in (values or {}).items() if value is not None}
+    kind = _kind(values, where)
+    _check(values, kind, where, whole)
+    fields = {ours: values[key] for key, ours in _FIELDS[kind].items() if key in values}
+    if kind == "dynamic" or "original_max_position_embeddings" in _FIELDS[kind]:
+        fields["original_max_length"] = int(fields.get("original_max_length", max_length))
+    if kind == "yarn":
+        fields.setdefault("magnitude", _yarn_magnitude(values))
     if kind == "longrope":
-        return _longrope(values, theta, max_length, where)
+        fields |= {ours: tuple(map(float, values[key])) for key, ours in _FIELDS[kind].items() if key in _LISTS}
+        fields.setdefault("magnitude", _longrope_magnitude(values, max_length, fields["original_max_length"], where))
+    return Rope(
+        theta=float(values.get("rope_theta", theta)),
+        fraction=float(values.get("partial_rotary_factor", 1.0)),
+        scaling="none" if kind == "default" else kind,
+        **{k: float(v) if type(v) is int and k != "original_max_length" else v for k, v in fields.items()},
+    )
+
+
+def _kind(values: Mapping[str, Any], where: str) -> str:
+    said = [values[key] for key in _KIND if key in values] or ["default"]
+    kinds = ["longrope" if kind == "su" else kind for kind in said]  # which is what Phi 3 first called it
+    for kind in kinds:
+        if not isinstance(kind, str) or kind not in _FIELDS:
+            raise ConfigError(f"{where}: rope_type {kind!r} is not known; known are {', '.join(_FIELDS)}")
+        if kind != kinds[0]:
+            raise ConfigError(f"{where}: rope_type is {said[0]!r} and type is {said[1]!r}; keep one of them")
+    return kinds[0]
+
+
+def _check(values: Mapping[str, Any], kind: str, where: str, whole: bool) -> None:
+    """Raises `ConfigError` for what is not known, out of range or missing."""
+    known = _FIELDS[kind].keys() | _FURTHER.get(kind, set())
     for key, value in values.items():
-        if key not in _ALWAYS and key not in known:
+        if key in _OVERLOOKED:
+            if (why := _OVERLOOKED[key]) is not None:
+                warnings.warn(f"{where}: {key!r} is overlooked, as transformers does: {why}", stacklevel=2)
+        elif key not in known and key not in (*_KIND, *_NUMBERS):
             raise ConfigError(f"{where}: {key!r} is not known for rope_type {kind!r}")
-        if key == "truncate" and type(value) is not bool:
+        elif key == "truncate" and type(value) is not bool:
             raise ConfigError(f"{where}: truncate: must be true or false, not {value!r}")
-        if key != "truncate" and (key in known or key in ("rope_theta", "partial_rotary_factor")):
+        elif key in _LISTS:
+            if not isinstance(value, list):
+                raise ConfigError(f"{where}: {key}: must be a list of numbers, not {str(value)[:60]!r}")
+            for number in value:
+                _check_number(number, f"{where}: {key}")
+        elif key != "truncate" and key not in _KIND:
             _check_number(value, f"{where}: {key}")
     missing = [key for key in _FIELDS[kind] if key not in values and key not in _OPTIONAL]
     if missing:
         raise ConfigError(f"{where}: rope_type {kind!r} needs {', '.join(missing)}")
-    fields = {ours: values[key] for key, ours in _FIELDS[kind].items() if key in values}
-    if "original_max_position_embeddings" in _FIELDS[kind]:
-        fields["original_max_length"] = int(fields.get("original_max_length", max_length))
-    if kind == "yarn":
-        fields.setdefault("magnitude", _yarn_magnitude(values))
-    scaling = "none" if kind == "default" else kind
-    numbers = {k: v if type(v) is bool or k == "original_max_length" else float(v) for k, v in fields.items()}
-    fraction = float(values.get("partial_rotary_factor", 1.0))
-    return Rope(theta=float(values.get("rope_theta", theta)), fraction=fraction, scaling=scaling, **numbers)
-
-
-def _longrope(values: Mapping[str, Any], theta: float, max_length: int, where: str) -> Rope:
-    """Which of its lists holds is decided once, by the longest text that the model takes: a cache cannot change it."""
-    original = values.get("original_max_position_embeddings", max_length)
-    for key, value in values.items():
-        if key not in _ALWAYS | _LISTS | _FIELDS["longrope"].keys() | {"factor"}:
-            raise ConfigError(f"{where}: {key!r} is not known for rope_type 'longrope'")
-        for number in value if key in _LISTS and isinstance(value, list) else [value]:
-            if key not in ("rope_type", "type"):
-                _check_number(number, f"{where}: {key}")
-    if not all(isinstance(values.get(key), list) for key in _LISTS):
-        raise ConfigError(f"{where}: rope_type 'longrope' needs the lists short_factor and long_factor")
-    if type(original) is not int or original < 2:
-        key = "original_max_position_embeddings"
-        raise ConfigError(f"{where}: {key} is {original}; it must be a whole number, 2 or more")
-    factor = values.get("factor") or max_length / original
-    growth = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return Rope(
-        theta=float(values.get("rope_theta", theta)),
-        fraction=float(values.get("partial_rotary_factor", 1.0)),
-        scaling="longrope",
-        factors=tuple(map(float, values["long_factor" if max_length > original else "short_factor"])),
-        magnitude=float(values.get("attention_factor") or growth),
-        original_max_length=int(original),
-    )
+    if whole and values.get("partial_rotary_factor", 1) != 1:
+        part = values["partial_rotary_factor"]
+        raise ConfigError(f"{where}: 'partial_rotary_factor' is {part}, and models of this family turn whole heads")
 
 
 def _yarn_magnitude(values: Mapping[str, Any]) -> float:
@@ -104,11 +159,18 @@ def _yarn_magnitude(values: Mapping[str, Any]) -> float:
     return growth(1.0)
 
 
+def _longrope_magnitude(values: Mapping[str, Any], max_length: int, original: int, where: str) -> float:
+    if original < 2:
+        raise ConfigError(f"{where}: original_max_position_embeddings is {original}; it must be 2 or more")
+    factor = values.get("factor") or max_length / original
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+
+
 def write(rope: Rope) -> dict[str, Any]:
     """The object of the newer dialect for a `Rope`."""
     kind = "default" if rope.scaling == "none" else rope.scaling
     said = {"rope_type": kind, "rope_theta": rope.theta} | {k: getattr(rope, f) for k, f in _FIELDS[kind].items()}
-    said |= {key: list(rope.factors) for key in _LISTS} if kind == "longrope" else {}
+    said = {key: list(value) if key in _LISTS else value for key, value in said.items()}
     return said | ({} if rope.fraction == 1 else {"partial_rotary_factor": rope.fraction})
 
 

@@ -66,7 +66,8 @@ def save(
     model.
     """
     model_type, folder = export.family_for(cfg, model_type), Path(folder)
-    dtype, writing = np.dtype(jnp.dtype(dtype or w.embed.dtype)), jax.process_index() == 0
+    kept = jax.tree.leaves(w.embed)[0].dtype
+    dtype, writing = np.dtype(jnp.dtype(dtype or kept)), jax.process_index() == 0
     specs = spec.with_dtype(transformer.specs(cfg), dtype)
     _check(w, specs)
     scheme = compressed.written(w, cfg)

@@ -59,7 +59,7 @@ def load(
     source, wanted = open_folder(folder, family, pretrained.storage), pieces(family, specs, cfg)
     check(source, family, wanted, cfg)
     with progress("loading the weights") as report:
-        read = _reader(source, sharding, quantization, _counted(source, wanted, report))
+        read = _reader(source, specs, sharding, quantization, _counted(source, wanted, report))
         leaves = [read(path, param, parts) for (path, param), parts in zip(spec.named(specs), wanted, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
@@ -98,9 +98,13 @@ def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> s
     return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
-def _reader(source: Folder, sharding: Sharding, quantization: str | None, begun: Callable[[str], None]) -> Callable:
+def _reader(
+    source: Folder, specs: Transformer, sharding: Sharding, quantization: str | None, begun: Callable[[str], None]
+) -> Callable:
     """`read(path, param, parts)` -> a leaf, plain or quantised."""
     asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
+    if asked is not None:
+        quantize.check_groups(specs, asked)
 
     def view(name: str) -> np.ndarray | View:
         begun(name)

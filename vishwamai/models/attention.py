@@ -80,6 +80,7 @@ class Context(NamedTuple):
     """What every layer is given besides its weights and the residual stream."""
 
     positions: Array  # [B, T] each token's position in its own sequence
+    lengths: Array  # [B, T] how long that sequence is, these tokens included; [B, 1] where a row has one
     segments: Array | None  # [B, T] which packed sequence a token is of; 0 is padding
     counts: Array  # [B, T] 1 where a token is no padding
     sharding: Sharding

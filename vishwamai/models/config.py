@@ -12,7 +12,7 @@ from vishwamai.errors import ConfigError
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
 NORMS = ("rms", "layer")
 ROUTERS = ("softmax", "chosen", "sigmoid")
-ROPE_SCALINGS = ("none", "linear", "llama3", "yarn", "longrope")
+ROPE_SCALINGS = ("none", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,8 @@ class Rope:
 
     The first `fraction` of each head is turned: its halves as pairs, or (`interleaved`) its neighbours, against the
     usual sense where `reversed`. `low_freq_factor` and `high_freq_factor` belong to the `llama3` scaling, `beta_fast`,
-    `beta_slow` and `truncate` to `yarn`, `factors` (one a pair) to `longrope`; sine and cosine are multiplied by
+    `beta_slow` and `truncate` to `yarn`, `short_factors` and `long_factors` (one a pair) to `longrope`, for texts up to
+    `original_max_length` and for longer ones; `dynamic` grows theta for those. Sine and cosine are multiplied by
     `magnitude`.
     """
 
@@ -36,7 +37,8 @@ class Rope:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
-    factors: tuple[float, ...] = ()
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
     magnitude: float = 1.0
     original_max_length: int = 8192
 
@@ -49,8 +51,9 @@ class Rope:
             raise ConfigError("rope high_freq_factor must be larger than low_freq_factor")
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"rope fraction is {self.fraction}; it must be more than 0 and at most 1")
-        if not all(0 < f < math.inf for f in self.factors) or (self.scaling == "longrope") != bool(self.factors):
-            raise ConfigError("rope factors must be more than 0, and are for the scaling longrope alone")
+        lists, is_longrope = (self.short_factors, self.long_factors), self.scaling == "longrope"
+        if any(bool(factors) != is_longrope or not all(0 < f < math.inf for f in factors) for factors in lists):
+            raise ConfigError("rope short_factors and long_factors must be more than 0, and are for longrope alone")
 
     def turned(self, head_dim: int) -> int:
         """How many numbers of a head are turned."""
@@ -169,11 +172,17 @@ class ModelConfig:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
-            if rope.turned(self.d_turned) % 2:
+            turned = rope.turned(self.d_turned)
+            if rope.scaling == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {turned // 2}:
+                lists = f"{len(rope.short_factors)} short_factors and {len(rope.long_factors)} long_factors"
+                raise ConfigError(f"rope has {lists}; {turned} numbers of a head turn, so each must have {turned // 2}")
+            if rope.scaling == "dynamic" and turned < 4:
+                raise ConfigError(f"a dynamic scaling needs 4 or more numbers of a head that turn, not {turned}")
+            if turned % 2:
                 what = f"head_dim {self.d_turned}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
                 raise ConfigError(f"{what} is odd; rotary positions turn pairs, so it must be even")
-        if self.latent is not None and max(self.latent.d_turned, self.latent.d_value) > self.head_dim:
-            raise ConfigError(f"latent.d_turned and latent.d_value must be at most head_dim {self.head_dim}")
+        if self.latent is not None and self.latent.d_turned > self.head_dim:
+            raise ConfigError(f"latent.d_turned {self.latent.d_turned} is more than head_dim {self.head_dim}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS), ("router", ROUTERS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(known)}")
@@ -203,6 +212,17 @@ class ModelConfig:
     def d_turned(self) -> int:
         """The width of the part of a head that rotary positions are of."""
         return self.head_dim if self.latent is None else self.latent.d_turned
+
+    @property
+    def d_cached(self) -> int:
+        """The width of a head in attention and in the cache, where keys and values have one."""
+        return self.head_dim if self.latent is None else max(self.head_dim, self.latent.d_value)
+
+    @property
+    def border(self) -> int | None:
+        """The longest text of which every position turns otherwise in a longer one (`longrope`), if there is one."""
+        ropes = [layer.rope for layer in self.layers if layer.rope is not None]
+        return next((r.original_max_length for r in ropes if r.short_factors != r.long_factors), None)
 
     @property
     def n_layers(self) -> int:

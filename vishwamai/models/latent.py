@@ -1,7 +1,7 @@
 """Latent attention: keys and values of all heads come from one narrow vector (DeepSeek-V2, 2024, section 2.1).
 
 B batch, T positions, D d_model, N heads, R a latent's width; of a head's H numbers the last few turn, the others do
-not, and values may be narrower. It knows no layer around it.
+not, and values may be narrower or wider. It knows no layer around it.
 """
 
 from collections.abc import Callable
@@ -78,8 +78,9 @@ def latent_attention(
     shared = jnp.broadcast_to(turned(shared[:, :, None], turn), (*k.shape[:3], cfg.latent.d_turned))
     q = jnp.concatenate([q[..., :still], turned(q[..., still:], turn)], -1)
     k = jnp.concatenate([k, shared], -1)
-    v = jnp.pad(v, [(0, 0)] * 3 + [(0, cfg.head_dim - v.shape[-1])])  # attention wants one width
-    out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=cfg.attn_scale)
+    q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, cfg.d_cached - x.shape[-1])]) for x in (q, k, v))  # attention wants one
+    scale = cfg.head_dim**-0.5 if cfg.attn_scale is None else cfg.attn_scale
+    out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=scale)
     return biased(einsum("BTNH,NHD->BTD", out[..., : cfg.latent.d_value], w.o), w.o_bias), place
 
 

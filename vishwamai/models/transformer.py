@@ -7,6 +7,7 @@ weights carry a leading axis of the repeats that a scan walks. Training, prefill
 differ by shapes and by the `attend` that is passed in.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -33,7 +34,7 @@ from vishwamai.ops import rope
 from vishwamai.ops.moe import RouterSums, check_implementation
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
-from vishwamai.weights.linear import biased, einsum
+from vishwamai.weights.linear import biased, einsum, layout, lookup, plain
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -128,6 +129,7 @@ def hidden(
     *,
     positions_BT: Array | None = None,
     segments_BT: Array | None = None,
+    lengths_B: Array | None = None,
     sharding: Sharding = SINGLE,
     dtype="float32",
     remat: str = "none",
@@ -136,13 +138,18 @@ def hidden(
 ) -> tuple[Array, RouterSums]:
     """The normed residual stream after the last layer, `[B, T, D]`, and the routers' sums over all layers.
 
-    For packed rows give `segments` (0: padding) and `positions` that restart in each segment. `dtype` is that of the
-    activations, `remat` one of `REMAT`; `attention` and `experts` name implementations.
+    For packed rows give `segments` (0: padding) and `positions` that restart in each segment; of others row b has
+    `lengths[b]` tokens (None: all T), the rest is padding at the right. `dtype` is that of the activations, `remat` one
+    of `REMAT`; `attention` and `experts` name implementations.
     """
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
-    counts = jnp.ones_like(tokens_BT) if segments_BT is None else (segments_BT > 0).astype(jnp.int32)
-    c = Context(positions_BT, segments_BT, counts, sharding, attention, experts)
+    if segments_BT is not None:
+        counts, lengths = (segments_BT > 0).astype(jnp.int32), _segment_lengths(positions_BT, segments_BT)
+    else:
+        lengths = (jnp.max(positions_BT, 1) + 1 if lengths_B is None else lengths_B)[:, None]
+        counts = (positions_BT < lengths).astype(jnp.int32)
+    c = Context(positions_BT, lengths, segments_BT, counts, sharding, attention, experts)
     x, _, sums = _layers(w, tokens_BT, cfg, c, None, attend_whole, dtype, remat)
     return x, sums
 
@@ -167,11 +174,50 @@ def cached_hidden(
     """
     B, T = tokens_BT.shape
     lengths_B = jnp.full((B,), T, jnp.int32) if lengths_B is None else lengths_B
-    offsets_1T = jnp.arange(T, dtype=jnp.int32)[None]
-    counts = (offsets_1T < lengths_B[:, None]).astype(jnp.int32)
-    c = Context(cache.length[:, None] + offsets_1T, None, counts, sharding, attention, experts)
+    options = {"sharding": sharding, "dtype": dtype, "attention": attention, "experts": experts}
+    if kv.can_cross(cache, cfg) and attend is not attend_whole:
+        cache = _read_anew(w, cfg, cache, lengths_B, options)
+    c = _context(cache.length, T, lengths_B, cache.length + lengths_B, options)
     x, stacks, _ = _layers(w, tokens_BT, cfg, c, cache, attend, dtype, "none")
-    return x, KVCache(stacks=stacks, length=cache.length + lengths_B)
+    end_B = cache.length + lengths_B
+    border = None if cache.border is None else kv.noted(cache.border, tokens_BT, c.positions, end_B)
+    return x, KVCache(stacks=stacks, length=end_B, border=border)
+
+
+def _context(start_B: Array, T: int, counts_B: Array, lengths_B: Array, options) -> Context:
+    """T positions of each row from `start` on, of which the first `counts` are no padding."""
+    offsets_1T = jnp.arange(T, dtype=jnp.int32)[None]
+    counts_BT = (offsets_1T < counts_B[:, None]).astype(jnp.int32)
+    names = ("sharding", "attention", "experts")
+    return Context(start_B[:, None] + offsets_1T, lengths_B[:, None], None, counts_BT, *(options[n] for n in names))
+
+
+def _read_anew(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, options) -> KVCache:
+    """The cache with those rows read again that `lengths` more tokens take over the border, or that were cut behind it.
+
+    All of their positions turn otherwise then, so nothing that was read before them is right (`generate` in
+    transformers reads them again too). A row is read again once, with all that the cache has of it.
+    """
+    tokens_BT, longest_B = cache.border.tokens, cache.border.longest
+    T, after_B = tokens_BT.shape[1], cache.length + lengths_B
+    crosses_B = ((longest_B > T) != (after_B > T)) & (lengths_B > 0) & (cache.length > 0)
+
+    def again(cache: KVCache) -> KVCache:
+        kept_B = jnp.where(crosses_B, jnp.minimum(cache.length, T), 0)
+        c = _context(jnp.zeros_like(kept_B), T, kept_B, after_B, options)
+        _, stacks, _ = _layers(w, tokens_BT, cfg, c, cache, attend_whole, options["dtype"], "none")
+        return dataclasses.replace(cache, stacks=stacks)
+
+    return jax.lax.cond(jnp.any(crosses_B), again, lambda cache: cache, cache)
+
+
+def _segment_lengths(positions_BT: Array, segments_BT: Array) -> Array:
+    """How long the sequence is that each token is of, `[B, T]`."""
+
+    def row(positions_T: Array, segments_T: Array) -> Array:
+        return jax.ops.segment_max(positions_T, segments_T, num_segments=segments_T.shape[0] + 1)[segments_T] + 1
+
+    return jax.vmap(row)(positions_BT, segments_BT)
 
 
 def project(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sharding = SINGLE) -> Array:
@@ -181,8 +227,16 @@ def project(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sharding =
 
 def lm_head(w: Transformer, sharding: Sharding = SINGLE) -> tuple[Array, Array | None]:
     """The output matrix `[D, V]`, gathered over everything but the vocabulary, and its bias. Take it before a loop."""
-    head = w.embed.T if w.lm_head is None else w.lm_head
+    head = plain(w.embed).T if w.lm_head is None else w.lm_head
     return sharding.constrain(head, None, "vocab") if isinstance(head, jax.Array) else head, w.head_bias
+
+
+def untied(w: Transformer, cfg: ModelConfig, sharding: Sharding = SINGLE) -> tuple[Transformer, ModelConfig]:
+    """The same model with an output matrix of its own, so that it and the embedding can be changed apart."""
+    cfg = dataclasses.replace(cfg, tie_embeddings=False)
+    place = sharding.named("embed", "vocab", shape=(cfg.d_model, cfg.vocab_size))
+    head = jax.jit(lambda table: plain(table).T, out_shardings=place)(w.embed)
+    return dataclasses.replace(w, lm_head=head), cfg
 
 
 def logits(head: tuple[Array, Array | None], x_BTD: Array, cfg: ModelConfig) -> Array:
@@ -207,14 +261,15 @@ def forward_cached(w: Transformer, tokens_BT: Array, cfg: ModelConfig, cache: KV
 def _layers(w: Transformer, tokens_BT, cfg: ModelConfig, c: Context, cache, attend, dtype, remat):
     """Embeds, then scans every stack. Returns (normed residuals, the stacks' caches, the routers' sums)."""
     check_implementation(c.experts)
-    table = c.sharding.constrain(w.embed, "vocab", None)
-    x = table[tokens_BT].astype(dtype)
+    axes = layout(w.embed, ("vocab", None))
+    table = jax.tree.map(lambda x, names: c.sharding.constrain(x, *names), w.embed, axes)
+    x = lookup(table, tokens_BT, dtype)
     if cfg.embed_scale is not None:
         x = x * jnp.asarray(cfg.embed_scale, dtype)
     if w.positions is not None:
         x = x + w.positions[c.positions].astype(dtype)
     x = c.sharding.constrain(normed(w.embed_norm, x, cfg), "batch", "seq", "embed")
-    turns = {r: _turn(r, c.positions, cfg.d_turned) for r in {layer.rope for layer in cfg.layers}}
+    turns = {r: _turn(r, c, cfg.d_turned) for r in {layer.rope for layer in cfg.layers}}
     sums, stacks = _no_sums(cfg), []
     for i, s in enumerate(cfg.stacks):
         places = None if cache is None else cache.stacks[i]
@@ -251,28 +306,33 @@ def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig,
     return x, places, sums
 
 
-def _turn(r: Rope | None, positions_BT: Array, width: int) -> Turn | None:
+def _turn(r: Rope | None, c: Context, width: int) -> Turn | None:
     if r is None:
         return None
-    sin, cos = rope.angles(positions_BT, frequencies(r, width))
+    sin, cos = rope.angles(c.positions, frequencies(r, width, c.lengths))
     return Turn(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
 
 
-def frequencies(r: Rope, width: int):
-    """The rotation frequencies of a layer, one for each pair of numbers that is turned."""
+def frequencies(r: Rope, width: int, lengths_BT: Array) -> Array:
+    """The rotation frequencies of a layer, one for each pair of numbers that is turned: `[1, 1, R]`, or of each token.
+
+    `lengths` says how long the text of each token is, or `[B, 1]` of each row.
+    """
     dim = r.turned(width)
     freq = rope.frequencies(dim, r.theta)
     match r.scaling:
+        case "longrope":
+            return rope.longrope(freq, r.short_factors, r.long_factors, r.original_max_length, lengths_BT)
+        case "dynamic":
+            return rope.dynamic(freq, r.factor, r.original_max_length, lengths_BT)
         case "linear":
-            return rope.linear(freq, r.factor)
+            freq = rope.linear(freq, r.factor)
         case "llama3":
-            return rope.llama3(freq, r.factor, r.low_freq_factor, r.high_freq_factor, r.original_max_length)
+            freq = rope.llama3(freq, r.factor, r.low_freq_factor, r.high_freq_factor, r.original_max_length)
         case "yarn":
             ramp = r.factor, r.beta_fast, r.beta_slow, r.original_max_length
-            return rope.yarn(freq, dim, r.theta, *ramp, truncate=r.truncate)
-        case "longrope":
-            return rope.longrope(freq, r.factors)
-    return freq
+            freq = rope.yarn(freq, dim, r.theta, *ramp, truncate=r.truncate)
+    return jnp.asarray(freq)[None, None]
 
 
 def _no_sums(cfg: ModelConfig) -> RouterSums:

@@ -59,14 +59,32 @@ def yarn(
     return (freq_R / factor * ramp + freq_R * (1 - ramp)).astype(np.float32)
 
 
-def longrope(freq_R: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
-    """LongRoPE (Ding et al., 2024): each frequency divided by a factor of its own."""
-    return (freq_R / np.asarray(factors, np.float32)).astype(np.float32)
+def longrope(
+    freq_R: np.ndarray, short: tuple[float, ...], long: tuple[float, ...], original_length: int, lengths_BT: Array
+) -> Array:
+    """LongRoPE (Ding et al., 2024): each frequency divided by a factor of its own, `[B, T, R]`.
+
+    `short` are the factors in texts of up to `original_length` tokens, `long` those in longer ones; `lengths` says of
+    which length the text of each token is (`[B, 1]`: one text a row).
+    """
+    short_R, long_R = (jnp.asarray((freq_R / np.asarray(f, np.float32)).astype(np.float32)) for f in (short, long))
+    return jnp.where((lengths_BT > original_length)[..., None], long_R[None, None], short_R[None, None])
 
 
-def angles(positions_BT: Array, freq_R: np.ndarray) -> tuple[Array, Array]:
-    """`(sin, cos)` of every position's angles, each `[B, T, R]` float32."""
-    angle_BTR = positions_BT[..., None].astype(jnp.float32) * jnp.asarray(freq_R)[None, None]
+def dynamic(freq_R: np.ndarray, factor: float, original_length: int, lengths_BT: Array) -> Array:
+    """Dynamic NTK scaling: theta grows with the length of a text past `original_length`, `[B, T, R]`.
+
+    Theta is multiplied by `(factor * length / original - (factor - 1)) ** (2R / (2R - 2))`, by the length itself.
+    """
+    R = len(freq_R)
+    ratio_BT = jnp.maximum(lengths_BT, original_length).astype(jnp.float32) / original_length
+    exponents_R = jnp.asarray(np.arange(R, dtype=np.float32) / np.float32(max(R - 1, 1)))
+    return jnp.asarray(freq_R)[None, None] * (factor * ratio_BT - (factor - 1.0))[..., None] ** -exponents_R[None, None]
+
+
+def angles(positions_BT: Array, freq_BTR: Array) -> tuple[Array, Array]:
+    """`(sin, cos)` of every position's angles, each `[B, T, R]` float32; frequencies may be `[1, 1, R]`."""
+    angle_BTR = positions_BT[..., None].astype(jnp.float32) * freq_BTR
     return jnp.sin(angle_BTR), jnp.cos(angle_BTR)
 
 

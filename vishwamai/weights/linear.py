@@ -1,7 +1,8 @@
 """The one place where a weight meets an activation. It knows no model: an equation, an activation and a weight.
 
-A weight is whatever `contract` (and, for stacked experts, `contract_groups`) has an implementation for, `plain` makes
-an array of it and `layout` names the axes of its parts; other kinds register theirs beside their own definition.
+A weight is whatever `contract` (and, for stacked experts, `contract_groups`; for a table, `lookup`) has an
+implementation for, `plain` makes an array of it and `layout` names the axes of its parts; other kinds register theirs
+beside their own definition.
 """
 
 import functools
@@ -42,6 +43,12 @@ def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
 def contract_groups(w, x_GD: Array, sizes_E: Array, implementation: str | None) -> Array:
     """What `grouped_einsum` does with one kind of weight."""
     return moe.grouped_matmul(x_GD, jnp.asarray(w, x_GD.dtype), sizes_E, implementation=implementation)
+
+
+@functools.singledispatch
+def lookup(w, tokens_BT: Array, dtype) -> Array:
+    """The rows of a table `[V, D]` for each token, `[B, T, D]` in `dtype`."""
+    return w[tokens_BT].astype(dtype)
 
 
 @functools.singledispatch

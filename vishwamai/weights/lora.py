@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from vishwamai.errors import ConfigError, InputError
 from vishwamai.weights import spec
-from vishwamai.weights.linear import contract, contract_groups, layout, plain
+from vishwamai.weights.linear import contract, contract_groups, layout, lookup, plain
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -49,15 +49,29 @@ class Pair:
         return jnp.matmul(a.astype(b.dtype), b)
 
 
-Adapter = Mapping[str, Pair]
+@pytree
+class Whole:
+    """A whole weight that an adapter has in the place of the base's, and the pair beside it."""
+
+    w: Array
+    pair: Pair | None
+
+
+Adapter = Mapping[str, Pair | Whole]
 
 
 @pytree
 class LowRank:
-    """A weight and the pairs that are added to it."""
+    """A weight and the pairs that are added to it, or to the one that stands in its place."""
 
     w: object
     pairs: tuple[Pair, ...]
+    instead: Array | None = None
+
+    @property
+    def base(self):
+        """What the pairs are added to."""
+        return self.w if self.instead is None else self.instead
 
 
 def is_low_rank(x) -> bool:
@@ -67,7 +81,7 @@ def is_low_rank(x) -> bool:
 
 @contract.register
 def _(w: LowRank, eqn: str, x: Array, preferred_element_type) -> Array:
-    out = contract(w.w, eqn, x, preferred_element_type)
+    out = contract(w.base, eqn, x, preferred_element_type)
     down, up = steps(eqn)
     for pair in w.pairs:
         out = out + contract(pair.scaled, up, contract(pair.a, down, x, None), preferred_element_type)
@@ -76,16 +90,24 @@ def _(w: LowRank, eqn: str, x: Array, preferred_element_type) -> Array:
 
 @contract_groups.register
 def _(w: LowRank, x_GD: Array, sizes_E: Array, implementation: str | None) -> Array:
-    out = contract_groups(w.w, x_GD, sizes_E, implementation)
+    out = contract_groups(w.base, x_GD, sizes_E, implementation)
     for pair in w.pairs:
         narrow_GR = contract_groups(pair.a, x_GD, sizes_E, implementation)
         out = out + contract_groups(pair.scaled, narrow_GR, sizes_E, implementation)
     return out
 
 
+@lookup.register
+def _(w: LowRank, tokens_BT: Array, dtype) -> Array:
+    out = lookup(w.base, tokens_BT, dtype)
+    for pair in w.pairs:
+        out = out + jnp.matmul(lookup(pair.a, tokens_BT, dtype), pair.scaled.astype(dtype))
+    return out
+
+
 @plain.register
 def _(w: LowRank) -> Array:
-    base = plain(w.w)
+    base = plain(w.base)
     total = base.astype(jnp.float32)
     for pair in w.pairs:
         total = total + pair.product.astype(jnp.float32).reshape(base.shape)
@@ -98,7 +120,8 @@ def _(w: LowRank, axes: tuple[str | None, ...]):
         stacked, inputs = pair.scale.ndim, pair.a.ndim - 1
         return Pair(a=(*axes[:inputs], None), b=(*axes[:stacked], None, *axes[inputs:]), scale=axes[:stacked])
 
-    return LowRank(w=layout(w.w, axes), pairs=tuple(of(pair) for pair in w.pairs))
+    instead = None if w.instead is None else axes
+    return LowRank(w=layout(w.w, axes), pairs=tuple(of(pair) for pair in w.pairs), instead=instead)
 
 
 @functools.cache
@@ -141,10 +164,10 @@ def _is_of(name: str, target: str) -> bool:
 
 
 def pair_specs(param: Param, rank: int, scale: float = 1.0) -> Pair:
-    """One weight's pair, declared."""
+    """One weight's pair, declared. The inputs of a table that is looked up are its rows."""
     axes = list(zip(param.shape, param.axes, strict=True))
     stacked = [(n, axis) for n, axis in axes if axis in spec.STACKED]
-    inputs = [(n, axis) for n, axis in axes if axis in param.contract]
+    inputs = [(n, axis) for n, axis in axes if axis in param.contract] if param.is_matmul else axes[:1]
     outputs = axes[len(stacked) + len(inputs) :]
     thin = (rank, "low_rank")
 
@@ -152,7 +175,7 @@ def pair_specs(param: Param, rank: int, scale: float = 1.0) -> Pair:
         return Param(tuple(n for n, _ in parts), tuple(axis for _, axis in parts), **how)
 
     return Pair(
-        a=declared([*stacked, *inputs, thin], contract=param.contract),
+        a=declared([*stacked, *inputs, thin], contract=tuple(axis for _, axis in inputs)),
         b=declared([*stacked, thin, *outputs], contract=("low_rank",), gain=0.0),
         scale=declared(stacked, value=scale),
     )
@@ -169,8 +192,17 @@ def attach(weights, adapters: Sequence[Adapter]):
     named = [(spec.path_name(path), w) for path, w in leaves]
     if missing := paths - {name for name, _ in named}:
         raise InputError(f"an adapter changes {min(missing)}, which these weights do not have; it is of another model")
-    pairs = [tuple(adapter[name] for adapter in adapters if name in adapter) for name, _ in named]
-    return treedef.unflatten(LowRank(w=w, pairs=p) if p else w for (_, w), p in zip(named, pairs, strict=True))
+    return treedef.unflatten(_attached(name, w, [a[name] for a in adapters if name in a]) for name, w in named)
+
+
+def _attached(name: str, w, changes: Sequence[Pair | Whole]):
+    """One weight with what the adapters have for it."""
+    whole = [change.w for change in changes if isinstance(change, Whole)]
+    if len(whole) > 1:
+        raise InputError(f"several of these adapters have a whole {name!r}, which cannot be added up; take one of them")
+    pairs = [change.pair if isinstance(change, Whole) else change for change in changes]
+    kept = tuple(pair for pair in pairs if pair is not None)
+    return LowRank(w=w, pairs=kept, instead=next(iter(whole), None)) if changes else w
 
 
 def detach(weights):
@@ -206,4 +238,11 @@ def _weighed(adapter: Adapter, weight: float) -> Adapter:
     def scaled(scale: Array) -> Array:
         return jax.device_put(scale * weight, scale.sharding)
 
-    return {path: dataclasses.replace(pair, scale=scaled(pair.scale)) for path, pair in adapter.items()}
+    def one(path: str, change: Pair | Whole | None):
+        if not isinstance(change, Whole):
+            return change and dataclasses.replace(change, scale=scaled(change.scale))
+        if weight != 1:
+            raise InputError(f"an adapter that has a whole {path!r} cannot be weighed, and its weight is {weight}")
+        return change
+
+    return {path: one(path, change) for path, change in adapter.items()}

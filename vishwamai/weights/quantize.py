@@ -8,6 +8,7 @@ file.
 
 import dataclasses
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,23 @@ def group_of(param: Param, scheme: Scheme) -> int | None:
     return group if group >= LEAST_GROUP else 0
 
 
+def check_groups(tree, scheme: Scheme) -> None:
+    """Says of which of a model's projections, declared in `tree`, a scheme's groups fit none.
+
+    Raises `ConfigError` where they fit none at all, and warns where some weights stay as they are.
+    """
+    wanted = [p for path, p in spec.named(tree) if chosen(path, p)]
+    left = [p for p in wanted if group_of(p, scheme) == 0]
+    if not left:
+        return
+    inputs = " and ".join(map(str, sorted({p.shape[last_contracted(p)] for p in left})))
+    what = f"{scheme.kind}: groups of {scheme.group} inputs do not fit weights that have {inputs}"
+    why = f"a group may be smaller, as large as divides both, but not under {LEAST_GROUP}"
+    if len(left) == len(wanted):
+        raise ConfigError(f"{what} ({why}), so that nothing would be quantised; take a divisor of the inputs")
+    warnings.warn(f"{what} ({why}): those {len(left)} of {len(wanted)} stay as they are", stacklevel=3)
+
+
 def scheme_of(w: Quantized, param: Param) -> Scheme:
     """How a weight, or what declares one, is quantised."""
     kind = next(name for name, (dtype, _) in GRIDS.items() if w.values.dtype == dtype)
@@ -143,6 +161,7 @@ def quantize(weights, specs_tree, scheme: Scheme):
             return w
         return jax.jit(lambda w: rounded(w, target.scale.shape, scheme))(w)
 
+    check_groups(specs_tree, scheme)
     targets = chosen_specs(specs_tree, scheme)
     return jax.tree.map(leaf, targets, weights, is_leaf=lambda x: is_quantized(x) or spec.is_param(x))
 

@@ -41,7 +41,7 @@ FAMILIES = (
             layers,
             theta=12e6,
             scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-            | {"original_max_position_embeddings": 8192},
+            | {"original_max_position_embeddings": 8192, "rope_theta": 12e6},
         ),
         read=biases,
         write=write_biases,

@@ -88,7 +88,7 @@ def _read(a: Attributes) -> dict:
 
 def _warmth(a: Attributes) -> float:
     """What yarn multiplies queries and keys by, beyond sine and cosine."""
-    said = a["rope_parameters"] or a["rope_scaling"] or {}
+    said = a["rope_parameters"] or {}
     kind = said.get("rope_type", said.get("type", "default"))
     if kind == "default" or not said.get("mscale_all_dim") or said["factor"] <= 1:
         return 1.0

@@ -1,6 +1,6 @@
 """GPT-2: learned positions, layer norms, and matrices stored `[in, out]`, queries, keys and values in one."""
 
-from vishwamai.hf.attributes import HEADS, LENGTH, TOKEN, TOKENS, flag, number, only, size
+from vishwamai.hf.attributes import HEADS, LENGTH, NEVER, TOKEN, TOKENS, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family
 from vishwamai.hf.names import Stored, fused
 from vishwamai.models.config import Layer, ModelConfig
@@ -39,12 +39,13 @@ FAMILIES = (
             "n_layer": size(12, 1024),
             "n_head": size(12, HEADS),
             "n_inner": size(None, 2**22),
+            "n_special": only(0),
             "activation_function": only("gelu_new"),
             "layer_norm_epsilon": number(1e-5),
             "scale_attn_weights": only(True),
             "scale_attn_by_inverse_layer_idx": only(False),
             "reorder_and_upcast_attn": only(False),
-            "add_cross_attention": only(False),
+            **NEVER,
             "tie_word_embeddings": flag(True),
             "eos_token_id": TOKENS,
             "bos_token_id": TOKENS,

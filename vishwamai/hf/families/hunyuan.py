@@ -43,7 +43,7 @@ SWITCHES = {"qk_norm": True, "qk_norm_late": True}
 
 def _layers(a: Attributes, experts=no_layers) -> tuple[Layer, ...]:
     """A `dynamic` scaling with an alpha is a larger theta, whatever else it says."""
-    said = a["rope_parameters"] or a["rope_scaling"] or {}
+    said = a["rope_parameters"] or {}
     if a["attention_head_dim"] not in (None, a["head_dim"] or a["hidden_size"] // a["num_attention_heads"]):
         raise ConfigError(f"'attention_head_dim' is {a['attention_head_dim']}, and head_dim is not")
     if said.get("rope_type", said.get("type")) != "dynamic" or said.get("alpha") is None:

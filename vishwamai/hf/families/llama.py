@@ -1,6 +1,6 @@
 """Llama 1 to 3."""
 
-from vishwamai.hf.attributes import COMMON, flag
+from vishwamai.hf.attributes import COMMON, flag, only
 from vishwamai.hf.family import Family
 from vishwamai.hf.names import PLAIN, WHOLE
 from vishwamai.models.config import ModelConfig
@@ -20,7 +20,9 @@ FAMILIES = (
     Family(
         model_type="llama",
         architecture="LlamaForCausalLM",
-        attributes=COMMON | {"attention_bias": flag(False), "mlp_bias": flag(False)},
+        attributes=COMMON
+        | {"attention_bias": flag(False), "mlp_bias": flag(False)}
+        | {"rope_interleaved": only(False)},  # as SmolLM 2 says
         whole=WHOLE,
         layer=PLAIN,
         read=biases,

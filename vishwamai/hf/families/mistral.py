@@ -31,20 +31,18 @@ def _write_mixtral(cfg: ModelConfig) -> dict:
 
 BETA = "llama_4_scaling_beta"
 YARN = {"rope_type": "yarn", "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}
-YARN |= {"original_max_position_embeddings": 16384}
+YARN |= {"original_max_position_embeddings": 16384, "rope_theta": 1e6}
 
 
 def _plain_ropes(a: Attributes) -> dict:
-    """The attributes without what their rotations say of something else."""
-
-    def plain(said: dict | None) -> dict | None:
-        return said and {k: v for k, v in said.items() if k not in (BETA, "max_position_embeddings")}
-
-    return {**a, **{key: plain(a[key]) for key in ("rope_parameters", "rope_scaling")}}
+    """The attributes without what their rotation says of something else."""
+    said = a["rope_parameters"]
+    plain = said and {k: v for k, v in said.items() if k not in (BETA, "max_position_embeddings")}
+    return {**a, "rope_parameters": plain}
 
 
 def _read_ministral3(a: Attributes) -> dict:
-    given = a["rope_parameters"] or a["rope_scaling"] or {BETA: 0.1, **YARN}
+    given = {BETA: 0.1, **YARN} if a["rope_parameters"] is None else a["rope_parameters"]
     length = given.get("original_max_position_embeddings", a["max_position_embeddings"])
     return {"attn_temperature": given.get(BETA, 0.0), "attn_temperature_length": length}
 
@@ -69,7 +67,7 @@ FAMILIES = (
         },
         whole=WHOLE,
         layer=PLAIN,
-        layers=lambda a: layers(_plain_ropes(a), theta=1e6, scaling=YARN),
+        layers=lambda a: layers(_plain_ropes(a), scaling=YARN),
         read=_read_ministral3,
         write=_write_ministral3,
     ),

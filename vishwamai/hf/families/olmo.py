@@ -68,7 +68,7 @@ FAMILIES = (
         whole=WHOLE,
         layer=AFTER,
         switches=SWITCHES,
-        layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda a: a["rope_theta"] or 5e5),
+        layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda _: 5e5),
         read=biases,
         write=write_biases,
         ropes_by_type=True,

@@ -14,7 +14,7 @@ DENSE = (
     | WINDOW
     | {
         "layer_types": LIST,
-        "max_window_layers": size(28),
+        "max_window_layers": size(28, least=0),
         "max_position_embeddings": size(32768, LENGTH),
         "num_key_value_heads": size(32, HEADS, null=True),
     }
@@ -35,6 +35,7 @@ MOE = (
         "mlp_only_layers": LIST,
     }
 )
+CODER = {"qkv_bias": only(False), "shared_expert_intermediate_size": only(0), "use_qk_norm": only(True)}  # as it says
 SHARED = {
     "intermediate_size": size(5632, 2**22),
     "num_experts": size(60, HEADS),
@@ -65,7 +66,7 @@ def _sparse(a: Attributes) -> list[bool]:
 
 def _write_window(cfg: ModelConfig) -> dict:
     first = next((i for i, layer in enumerate(cfg.layers) if layer.window is not None), cfg.n_layers)
-    return {"max_window_layers": max(first, 1)}
+    return {"max_window_layers": first}
 
 
 def _read_moe(a: Attributes) -> dict:
@@ -102,7 +103,7 @@ FAMILIES = (
     Family(
         model_type="qwen3_moe",
         architecture="Qwen3MoeForCausalLM",
-        attributes=MOE,
+        attributes=MOE | CODER,
         whole=WHOLE,
         layer=PLAIN,
         moe=EXPERT_NAMES,

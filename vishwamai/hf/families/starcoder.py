@@ -29,6 +29,7 @@ FAMILIES = (
             "max_position_embeddings": size(4096, LENGTH),
             "hidden_act": only("gelu_pytorch_tanh"),
             "norm_epsilon": number(1e-5),
+            "layer_norm_epsilon": number(None),  # the same once more
             "sliding_window": size(None, LENGTH),
             "use_bias": flag(True),
             "tie_word_embeddings": flag(True),
