@@ -273,7 +273,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("case", HARMLESS)
 def test_what_tools_leave_in_a_configuration_changes_nothing(case, read):
-    assert read(LLAMA | HARMLESS[case]) == read(LLAMA)
+    assert read(LLAMA | HARMLESS[case]).model == read(LLAMA).model
 
 
 HARMFUL = {
