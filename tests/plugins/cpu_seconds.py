@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_runtest_logreport(report):
     if report.when == "teardown":
-        _of_files[report.location[0]] += dict(report.user_properties).get("cpu_seconds", 0.0)
+        _of_files[report.location[0]] += dict(p for p in report.user_properties if len(p) == 2).get("cpu_seconds", 0.0)
 
 
 def pytest_terminal_summary(terminalreporter):
