@@ -114,6 +114,10 @@ def test_tokens_of_added_tokens_json(tmp_path):
     tokenizer = turns(tmp_path, added_tokens_json=older, tokenizer_config_json={"pad_token": "<a>"})
     assert tokenizer.encode("<a>x<b><|eos|>") == [264, 120, 265, 257]
     assert tokenizer.decode([264, 120, 265, 257], skip_special_tokens=True) == "x<b>"
+    folder_with(tmp_path, tokenizer_config_json={"pad_token": "<a>", "additional_special_tokens": ["<b>"]})
+    listed = VishwamAITokenizer.from_folder(tmp_path)
+    assert listed.decode([264, 120, 265, 257], skip_special_tokens=True) == "x"
+    folder_with(tmp_path, tokenizer_config_json={})
     folder_with(tmp_path, added_tokens_json={"<b>": 270})
     with pytest.raises(TokenizerError, match="added_tokens.json gives '<b>' the id 270, but the vocabulary gives it"):
         VishwamAITokenizer.from_folder(tmp_path)
@@ -121,6 +125,13 @@ def test_tokens_of_added_tokens_json(tmp_path):
         folder_with(tmp_path, added_tokens_json=wrong)
         with pytest.raises(TokenizerError, match="added_tokens.json"):
             VishwamAITokenizer.from_folder(tmp_path)
+
+
+def test_tokens_that_the_vocabulary_lacks_get_ids_in_the_order_of_transformers(tmp_path):
+    names = {"pad_token": "<p>", "mask_token": "<m>", "unk_token": "<u>", "own_token": "<o>", "sep_token": "<s>"}
+    tokenizer = turns(tmp_path, tokenizer_config_json=names | {"extra_special_tokens": ["<x>"]})
+    assert tokenizer.convert_tokens_to_ids(["<u>", "<s>", "<p>", "<m>", "<o>", "<x>"]) == list(range(264, 270))
+    assert (tokenizer.sep_token_id, tokenizer.mask_token, tokenizer.cls_token_id) == (265, "<m>", None)
 
 
 def test_the_padding_of_a_tokenizer_json(tmp_path):

@@ -109,6 +109,18 @@ def test_ids_beyond_the_vocabulary_are_no_text(trained):
     with_gaps = [x for i in ids for x in (i, len(trained), 2**31 - 1)]
     stream = Detokenizer(trained)
     assert stream.push(with_gaps) + stream.finish() == "the cat 🙂 sat"
+    stream.push([*ids, *[len(trained)] * 1000])
+    assert len(stream._window) < 32
+
+
+def test_ids_beyond_the_vocabulary_do_not_end_a_run_of_bytes():
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = VishwamAITokenizer(backend)
+    for ids in ([0x61, 300, 0xFF], [0xC3, 300, 0xA9, 300], [300, 0x61, 300, 300]):
+        stream = Detokenizer(tokenizer)
+        assert stream.push(ids) + stream.finish() == tokenizer.decode(ids)
 
 
 def stopped(stop: list[str], pieces: list[str]) -> tuple[str, str | None]:

@@ -121,7 +121,7 @@ class StopMatcher:
 
     def push(self, text: str, hidden: bool = False) -> str:
         """The text that is certainly not part of a stop string; nothing once one has matched."""
-        if self.matched is not None or (hidden and not self.sees_hidden):
+        if self.matched is not None:
             return ""
         self._shown += [] if hidden else range(len(self._held), len(self._held) + len(text))
         self._held += text
