@@ -13,6 +13,7 @@ import pytest
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import InputError
 from vishwamai.hf.generation_config import GenerationConfig
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.text import bpe
 from vishwamai.text.chat import encode_chat
 
@@ -31,19 +32,20 @@ def padded_with(model, pad_token: str, **generation) -> VishwamAI:
     return VishwamAI(model.config, model.weights, tokenizer=tokenizer, generation_config=GenerationConfig(**facts))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padding_token_that_is_an_end_token_too(model, side):
-    twice = padded_with(model, "<|eos|>")
+@pytest.mark.parametrize(("side", "pad"), [("left", "<|eos|>"), ("right", "<|eos|>"), ("right", "<|user|>")])
+def test_a_padding_token_that_is_an_end_token_too(model, side, pad):
+    pad_id = model.tokenizer.token_to_id(pad)
+    twice = padded_with(model, pad, eos_ids=(EOS, pad_id))  # the tokenizer knows of the first alone
     batch = twice.tokenizer(["ab", "abcd"], padding=True, padding_side=side, return_tensors="jax")
     want = [greedy(model, list(b"ab"), 3)[2:], greedy(model, list(b"abcd"), 3)[4:]]
-    for said in ({"attention_mask": batch.attention_mask}, {"pad_token_id": EOS}):
+    for said in ({"attention_mask": batch.attention_mask}, {"pad_token_id": pad_id}):
         got = twice.generate(batch.input_ids, max_new_tokens=3, return_dict=True, **said)
         new = got.sequences.tolist()
         rows = [row[4:7] for row in new] if side == "left" else [new[0][2:5], new[1][4:7]]
         assert rows == want
-    with pytest.raises(InputError, match="the padding token 257 is an end token too"):
+    with pytest.raises(InputError, match=f"the padding token {pad_id} is an end token too"):
         twice.generate(batch.input_ids, max_new_tokens=3)
-    with pytest.raises(InputError, match="the padding token 257 is an end token too"):
+    with pytest.raises(InputError, match=f"the padding token {pad_id} is an end token too"):
         twice.score(batch.input_ids)
     assert [s.tokens for s in twice.score(batch.input_ids, attention_mask=batch.attention_mask)] == [
         list(b"ab"),
@@ -110,6 +112,16 @@ def test_logits(model):
     assert (
         (np.argmax(model(**model.tokenizer("abc", return_tensors="np")), -1)[0, -1]) == greedy(model, rows[0][:3], 1)[3]
     )
+
+
+def test_padding_takes_up_no_positions():
+    sizes = {"vocab_size": 20, "d_model": 16, "d_ff": 24, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8}
+    config = ModelConfig(**sizes, stacks=uniform(1, rope=None), learned_positions=True, max_length=16)
+    learned = VishwamAI.from_config(config)
+    ids, mask = np.array([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]]), np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    got = learned(ids, mask)
+    for row, real in enumerate(mask):
+        np.testing.assert_allclose(got[row, real > 0], learned(ids[row, real > 0])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
