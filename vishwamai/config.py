@@ -273,7 +273,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
 
 def _source(leaf: str, given: Mapping[str, str]) -> str:
     """Where a leaf came from: the last that set it, or a part of it."""
-    return next((source for path, source in reversed(given.items()) if _under(path, leaf)), "default")
+    return next((source for path, source in reversed(list(given.items())) if _under(path, leaf)), "default")
 
 
 def explain(obj: Any, sources: Mapping[str, str]) -> str:

@@ -62,14 +62,22 @@ def test_a_verifier_that_raises(what, name, land):
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("worth", [math.nan, math.inf, -math.inf, 10**400])
+@pytest.mark.parametrize("worth", [math.nan, 10**400])
 def test_values_that_are_none(worth, name, land):
     task = land({"start": ["a", "b"], "b": ["right 1"]}, {"a": worth, "b": 0.5})
     with ThoughtMemory() as memory:
         made = solver(task, name, max_branches=2, memory=memory).solve("x")
     assert (made.answer, made.verified) == ("right 1", True)
-    told = {"nan": ("a value was no number (nan); it counts as 0",), "inf": (), "-inf": ()}
-    assert made.notes == told.get(str(worth), ("the checker raised OverflowError: int too large to convert to float",))
+    told = {"nan": "a value was no number (nan); it counts as 0"}
+    assert made.notes == (told.get(str(worth), "the checker raised OverflowError: int too large to convert to float"),)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("worth", [math.inf, -math.inf])
+def test_values_beyond_all_bounds_are_refused(worth, name, land):
+    task = land({"start": ["a", "b"], "b": ["right 1"]}, {"a": worth, "b": 0.5})
+    with ThoughtMemory() as memory, pytest.raises(InputError, match=f"the value after 'a' is {worth!r}"):
+        solver(task, name, max_branches=2, memory=memory).solve("x")
 
 
 @pytest.mark.parametrize("name", ["breadth", "best_first"])

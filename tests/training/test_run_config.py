@@ -31,7 +31,7 @@ SOUND = [
     Latent(kv_rank=4, d_turned=4, d_value=8),
     Layer(),
     Stack(pattern=(Layer(),), repeats=1),
-    Rope(scaling="longrope", factors=(1.0,)),
+    Rope(scaling="longrope", short_factors=(1.0,), long_factors=(1.0,)),
     Adapter(base="x"),
     Optimizer(),
     Training(data=DATA, token_budget=512),

@@ -152,13 +152,14 @@ def _show(found: Solution) -> None:
 
     from vishwamai.reasoning.show import result, terminal
 
-    console = Console(highlight=False)
+    console, trace = Console(highlight=False), found.trace
+    assert trace is not None  # every way to reason keeps one
     if found.method.startswith("tot"):
-        console.print(terminal(found.trace, console.width))
+        console.print(terminal(trace, console.width))
     else:
         for step in found.steps:
             line = Text.from_markup(MARKS[step.valid] + " ")
             console.print(line.append(step.text).append(f"  {step.why}" if step.why else "", style="dim"))
-        console.print(*result(found.trace), sep="\n")
+        console.print(*result(trace), sep="\n")
     for note in found.notes + found.stages:
         console.print(Text(note, style="dim"))

@@ -29,7 +29,7 @@ SIGNS = str.maketrans(
     | dict.fromkeys("\u00a0\u2009\u202f", " ")
     | {"÷": "/", "⁄": "/", "≤": "<=", "≥": ">=", "≈": "~", "∞": "inf", "π": "pi", "√": r"\sqrt "}
 )
-COMMANDS = dict.fromkeys(("left", "right", "displaystyle", "big", "Big", "bigl", "bigr"), "")
+COMMANDS: dict[str, str] = dict.fromkeys(("left", "right", "displaystyle", "big", "Big", "bigl", "bigr"), "")
 COMMANDS |= dict.fromkeys(("quad", "qquad"), " ") | dict.fromkeys(("circ", "degree"), "°")
 COMMANDS |= {"times": "*", "cdot": "*", "div": "/", "le": "<=", "leq": "<=", "ge": ">=", "geq": ">=", "approx": "~"}
 COMMANDS |= {"pi": "pi", "infty": "inf", "in": "∈", "pm": "±", "cup": "∪", "cap": "∩"}
@@ -87,7 +87,7 @@ def plain_text(text: str) -> str:
     """A text with its TeX and its typographic signs written plainly: for one line, or a part of one."""
     text = FRACTIONS.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
     text = POWERS.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text).translate(SIGNS)
-    text = COMMAND.sub(lambda found: COMMANDS.get(found[1], found[0]), text)
+    text = COMMAND.sub(lambda found: COMMANDS.get(str(found[1]), str(found[0])), text)
     for _ in range(MAX_NESTING):
         before = text
         for pattern, replacement in TEX:
