@@ -133,6 +133,24 @@ def distance(mine: np.ndarray, reference: np.ndarray) -> float:
     return float(np.abs(mine - reference).max() / np.abs(reference).max())
 
 
+def whole_distance(case: str, folder: Path) -> float:
+    """How far a case's logits of all tokens at once are from the stored ones."""
+    write(folder, CASES[case])
+    return distance(logits_of(folder), stored(case))
+
+
+def cached_distance(case: str, folder: Path) -> float:
+    """The same of a prompt at once and each further token with the cache."""
+    write(folder, CASES[case])
+    found, tokens = config.read(folder), jnp.asarray(TOKENS)
+    step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
+    w, cache, parts = weights.load(folder, found), init_cache(found.model, 1, tokens.shape[1]), []
+    for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
+        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_whole)
+        parts.append(out[0])
+    return distance(np.concatenate(parts), stored(f"{case}/steps" if case in BY_LENGTH else case))
+
+
 @pytest.fixture(autouse=True)
 def optimised():
     """The programs that people run: what is left out without the optimiser costs digits."""
@@ -144,20 +162,12 @@ def optimised():
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_that_transformers_gave(case, tmp_path):
-    write(tmp_path, CASES[case])
-    assert distance(logits_of(tmp_path), stored(case)) <= TOLERANCE
+    assert whole_distance(case, tmp_path) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", CACHED)
 def test_decoding_with_a_cache_gives_them_too(case, tmp_path):
-    write(tmp_path, CASES[case])
-    found, tokens = config.read(tmp_path), jnp.asarray(TOKENS)
-    step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
-    w, cache, parts = weights.load(tmp_path, found), init_cache(found.model, 1, tokens.shape[1]), []
-    for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
-        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_whole)
-        parts.append(out[0])
-    assert distance(np.concatenate(parts), stored(f"{case}/steps" if case in BY_LENGTH else case)) <= TOLERANCE
+    assert cached_distance(case, tmp_path) <= TOLERANCE
 
 
 def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
