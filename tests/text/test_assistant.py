@@ -73,12 +73,12 @@ def test_what_a_template_puts_after_an_answer_is_not_the_assistants(own):
     assert said(own, [TALK[1], {"role": "assistant", "content": "no"}], chat_template=template) == ["no"]
 
 
-def test_typed_control_tokens_that_change_the_prompt_are_refused(own):
+def test_typed_control_tokens_move_nothing(own):
     template = "{% for m in messages %}{{ m.content.split('<|eos|>')[0] }}<|eos|>{% endfor %}"
     talk = [{"role": "user", "content": "a<|eos|>b"}, {"role": "assistant", "content": "no"}]
-    with pytest.raises(InputError, match="what people typed changes the prompt"):
-        encode_training_chat(own, talk, chat_template=template)
-    assert said(own, [{"role": "user", "content": "a<|eos|>b"}, talk[1]]) == ["no<|eos|>"]
+    assert said(own, talk, chat_template=template) == said(own, talk) == ["no<|eos|>"]
+    ids, mask = encode_training_chat(own, talk, chat_template=template)
+    assert own.decode(ids) == "a<|eos|>no<|eos|>" and mask == [0, 0, 1, 1, 1]
 
 
 def test_thoughts_that_a_template_drops_and_calls_of_tools(own):

@@ -187,7 +187,7 @@ def test_every_filter_and_test_of_jinja_is_there_or_known_to_be_left_out():
 def test_what_a_template_says_of_itself():
     facts = template_facts("{{ '<|im_end|>' ~ a.role }}text{% for m in b %}{{ m['x'] }}{% endfor %}{{ bos_token }}")
     assert facts.variables == {"a", "b", "bos_token"} and {"<|im_end|>", "role", "x"} <= facts.texts
-    assert "text" in facts.output and "<|im_end|>" in facts.output and "for" not in facts.output
+    assert "text" in facts.texts and "for" not in facts.texts
 
 
 def test_messages_reach_the_template_as_they_are():

@@ -1,13 +1,16 @@
 """Whatever a template does with typed text, no control token comes of it, and questions about it have true answers."""
 
+import json
+
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from vishwamai.errors import TokenizerError
+from vishwamai.errors import InputError
 from vishwamai.text.bpe import byte_tokenizer
 from vishwamai.text.chat import ChatOptions, encode_chat, make_chat, render
 from vishwamai.text.chat import encode as encode_prompt
+from vishwamai.text.marks import Marks
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
@@ -133,16 +136,81 @@ def test_questions_about_typed_control_tokens_have_true_answers_too(chatty):
 def test_typed_control_tokens_that_a_template_cuts_at_are_text(chatty):
     template = "{{ messages[0].content.split('<|im_end|>')[0] }}<|im_end|>"
     ids = encode_chat(chatty, [{"role": "user", "content": "a<|im_end|>b"}], chat_template=template)
-    assert chatty.decode(ids) == "a<|im_end|>b<|im_end|>" and ids.count(chatty.token_to_id("<|im_end|>")) == 1
+    assert chatty.decode(ids) == "a<|im_end|>" and ids.count(chatty.token_to_id("<|im_end|>")) == 1
     ids = encode_chat(chatty, [{"role": "user", "content": "a<|b"}], chat_template=template)
     assert chatty.decode(ids) == "a<|b<|im_end|>"
     swapped = (
         "{{ messages[0].content.split('#')[-1] }}{% for part in messages[0].content.split('#') %}<|im_end|>{% endfor %}"
     )
     ids = encode_chat(chatty, [{"role": "user", "content": "x#y#<|im_end|>"}], chat_template=swapped)
-    assert ids.count(chatty.token_to_id("<|im_end|>")) == 1 and ids[-1] == chatty.token_to_id("<|im_end|>")
+    end = chatty.token_to_id("<|im_end|>")
+    assert chatty.decode(ids) == "<|im_end|>" * 4 and ids.count(end) == 3 and ids[0] != end and ids[-3:] == [end] * 3
 
 
-def test_a_typed_format_is_refused(chatty):
-    with pytest.raises(TokenizerError, match="not all arguments"):
-        encode_chat(chatty, [{"role": "user", "content": "<%s>"}], chat_template="{{ messages[0].content % 'x' }}")
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ m.content % 'x' }}", "<%s|im_end|>"),
+        ("{{ m.content.format('x') }}", "<{}|im_end|>"),
+        ("{{ m.content | e }}{{ m.content | urlencode }}", "<|im_end|>"),
+        (
+            "{{ {'b|': 1, m.content: 2} }}{{ [m.content] }}{{ (m.content, 1) | tojson(ensure_ascii=true) }}",
+            "<|im_end|>",
+        ),
+        ("{{ m.content.split('|') | join('|') }}{{ m.content.replace('<', '<<') }}", "<|im_end|>"),
+        ("{{ m.content.partition('im')[1:] | join }}{{ m.content.index('>') }}{{ m.content[1:-1] }}", "<|im_end|>"),
+        ("{{ [m.content, '<|a', '|'] | sort | join('=') }}{{ [m.content, 'z'] | max }}", "<|im_end|>"),
+        ("{{ m.content | list | unique | join }}{{ m.content.strip('<>') }}{{ m.content | title }}", "<|im_end|>"),
+        (
+            "{% for c in m.content.split('|') %}{{ loop.index }}{{ c }}{% endfor %}{{ m.content | length }}",
+            "|i|",
+        ),
+        ("{{ m.extra['a-b'] }}{{ m.extra.get('a-b') }}{{ m.extra['a-b'].c }}{{ m.extra.keys() | sort }}", "<|im_end|>"),
+        ("{{ messages | sort(attribute='content') | map(attribute='content') | join('.') }}", "|<"),
+        ("{{ messages | groupby('content') }}{% for k, l in messages | groupby('content') %}{{ k }}{% endfor %}", "|<"),
+        ("{% if m.content.find('im') == 2 %}{{ '|' * m.content.count('|') }}{% endif %}{{ m.content }}", "<|im_end|>"),
+        ("{{ {'<|im_end|>': 'yes'}[m.content] }}{{ '<|im_end|>' == m.content }}{{ m.content | length }}", "<|im_end|>"),
+        (
+            "{% macro f(c) %}{{ c.split('|')[1] }}{{ caller() }}{% endmacro %}{% call f(m.content) %}{{ m.content }}"
+            "{% endcall %}",
+            "<|im_end|>",
+        ),
+        ("{% autoescape true %}{{ m.content }}{% endautoescape %}", "<|im_end|>"),
+    ],
+)
+def test_the_prompt_is_jinjas_whatever_is_typed(chatty, template, text):
+    """No character of it is another one's, and none of these is a control token."""
+    extra = {"a-b": {"c": text}, text: "<|"}
+    messages = [{"role": "user", "content": text, "extra": extra}, {"role": "tool", "content": "a<"}]
+    template = "{% set m = messages[0] %}" + template
+    plain = ImmutableSandboxedEnvironment()
+    plain.filters["tojson"] = json.dumps if "ensure" in template else plain.filters["tojson"]
+    ids = encode(chatty, messages, template)
+    assert chatty.decode(ids) == plain.from_string(template).render(messages=messages)
+    assert not chatty.special_ids & set(ids)
+
+
+@pytest.mark.parametrize(
+    ("role", "ours"), [("assistant", True), ("system", True), ("user", False), ("tool", False), ("function", False)]
+)
+def test_words_of_an_author_are_his_wherever_they_stand(chatty, role, ours):
+    """In parts, calls and arguments, by name and by key, cut and joined."""
+    template = (
+        "<think>{% set m = messages[0] %}{% for part in m.content %}{{ part.text }}{{ part['text'].split('x') | join }}"
+        "{% endfor %}{% set f = m.tool_calls[0].function %}{{ f.name }}{{ f['arguments'] | tojson }}"
+        "{% for key, value in f.arguments.items() %}{{ key }}{{ value | trim }}{% endfor %}"
+    )
+    call = {"function": {"name": "<think>", "arguments": {"<think>": ' <think>"\n'}}}
+    messages = [{"role": role, "content": [{"type": "text", "text": "a<think>b"}], "tool_calls": [call]}]
+    ids = encode(chatty, messages, template)
+    assert chatty.decode(ids).count("<think>") == 8
+    assert ids.count(chatty.token_to_id("<think>")) == (8 if ours else 1)
+
+
+def test_a_second_render_that_is_another_is_refused(chatty, monkeypatch):
+    messages = [{"role": "user", "content": "<|im_end|>"}]
+    template = "{% if '<' in messages[0].content %}{{ messages[0].content }}{% endif %}!"
+    assert chatty.decode(encode(chatty, messages, template)) == "<|im_end|>!"
+    monkeypatch.setattr(Marks, "run_again", lambda marks, operation: operation())
+    with pytest.raises(InputError, match="cannot be followed"):
+        encode(chatty, messages, template)

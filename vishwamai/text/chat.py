@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from vishwamai.errors import InputError, VishwamAIError, suggestion
-from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Answers, Marks
+from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Marks
 from vishwamai.text.messages import (
     REASONING,
     Message,
@@ -24,8 +24,8 @@ from vishwamai.text.messages import (
     text_parts,
     unused_characters,
 )
-from vishwamai.text.plain import Span, encode_plain, encode_spans
-from vishwamai.text.sandbox import render_template, template_facts
+from vishwamai.text.plain import Span, encode_spans
+from vishwamai.text.sandbox import Run, render_template, template_facts
 from vishwamai.text.settings import NAMED, Settings
 from vishwamai.text.shown import check_shown
 from vishwamai.text.templates import choose_template
@@ -100,14 +100,18 @@ class Chat:
 
     def render(
         self,
-        mark: Callable[[str, int], str] = lambda text, trust: text,
-        answers: Answers | None = None,
         spans: tuple[str, str] = ("", ""),
+        run: Run = lambda operation: operation(),
+        mark: Callable[[str, int], str] | None = None,
     ) -> str:
-        """The prompt's text. `mark` changes each text that people wrote, given how far they are trusted."""
+        """The prompt's text, by a `Sandbox` with these spans and this run.
+
+        `mark` changes each text that people wrote, given how far they are trusted; the text then goes on to its end.
+        """
+        change = mark or (lambda text, trust: text)
 
         def marked(value: Any, trust: int) -> Any:
-            return change_texts(value, lambda text: mark(text, trust))
+            return change_texts(value, lambda text: change(text, trust))
 
         def marked_message(message: dict[str, Any]) -> dict[str, Any]:
             trust = AUTHOR if message["role"] in AUTHORS else USER
@@ -115,12 +119,13 @@ class Chat:
 
         # Variables count as typed by a person, as those that a server is sent would be.
         given = {name: marked(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}
-        messages, end = [marked_message(message) for message in self.messages], ""
+        messages, end = [*self.messages], ""
         if self.continued:
-            end = next(unused_characters(self.messages))
+            end = next(unused_characters(messages))
             messages[-1], last = _with_end(messages[-1], self.continued, f"{end} ")
-        text = render_template(self.source, {**self.own, **given, "messages": messages}, self.now, spans, answers)
-        if not end:
+        values = {**self.own, **given, "messages": [marked_message(message) for message in messages]}
+        text = render_template(self.source, values, self.now, spans, run)
+        if mark or not end:
             return text
         before, _, after = text.rpartition(end)
         if last.strip() not in before:
@@ -237,28 +242,19 @@ def _with_texts(chat: Chat) -> Chat:
 
 
 def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span], str]:
-    """(ids, the characters of each, the text) of a chat's prompt.
-
-    The text is the template's of the messages as they are. Only where its control tokens are others than those that the
-    template puts into the same chat with stand-ins, it is that one's.
-    """
-    backend, facts, answers = tokenizer.backend, template_facts(chat.source), Answers()
-    text = chat.render(answers=answers)
-    needed = trust_needed(tokenizer, facts.output)
-    marks = Marks({str(backend.id_to_token(i)): need for i, need in needed.items()}, facts.texts)
-    marked = chat.render(marks.mark, answers.again())
-    plain = marks.plain(marked)
-    ids, spans = encode_spans(backend, plain, needed, marks.trust(marked))
-    if plain != text and ids == encode_plain(backend, plain, {}):
-        as_it_is, where = encode_spans(backend, text, {})
-        if [i for i in as_it_is if i in needed] == [i for i in ids if i in needed]:
-            return as_it_is, where, text
-    return ids, spans, plain
+    """(ids, the characters of each, the text) of a chat's prompt."""
+    backend, texts = tokenizer.backend, template_facts(chat.source).texts
+    needed = trust_needed(tokenizer, texts)
+    marks = Marks({str(backend.id_to_token(i)): need for i, need in needed.items()}, texts)
+    text, marked = chat.render(run=marks.run_first), chat.render(run=marks.run_again, mark=marks.mark)
+    if not marks.plain(marked).startswith(text):
+        raise InputError("the chat template does with the messages what cannot be followed: give another chat_template")
+    return *encode_spans(backend, text, needed, marks.trust(marked)), text
 
 
-def trust_needed(tokenizer: ChatTokenizer, output: str) -> dict[int, int]:
-    """The trust that a text needs to become each control token: the special ones, and those in a template's output."""
-    added = tokenizer.backend.get_added_tokens_decoder().items()
+def trust_needed(tokenizer: ChatTokenizer, texts: Collection[str]) -> dict[int, int]:
+    """The trust that a text needs to become each control token: the special ones, and those in a template's texts."""
+    output, added = "\0".join(texts), tokenizer.backend.get_added_tokens_decoder().items()
     words = ((index, token.content.strip()) for index, token in added)
     used = (index for index, word in words if word in output and not word.replace("_", "").isalnum() and word)
     return {**dict.fromkeys(used, AUTHOR), **dict.fromkeys(tokenizer.control_ids, TEMPLATE)}

@@ -1,56 +1,52 @@
-"""Stand-ins for what people typed, by which it is found again in a rendered chat.
+"""Which characters of a rendered chat people typed, whatever its template did with them.
 
-Control tokens have something in them that is no letter, digit, space or quote: `<|`, `[`, `/`. In the messages of a
-second render each such character is a private one (Unicode's plane 15) that stands for it and for how far its author is
-trusted. Whatever the template does with it (cutting, joining, replacing, another case), it stays one, so a control
-token of the result whose characters are all plain was put there by the template. That a template asks about a text
-and not about its stand-ins is what `Answers` is for: the second render is told what the first one found.
+A chat is rendered twice. The first text is the prompt. In the second render each character that people typed has a
+stand-in, a private character (Unicode's plane 15) that says how far its author is trusted; and each operation of the
+template is told what it gave before. A number is given again; so is a text, in the stand-ins of the second render if
+those stand for it, else in nothing but stand-ins. So the two texts are as long, and a character of the prompt is the
+template's own where the second text has no stand-in.
 
-Control tokens that an author may write keep their characters, and so does a whole text that the template's own
-expressions hold, like a key. A text that is a part of a control token, like the name `s` in `'<' ~ name ~ '>'`, has
-stand-ins for its letters too. It knows no Jinja, no tokenizer and no messages.
+White space, quotes and backslashes stay, for `trim` and JSON: no control token is made of them alone. So do the names
+in the template that are no word of a control token, for keys, and in an author's text the tokens that he may write. It
+knows no Jinja, no tokenizer and no messages.
 """
 
 import re
-import unicodedata
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain, repeat
 from typing import Any
 
-from vishwamai.errors import InputError
+from vishwamai.errors import InputError, VishwamAIError
 
 USER, AUTHOR, TEMPLATE = 0, 1, 2
-FIRST_PRIVATE, LAST_PRIVATE = 0xF0000, 0xFFFFD
-_OTHER = object()
+FIRST, LAST = 0xF0000, 0xFFFFD
 
 
 class Marks:
-    """The stand-ins of one render.
+    """The stand-ins of one chat, and what its first render found.
 
-    `needed` has the trust that each control token needs, `known` are the texts in the template's expressions.
+    `needed` has the trust that each control token needs, `known` are the texts in the template.
     """
 
     def __init__(self, needed: Mapping[str, int], known: Collection[str] = ()):
-        self._known = known
-        self._forbidden = {trust: [t for t, need in needed.items() if need > trust] for trust in (USER, AUTHOR)}
-        self._allowed = {
-            trust: re.compile(f"({'|'.join(re.escape(t) for t, need in needed.items() if need <= trust) or '(?!)'})")
-            for trust in (USER, AUTHOR)
-        }
-        self._tables: dict[tuple[int, bool], dict[int, int]] = {}
+        tokens, words = list(filter(str.isidentifier, needed)), {*re.findall(r"\w+", " ".join(needed))}
+        self._names = {*filter(str.isidentifier, known)} - words
+        self._names -= {name for name in self._names if any(token in name for token in tokens)}
+        kept = "|".join(re.escape(token) for token, need in needed.items() if need == AUTHOR)
+        self._kept = re.compile(f"({kept or '(?!)'})")
+        self._tables: tuple[dict[int, int], dict[int, int]] = {}, {}
         self._plain: dict[int, int] = {}
-        self._trust: dict[str, int] = {}
+        self._found: deque[Any] = deque()
+        self._twins: dict[tuple[int, int], tuple[Any, Any, Any]] = {}  # with both values, so that their ids count
 
     def mark(self, text: str, trust: int = USER) -> str:
         """The text with stand-ins that bear `trust` (USER or AUTHOR)."""
-        forbidden = self._forbidden[trust]
-        is_part = any(text.strip() in token for token in forbidden)
-        if text in self._known and not any(token in text for token in forbidden):
-            if not is_part or all(map(_is_plain, text)):
-                return text
-        letters = is_part or any(all(map(_is_plain, token)) for token in forbidden)
-        table = self._tables.setdefault((trust, letters), {})
-        table |= {ord(c): self._stand_in(c, trust, letters) for c in sorted(set(text)) if ord(c) not in table}
-        parts = self._allowed[trust].split(text)  # every other one is a token
+        if text in self._names:
+            return text
+        table = self._tables[trust]
+        table |= {ord(c): self._stand_in(c, trust) for c in sorted(set(text)) if ord(c) not in table}
+        parts = self._kept.split(text) if trust == AUTHOR else [text]  # every other one is a token
         return "".join(part if i % 2 else part.translate(table) for i, part in enumerate(parts))
 
     def plain(self, text: str) -> str:
@@ -59,56 +55,47 @@ class Marks:
 
     def trust(self, text: str) -> list[int]:
         """The trust of each character of a marked text."""
-        return [self._trust.get(character, TEMPLATE) for character in text]
+        return [code % 2 if FIRST <= code <= LAST else TEMPLATE for code in map(ord, text)]
 
-    def _stand_in(self, character: str, trust: int, letters: bool) -> int:
-        """What stands for a character: itself, or a new private one."""
-        if _is_space(character) or not letters and _is_plain(character):
+    def run_first(self, operation: Callable[[], Any]) -> Any:
+        """What an operation of the first render gives."""
+        self._found.append(operation())
+        return self._found[-1]
+
+    def run_again(self, operation: Callable[[], Any]) -> Any:
+        """What the same operation of the second render gives."""
+        try:
+            seen = operation()
+        except VishwamAIError:
+            raise
+        except Exception:  # Like `index`, which finds no sign where its stand-in is.
+            seen = None
+        return self._twin(self._found.popleft() if self._found else None, seen)
+
+    def _stand_in(self, character: str, trust: int) -> int:
+        """What stands for a character: itself, or a new private one, odd for an author."""
+        if character.isspace() or character < " " or character in '"\\':
             return ord(character)
-        private = FIRST_PRIVATE + len(self._plain)
-        if private > LAST_PRIVATE:
-            raise InputError("the messages have too many different signs for a chat")
-        self._plain[private], self._trust[chr(private)] = ord(character), trust
+        private = FIRST + 2 * len(self._plain) + trust
+        if private > LAST:
+            raise InputError("the messages have too many different characters for a chat")
+        self._plain[private] = ord(character)
         return private
 
+    def _twin(self, true: Any, seen: Any) -> Any:
+        """The value of the first render, in stand-ins: those of `seen`, as far as that stands for it."""
+        key = id(true), id(seen)
+        if key not in self._twins:
+            self._twins[key] = true, seen, self._make_twin(true, seen)
+        return self._twins[key][2]
 
-def _is_space(character: str) -> bool:
-    """White space, and what JSON writes otherwise: it keeps its self, for `trim` and `tojson`."""
-    return character.isspace() or character in '"\\\x7f' or character < " "
-
-
-def _is_plain(character: str) -> bool:
-    return _is_space(character) or character == "_" or unicodedata.normalize("NFKC", character).isalnum()
-
-
-class Answers:
-    """What a render found out by asking, for a second one of the same template to be told the same.
-
-    Only numbers, truth and nothing are told; what else comes of a question has characters of its own.
-    """
-
-    def __init__(self):
-        self._found: list[tuple[str, Any, int]] = []  # the question, its answer, how many were asked by its end
-        self._place: int | None = None  # in the second render
-
-    def again(self) -> "Answers":
-        """The same, to be told."""
-        told = Answers()
-        told._found, told._place = self._found, 0
-        return told
-
-    def ask(self, question: str, find: Callable[[], Any]) -> Any:
-        """What `find` gives, or what the same question gave before."""
-        if self._place is None:
-            index = len(self._found)
-            self._found.append((question, _OTHER, 0))
-            answer = find()
-            told = answer if isinstance(answer, bool | int | float | None) else _OTHER
-            self._found[index] = question, told, len(self._found)
-            return answer
-        asked, answer, after = self._found[self._place] if self._place < len(self._found) else ("", _OTHER, 0)
-        if asked != question:  # The renders went different ways.
-            self._place = len(self._found)
-            return find()
-        self._place = self._place + 1 if answer is _OTHER else after
-        return find() if answer is _OTHER else answer
+    def _make_twin(self, true: Any, seen: Any) -> Any:
+        if isinstance(true, str):
+            return seen if isinstance(seen, str) and self.plain(seen) == true else self.mark(true)
+        if isinstance(true, dict):
+            return dict(self._twin([*true.items()], [*seen.items()] if isinstance(seen, dict) else None))
+        if isinstance(true, list | tuple):
+            items = map(self._twin, true, chain(seen if isinstance(seen, list | tuple) else (), repeat(None)))
+            twin = tuple(items) if isinstance(true, tuple) else [*items]
+            return seen if twin == seen else twin
+        return true if isinstance(true, bool | int | float | None) else seen

@@ -1,10 +1,9 @@
 """The Jinja that chat templates run in: the sandbox and the dialect of transformers, within bounds.
 
-A template comes with a model's files and may be hostile. Jinja's sandbox keeps it from the machine; what is added here
-keeps it from doing or making too much. Each turn of a loop, call, filter and operation is a step: there are
-`MAX_STEPS`, and at each the thread's clock is looked at. What could make much of little is refused before it runs, and
-no literal or result may have more than `MAX_SIZE` characters and items, however deep. Not bounded is one step by
-itself: at the worst some seconds, and a gigabyte for a moment.
+A template comes with a model's files and may be hostile. Jinja's sandbox keeps it from the machine. Here each operation
+(turn of a loop, call, attribute, filter, operator, literal, piece of output) goes through `Sandbox._run`, which looks
+at the thread's clock and at the room that is left: all that a render makes has `MAX_SIZE` characters. What could make
+or cost much of little is refused before it runs. Not bounded is one operation by itself: some seconds, a gigabyte.
 """
 
 import datetime
@@ -12,31 +11,27 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
-from types import CodeType
+from types import CodeType, GeneratorType
 from typing import Any, NamedTuple
 
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, LoopControlExtension
-from jinja2.runtime import Context, LoopContext
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from vishwamai.errors import InputError, TokenizerError, VishwamAIError
-from vishwamai.text.marks import Answers
 
 MAX_TEMPLATE = 128_000
-MAX_STEPS = 500_000
 MAX_SECONDS = 5.0
-MAX_SIZE = 1 << 24
-MAX_PRODUCT = 1 << 26
+MAX_SIZE = 1 << 26
 MAX_BITS = 4096
 # What may make, or cost, the product of the two largest things it is given; a number that says how many is that large.
 FORMATS = frozenset(("%", "format", "format_map"))
 PRODUCTS = FORMATS | frozenset(
-    "* replace join translate indent tojson batch slice round center ljust rjust zfill expandtabs to_bytes "
+    "* replace join translate indent tojson batch slice center ljust rjust zfill expandtabs "
     "rfind rindex rsplit rpartition".split()
 )
 # A width or precision of four digits, or one that is computed, in "%9999d" and in "{:9999}".
@@ -44,55 +39,49 @@ WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)")
 # These are slow on long texts, or draw by chance.
 NO_FILTERS = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
 
+Run = Callable[[Callable[[], Any]], Any]
+
 
 class TemplateRefusal(TemplateError):
     """What a template says by `raise_exception`."""
 
 
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: the assistant's words, between the two texts of `environment.spans`."""
+    """`{% generation %}…{% endgeneration %}` goes round the assistant's words."""
 
     tags = {"generation"}
-    environment: Any
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_bracket"), [], [], body, lineno=line)
-
-    def _bracket(self, caller: Callable[[], str]) -> str:
-        return caller().join(self.environment.spans)
+        return nodes.FilterBlock(body, nodes.Filter(None, " said", [], [], None, None), lineno=line)
 
 
-class _Bounds(NodeTransformer):
-    """Has loops, literals, comparisons and `~` go through filters of `Sandbox` that no template can name."""
+class _Hooks(NodeTransformer):
+    """Has what Jinja does by itself go through filters, " made" if need be, which no template can name."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        self.generic_visit(node)
-        node.iter = _filtered(" counted", node.iter)
-        return node
+    def generic_visit(self, node: nodes.Node) -> nodes.Node:
+        def filtered(name: str, value: Any) -> nodes.Filter:
+            return nodes.Filter(value, name, [], [], None, None, lineno=node.lineno)
 
-    def visit_List(self, node: nodes.Expr) -> nodes.Node:
-        return _filtered(" bounded", self.generic_visit(node))
-
-    visit_Dict = visit_List
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
-        return self.generic_visit(node) if node.ctx == "store" else self.visit_List(node)
-
-    def visit_Compare(self, node: nodes.Expr) -> nodes.Node:
-        return _filtered(" asked", self.generic_visit(node))
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        return _filtered(" joined", self.visit_List(nodes.List(node.nodes, lineno=node.lineno)))
-
-
-def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+        super().generic_visit(node)
+        if isinstance(node, nodes.For):
+            node.body.insert(0, nodes.ExprStmt(filtered(" made", nodes.Const(None)), lineno=node.lineno))
+        if isinstance(node, nodes.Concat):
+            return filtered("join", nodes.List(node.nodes))
+        is_made = (
+            isinstance(node, nodes.List | nodes.Dict | nodes.Compare)
+            or getattr(node, "ctx", "") == "load"
+            and (isinstance(node, nodes.Tuple) or isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice))
+        )
+        return filtered(" made", node) if is_made else node
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one render. `spans` are put round what `{% generation %}` gives; questions go to `answers`."""
+    """The environment of one render.
+
+    `spans` are put round what `{% generation %}` gives. `run` runs each operation, and what it gives is the result.
+    """
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -100,116 +89,93 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self,
         now: datetime.datetime | None = None,
         spans: tuple[str, str] = ("", ""),
-        answers: Answers | None = None,
-        steps: int | None = None,
+        run: Run = lambda operation: operation(),
     ):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation])
-        self.spans, self._answers = spans, Answers() if answers is None else answers
-        self._steps, self._deadline = MAX_STEPS if steps is None else steps, time.thread_time() + MAX_SECONDS
+        self._result, self._used, self._deadline = run, 0, time.thread_time() + MAX_SECONDS
         self._sizes: dict[int, tuple[Any, int]] = {}  # by id, with the value: it must live as long as its id counts
-        filters = {name: run for name, run in self.filters.items() if name not in NO_FILTERS} | {"tojson": _to_json}
-        self.filters = {name: self._checked(name, run) for name, run in filters.items()}
-        self.filters |= {" counted": self._counted, " bounded": self._bounded, " joined": self._joined}
-        self.filters[" asked"] = lambda value: self._answers.ask("compare", lambda: value)
-        self.tests = {name: self._checked(name, run) for name, run in self.tests.items()}
-        self.binop_table = {name: self._checked(name, run) for name, run in self.binop_table.items()}
+        self.filters = {name: filter for name, filter in self.filters.items() if name not in NO_FILTERS}
+        self.filters |= {"tojson": _to_json, " made": lambda value: value, " said": lambda text: text.join(spans)}
+        for table in (self.filters, self.tests, self.binop_table):
+            table.update({name: self._checked(name, action) for name, action in table.items()})
+        self.getattr, self.getitem = self._checked("", super().getattr), self._checked("", super().getitem)
         del self.globals["lipsum"]
-        self.globals |= {"dict": _dict, "raise_exception": _refuse}
+        self.globals |= {"dict": lambda *args, **values: dict(*args, **values), "raise_exception": _refuse}
         self.globals["strftime_now"] = lambda form: (now or datetime.datetime.now()).strftime(form)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return _Bounds().visit(super()._parse(source, name, filename))
+        return _Hooks().visit(super()._parse(source, name, filename))
 
     def concat(self, parts: Iterable[str]) -> str:
         """Joins what a template, a macro or a block puts out."""
-        texts, size = [], 0
-        for part in parts:
-            size += len(part)
-            _check_size(size)
-            texts.append(part)
-        return "".join(texts)
+        made = self.filters[" made"]
+        return made("".join(made([*map(made, parts)])))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Calls a function, a method or a macro of a template."""
-        call = super().call
-        if isinstance(obj, LoopContext):
-            args = (self._counted(args[0]), *args[1:])
-        self._check(getattr(obj, "__name__", ""), getattr(obj, "__self__", None), *args, *kwargs.values())
-        return self._answers.ask("call", lambda: self._bounded(call(context, obj, *args, **kwargs)))
+        call, method = super().call, getattr(obj, "__wrapped__", obj)  # Jinja wraps `str.format`.
+        self._size((args, kwargs))
+        self._check(getattr(method, "__name__", ""), getattr(method, "__self__", None), *args, *kwargs.values())
+        return self._run(lambda: call(context, obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Jinja's rules; and no way from text to bytes, for some codecs are slow."""
-        return attr != "encode" and super().is_safe_attribute(obj, attr, value)
+        """Jinja's rules; and no way to bytes, for some codecs are slow."""
+        return attr not in ("encode", "to_bytes") and super().is_safe_attribute(obj, attr, value)
 
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Jinja's safe `str.format`, checked."""
-        wrapped = super().wrap_str_format(value)
-        return wrapped and self._checked("format", wrapped, value.__self__)
-
-    def _checked(self, name: str, run: Callable[..., Any], *subject: Any) -> Callable[..., Any]:
-        """A filter, an operator or a method of `subject`, checked before it runs, and its result after."""
+    def _checked(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter, a test or an operator within the bounds."""
         first = int(hasattr(run, "jinja_pass_arg"))
 
         @functools.wraps(run, assigned=())
         def checked(*args: Any, **kwargs: Any) -> Any:
-            self._check(name, *subject, *args[first:], *kwargs.values())
-            return self._answers.ask(name, lambda: self._bounded(run(*args, **kwargs)))
+            self._check(name, *args[first:], *kwargs.values())
+            return self._run(lambda: run(*args, **kwargs))
 
         return checked
 
     def _check(self, name: str, subject: Any, *given: Any) -> None:
-        """Takes a step, and refuses what could make too much of what it is given."""
-        self._spend()
+        """Refuses what could make too much of what it is given."""
         if name in FORMATS and isinstance(subject, str) and WIDE.search(subject):
             raise TokenizerError("the chat template formats with a width of four digits or more, or a computed one")
         if name == "sum" and any(isinstance(value, list | tuple) for value in given):
             raise TokenizerError("the chat template sums lists")
-        if name == "**" and isinstance(subject, int) and isinstance(given[0], int):
-            _check_size(subject.bit_length() * given[0], MAX_BITS)
+        if name in ("**", "round") and given and isinstance(given[0], int):
+            _check_size(given[0] * (subject.bit_length() if isinstance(subject, int) else 4), MAX_BITS)
         if name == "*" and isinstance(subject, int):
             subject, given = given[0], (subject,)
-        is_product = name != "*" or not isinstance(subject, int | float)
-        if name in PRODUCTS and given and is_product:
+        if name in PRODUCTS and (name != "*" or not isinstance(subject, int | float)):
             counts = () if name in FORMATS else int
             sizes = [abs(value) if isinstance(value, counts) else self._size(value) for value in given]
-            *_, second, largest = sorted([self._size(subject), *sizes])
-            _check_size(second * largest, MAX_PRODUCT)
+            *_, second, largest = sorted([1, self._size(subject), *sizes])
+            _check_size(second * largest)
 
-    def _spend(self, steps: int = 1) -> None:
-        self._steps -= steps
-        if self._steps < 0:
-            raise TokenizerError(f"the chat template needs more than {MAX_STEPS:,} steps")
+    def _run(self, operation: Callable[[], Any]) -> Any:
+        """What an operation gives, if there is time and room for it; what it would give one by one is a list."""
         if time.thread_time() > self._deadline:
             raise TokenizerError(f"the chat template takes longer than {MAX_SECONDS:g} seconds of computing")
 
-    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        """A loop's items; each is a step."""
-        for item in items:
-            self._spend()
-            yield item
+        def run() -> Any:
+            value = operation()
+            return [*value] if isinstance(value, GeneratorType) else value
 
-    def _bounded(self, value: Any) -> Any:
-        """The same value, known to be small enough; what a filter would give one by one becomes a list."""
-        if isinstance(value, Iterator) and not isinstance(value, LoopContext):
-            value = list(self._counted(value))
-        _check_size(self._size(value))
+        value = self._result(run)
+        self._size(value)
         return value
 
-    def _joined(self, values: Iterable[Any]) -> str:
-        return self.concat(map(str, values))
-
     def _size(self, value: Any) -> int:
-        """How many characters and items are in a value, however deep. To look through a new one is a step an item."""
-        if isinstance(value, str | bytes | range):
-            return len(value)
+        """How many characters are in a value, however deep; an item is eight more. A new value takes room."""
         if isinstance(value, int):
             _check_size(value.bit_length(), MAX_BITS)
-        if not isinstance(value, list | tuple | dict | KeysView | ValuesView | ItemsView):
+        if not isinstance(value, Collection):
             return 1
         if id(value) not in self._sizes:
-            self._spend(len(value))
-            items = chain.from_iterable(value.items()) if isinstance(value, dict) else value
-            self._sizes[id(value)] = value, 1 + len(value) + sum(map(self._size, items))
+            is_flat = isinstance(value, str | bytes | range)
+            size = len(value) if is_flat else 8 * len(value)
+            self._used += size
+            _check_size(self._used)
+            parts = () if is_flat else [*value, *value.values()] if isinstance(value, dict) else value
+            self._sizes[id(value)] = value, sum(map(self._size, parts), size)
+            _check_size(self._sizes[id(value)][1])
         return self._sizes[id(value)][1]
 
 
@@ -218,12 +184,8 @@ def _check_size(size: int, limit: int = MAX_SIZE) -> None:
         raise TokenizerError(f"the chat template makes a value of the size {size:,}; {limit:,} are allowed")
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: Any) -> None:
     raise TemplateRefusal(message)
-
-
-def _dict(*args: Any, **values: Any) -> dict[Any, Any]:
-    return dict(*args, **values)  # The type itself would lend the template its methods that change a dictionary.
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
@@ -242,46 +204,38 @@ def _template_errors() -> Iterator[None]:
         raise TokenizerError(f"the chat template failed: {type(error).__name__}: {error}") from None
 
 
-def render_template(
-    source: str,
-    variables: dict[str, Any],
-    now: datetime.datetime | None = None,
-    spans: tuple[str, str] = ("", ""),
-    answers: Answers | None = None,
-) -> str:
-    """What the template makes of the variables.
+@_template_errors()
+def render_template(source: str, variables: dict[str, Any], *given: Any) -> str:
+    """What the template makes of the variables; `given` are arguments of its `Sandbox`.
 
     Raises `TokenizerError` for a template that is too large, broken, forbidden or too dear, `InputError` where the
     template itself refuses the messages.
     """
-    with _template_errors():
-        sandbox = Sandbox(now, spans, answers)
-        return Template.from_code(sandbox, _compiled(source), sandbox.make_globals(None)).render(variables)
+    sandbox = Sandbox(*given)
+    return Template.from_code(sandbox, _compiled(source), sandbox.make_globals(None)).render(variables)
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(source: str) -> CodeType:
     if len(source) > MAX_TEMPLATE:
         raise TokenizerError(f"the chat template has {len(source):,} characters; {MAX_TEMPLATE:,} are allowed")
-    return Sandbox(steps=0).compile(source)  # Without a step, the compiler computes nothing ahead of a render.
+    return Sandbox(run=_refuse).compile(source)  # So the compiler computes nothing ahead of a render.
 
 
 class Facts(NamedTuple):
-    """Of a template: the variables that it reads, the texts in its expressions, all the text that it may put out."""
+    """Of a template: the variables that it reads, and the texts and names in it."""
 
     variables: frozenset[str]
     texts: frozenset[str]
-    output: str
 
 
 @functools.lru_cache(maxsize=64)
+@_template_errors()
 def template_facts(source: str) -> Facts:
     """What a template says of itself. Raises `TokenizerError` for one that is broken."""
-    with _template_errors():
-        _compiled(source)
-        tree = Sandbox().parse(source)
-        texts = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
-        data = (node.data for node in tree.find_all(nodes.TemplateData))
-        names = (node.attr for node in tree.find_all(nodes.Getattr))
-        variables = frozenset(meta.find_undeclared_variables(tree))
-        return Facts(variables, frozenset(texts.union(names)), "\0".join((*data, *texts)))
+    _compiled(source)
+    tree = Sandbox().parse(source)
+    texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+    texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+    texts += [node.attr for node in tree.find_all(nodes.Getattr)]
+    return Facts(frozenset(meta.find_undeclared_variables(tree)), frozenset(texts))
