@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 # It saves a third of the compiling, and later versions have no such flag.
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" and version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's too
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["VISHWAMAI_COMPILE_CACHE"] = "off"  # in the user's own folder; JAX's own variable is left alone

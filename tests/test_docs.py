@@ -133,7 +133,8 @@ def defaults_of(cls) -> list[tuple[str, str]]:
 def environment(folder: Path, programs: Path) -> dict[str, str]:
     """What a reader has: the installation's commands first, no network, and JAX's own defaults.
 
-    Compiled programs are kept in `programs`, since the documents run the same few in many processes.
+    Compiled programs are kept in `programs`, or where JAX is told to, since the documents run the same few in many
+    processes.
     """
     strange = ("XLA_FLAGS", "PYTEST_CURRENT_TEST")
     kept = {name: value for name, value in os.environ.items() if name not in strange}
@@ -143,7 +144,7 @@ def environment(folder: Path, programs: Path) -> dict[str, str]:
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "1",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "COLUMNS": "100",
     }

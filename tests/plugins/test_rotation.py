@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,29 @@ def test_the_order_in_which_files_are_found_is_no_matter():
 def test_a_part_that_is_none_is_refused(text):
     with pytest.raises(pytest.UsageError, match="write 2/3 for the second of three parts"):
         rotation.part(text)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_the_parts_are_all_cases_and_a_case_of_many_tests_is_in_every_part(parts):
+    tests = [f"test_{letter}.py::test_{letter}" for letter in "abcde"]
+    names = [f"{test}[{case}-x[0]]" for test in tests for case in range(7)] + ["test_f.py::test_alone"]
+    run = [set(names) - set(rotation.cases_left_out(names, number, parts)) for number in range(1, parts + 1)]
+    assert sorted(itertools.chain(*run)) == sorted(names)
+    for ran, case in itertools.product(run, range(7)):
+        assert any(name.endswith(f"[{case}-x[0]]") for name in ran)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_pytest_runs_a_part_of_the_cases_and_names_the_rest(workers, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('case', 'abcd')\ndef test_one(case):\n    assert case in 'bd'\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "rotation", "-n", workers, "-p", "no:cacheprovider", "."]
+    env = os.environ | {"CASES_PART": "2/2", "PYTHONPATH": str(Path(rotation.__file__).parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "part 2/2 of the cases of each test" in done.stdout and "test_it.py::test_one [a] [c]" in done.stdout
+    assert re.search(r"^2 passed", done.stdout, re.MULTILINE)
 
 
 def collected(folder: Path, **environment: str) -> tuple[set[str], str]:
