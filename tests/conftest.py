@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_multi_thread_eigen=false",
+        "--xla_cpu_parallel_codegen_split_count=1",  # a program is compiled in one piece, which costs less in all
     ]
 )
 # It saves a third of the compiling, and later versions have no such flag.
