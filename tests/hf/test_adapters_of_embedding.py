@@ -97,6 +97,28 @@ def test_a_tied_model_has_to_be_untied_unless_the_adapter_is_of_both_as_one(tmp_
     np.testing.assert_allclose(transformer.lm_head(attached)[0].T, lora.merge(attached).embed, rtol=1e-6, atol=1e-6)
 
 
+def test_what_peft_repeats_for_a_tied_output_matrix_is_read_once(tmp_path):
+    """As PEFT 0.21 writes it: the pair of the head is the embedding's, turned."""
+    tied = dataclasses.replace(MODELS["llama"], tie_embeddings=True)
+    table = OUTSIDE["embedding"][0]
+    a, b = table[f"{EMBED}.lora_embedding_A"], table[f"{EMBED}.lora_embedding_B"]
+    head = {f"{HEAD}.lora_A.weight": b.T, f"{HEAD}.lora_B.weight": a.T}
+    alone = adapters.load(write(tmp_path / "alone", table, ensure_weight_tying=True), tied, "llama")
+    twice = adapters.load(write(tmp_path / "twice", table | head, ensure_weight_tying=True), tied, "llama")
+    assert_same(alone, twice)
+    other = write(tmp_path / "other", table | {**head, f"{HEAD}.lora_B.weight": 2 * a.T}, ensure_weight_tying=True)
+    with pytest.raises(CheckpointError, match="lm_head.lora_B.weight' differs from what there is of 'model.embed_tok"):
+        adapters.load(other, tied, "llama")
+    values, said = draw(24, 16), {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    both = {f"{EMBED}.weight": values, f"{HEAD}.weight": values}
+    read = adapters.load(write(tmp_path / "whole", both, **said), tied, "llama")
+    np.testing.assert_array_equal(read["embed"].w, values)
+    adapters.save(tmp_path / "again", read, tied, "llama")
+    assert {n: v.tolist() for n, v in stored(tmp_path / "again").items()} == {n: v.tolist() for n, v in both.items()}
+    with pytest.raises(CheckpointError, match="lm_head.weight' differs from what there is of 'model.embed_tokens'"):
+        adapters.load(write(tmp_path / "two", {**both, f"{HEAD}.weight": -values}, **said), tied, "llama")
+
+
 def test_modules_to_save_that_are_not_there_are_named(tmp_path):
     folder = write(tmp_path / "a", pairs_of({Q: (32, 16)}), modules_to_save=["lm_head"])
     with pytest.raises(CheckpointError, match="has no weights of 'lm_head', which modules_to_save has"):

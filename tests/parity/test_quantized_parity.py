@@ -135,16 +135,6 @@ def test_scales_for_a_quantised_cache_change_nothing(tiny, encoders, forms, tmp_
     assert_both_are(folder, theirs(folder, quantization_config=transformers.FineGrainedFP8Config(dequantize=True)))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_groups_that_activations_ordered(bits, tiny, encoders, forms, tmp_path):
-    needs("compressed_tensors")
-    said = encoders.described(num_bits=bits, group_size=64, actorder="group")
-    said["config_groups"]["g"]["targets"] = ["Linear"]
-    said |= {"ignore": ["lm_head"]}
-    folder = encoders.restored(tiny("Qwen3Config"), forms.by_activations(bits, 64, {}), said, tmp_path)
-    assert_both_are(folder, theirs(folder))
-
-
 WRITTEN = [("Qwen3MoeConfig", scheme) for scheme in ("int8", "int4", "fp8", "int8:64")] + [("Phi3Config", "int4")]
 
 

@@ -43,6 +43,7 @@ _PARTS = {  # the end of a tensor's name: (what it holds, of a module of which k
     "base_layer.weight": ("whole", None),
     "weight": ("whole", None),
 }
+Parts = dict[str, tuple[str, str | None]]  # what a module's tensors hold: (name, kind of module)
 _TENSOR = re.compile(re.escape(PREFIX) + rf"(.+?)\.({'|'.join(map(re.escape, _PARTS))})")
 
 
@@ -85,8 +86,7 @@ def unties(folder: Path, cfg: ModelConfig, model_type: str | None = None) -> boo
     Such a model has to be untied first: `transformer.untied`.
     """
     said, source = adapter_config.read(Path(folder)), _open(Path(folder))
-    whole = FAMILIES[model_type or export.family_for(cfg)].whole
-    ends = {whole[path].removesuffix(".weight") for path in (TABLE, HEAD)}
+    ends = _ends(FAMILIES[model_type or export.family_for(cfg)])
     found = (_TENSOR.fullmatch(name) for name in source.tensors)
     return cfg.tie_embeddings and not said.tied and any(m and _ours(m[1], ends) in ends for m in found)
 
@@ -100,9 +100,13 @@ def load(
     computed, and `CheckpointError` that names the file and the tensor where one does not fit the model.
     """
     said, source = adapter_config.read(Path(folder)), _open(Path(folder))
-    places = _places(FAMILIES[model_type or export.family_for(cfg)], cfg)
+    family = FAMILIES[model_type or export.family_for(cfg)]
+    places = _places(family, cfg)
+    names = _names(source)
+    if said.tied and cfg.tie_embeddings:
+        _drop_repeated_head(source, names, *_ends(family))
     found: dict[str, list[tuple[Place, Brought]]] = {}
-    for module, stored in _modules(source, places, said).items():
+    for module, stored in _modules(source, names, places, said).items():
         for place in places[module]:
             found.setdefault(place.path, []).append((place, stored))
     if not found:
@@ -128,8 +132,13 @@ def _places(family: Family, cfg: ModelConfig) -> dict[str, list[Place]]:
     return found
 
 
-def _modules(source: Folder, places: dict[str, list[Place]], said: Said) -> dict[str, Brought]:
-    """What there is for each module, every name and shape checked."""
+def _ends(family: Family) -> tuple[str, str]:
+    """The modules of the embedding and of the output matrix."""
+    return family.whole[TABLE].removesuffix(".weight"), family.whole[HEAD].removesuffix(".weight")
+
+
+def _names(source: Folder) -> dict[str, Parts]:
+    """Of each module, the tensors by what they hold."""
     file, names = source.path / TENSORS, {}
     for name in source.tensors:
         match = _TENSOR.fullmatch(name)
@@ -139,6 +148,30 @@ def _modules(source: Folder, places: dict[str, list[Place]], said: Said) -> dict
         inside = names.setdefault(match[1], {})
         if inside.setdefault(part, (name, kind)) != (name, kind):
             raise CheckpointError(f"{file}: {inside[part][0]!r} and {name!r} are both there; keep one of them")
+    return names
+
+
+def _drop_repeated_head(source: Folder, names: dict[str, Parts], table: str, head: str) -> None:
+    """Leaves out what PEFT repeats of the embedding for an output matrix that is tied to it.
+
+    Raises `CheckpointError` where the two do not agree.
+    """
+    modules = {_ours(module, (table, head)): module for module in names}
+    repeated, kept = names.pop(modules.get(head), {}), names.get(modules.get(table), {})
+    for part, other in {"A": "B", "B": "A", "whole": "whole"}.items():
+        if part not in repeated:
+            continue
+        values, first = source.view(repeated[part][0]), source.view(kept[other][0]) if other in kept else None
+        if first is None or not np.array_equal(values, first if part == "whole" else first.T):
+            raise CheckpointError(
+                f"{source.path / TENSORS}: {repeated[part][0]!r} differs from what there is of {table!r}, and "
+                f"ensure_weight_tying in {adapter_config.FILE} says that they are one; keep one of them"
+            )
+
+
+def _modules(source: Folder, names: dict[str, Parts], places: dict[str, list[Place]], said: Said) -> dict[str, Brought]:
+    """What there is for each module, every name and shape checked."""
+    file = source.path / TENSORS
     for name in said.whole:
         if not any("whole" in parts for module, parts in names.items() if f".{module}".endswith(f".{name}")):
             raise CheckpointError(
@@ -246,7 +279,8 @@ def save(
     In a run of several processes each calls it and the first one writes. Raises `CheckpointError` where an adapter
     changes a weight that is no Linear of the family's.
     """
-    places = _places(FAMILIES[export.family_for(cfg, model_type)], cfg)
+    family = FAMILIES[export.family_for(cfg, model_type)]
+    places, (table, head) = _places(family, cfg), _ends(family)
     host = {path: jax.tree.map(_on_host, change) for path, change in adapter.items()}
     pairs = {path: change.pair if isinstance(change, Whole) else change for path, change in host.items()}
     every = {module: _stored(inside, pairs, module) for module, inside in places.items()}
@@ -257,6 +291,8 @@ def save(
     ranks = {module: (len(stored.a), stored.scale) for module, stored in found.items()}
     linear = [places[module][0].piece for module in found if places[module][0].path != TABLE]
     said = {"whole": whole.keys() - found.keys(), "tied": cfg.tie_embeddings and TABLE in adapter, "base": base}
+    if said["tied"] and table in said["whole"]:
+        whole[head] = whole[table]  # PEFT reads it of both
     said["fan_in_fan_out"] = not all(piece.transposed for piece in linear)
     tensors = [t for module, stored in found.items() for t in _outgoing(module, stored, places[module][0])]
     for module, values in whole.items():
