@@ -4,7 +4,10 @@ Rank promotion, implicit dtype promotion and warnings are errors (the last in py
 that came out right by luck fails here. It knows nothing of the package: the strictness holds for JAX alone.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 # Before jax is imported for the first time, in each worker of a parallel run too.
@@ -25,7 +28,13 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" and version("jaxlib")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's too
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["VISHWAMAI_COMPILE_CACHE"] = "off"  # in the user's own folder; JAX's own variable is left alone
+os.environ["VISHWAMAI_COMPILE_CACHE"] = "off"  # in the user's own folder
+# One folder of compiled programs for the workers of a run and the processes that they start, which none outlives.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
 
 import jax
 

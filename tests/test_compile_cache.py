@@ -19,7 +19,10 @@ from jax.experimental.compilation_cache import compilation_cache as of_jax
 
 from vishwamai import VishwamAI, VishwamAITokenizer, compile_cache
 from vishwamai.cli import main
+from vishwamai.data.packing import Batch
 from vishwamai.models.config import ModelConfig, uniform
+from vishwamai.training.optim import Optimizer
+from vishwamai.training.step import StepConfig, compiled_step, init_state
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -27,6 +30,8 @@ OPTIONS = (
     "jax_persistent_cache_min_compile_time_secs",
 )
 COUNTS = Counter()
+IDS = np.ones((1, 4), np.int32)
+BATCH = Batch(tokens=IDS, targets=IDS, weights=IDS.astype(np.float32), segments=IDS, positions=IDS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,6 +153,22 @@ def test_models_keep_their_programs(kept, monkeypatch):
     renew()
     VishwamAI.from_pretrained("vishwamai/base")
     assert jax.config.jax_compilation_cache_dir == str(kept)
+
+
+def test_of_two_models_of_one_shape_the_second_compiles_nothing(kept):
+    """Nor does a second run of training, though each asks for programs of its own."""
+    cfg = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
+    compile_cache.enable()
+    asked = []
+    for seed in (0, 1):
+        COUNTS.clear()
+        model = VishwamAI.from_config(cfg, seed=seed)
+        model.generate([1, 2], max_new_tokens=2)
+        state = init_state(cfg, Optimizer(), 9, jax.random.key(seed))
+        compiled_step(cfg, Optimizer(), StepConfig(), 9)(state, BATCH)
+        asked.append(COUNTS["compile_requests_use_cache"])
+        assert model.generator.programs.count == 2
+    assert asked[0] > 5 and asked[1] == 0
 
 
 # What is damaged. Warnings are errors here, so none of it warns.

@@ -32,6 +32,7 @@ CONFIGS = HERE / "references.json"
 LOGITS = HERE / "references.npz"
 ADAPTERS = HERE / "adapters.npz"
 TOKENS = np.random.default_rng(7).integers(0, 61, (1, 24)).astype(np.int32)
+FORWARD = jax.jit(transformer.forward, static_argnames="cfg")
 TOLERANCE = 1e-5
 PROMPT = 9  # tokens that fill a cache at once, more than the windows of the cases; the others come one at a time
 CACHED = (
@@ -119,8 +120,7 @@ def their_steps(folder: Path) -> np.ndarray:
 def logits_of(folder: Path) -> np.ndarray:
     """What we make of a folder."""
     found = config.read(folder)
-    forward = jax.jit(functools.partial(transformer.forward, cfg=found.model))
-    return np.asarray(forward(weights.load(folder, found), jnp.asarray(TOKENS))[0])[0]
+    return np.asarray(FORWARD(weights.load(folder, found), jnp.asarray(TOKENS), cfg=found.model)[0])[0]
 
 
 def stored(case: str) -> np.ndarray:
@@ -193,7 +193,7 @@ def test_logits_with_an_adapter_are_those_that_peft_gave(case, tmp_path):
     found = config.read(tmp_path)
     pairs = adapters.load(tmp_path, found.model, found.model_type)
     w = lora.attach(weights.load(tmp_path, found), [pairs])
-    mine = jax.jit(functools.partial(transformer.forward, cfg=found.model))(w, jnp.asarray(TOKENS))[0]
+    mine = FORWARD(w, jnp.asarray(TOKENS), cfg=found.model)[0]
     with np.load(LOGITS) as stored:
         assert distance(stored[case], reference) > 0.1
     assert distance(np.asarray(mine)[0], reference) <= TOLERANCE

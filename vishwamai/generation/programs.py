@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ class Programs:
         """`f(*args, **static)`, compiled at the first call with such arguments; those at `donate` are used up."""
         key = _key(f, args, static)
         if key not in self._compiled:
-            jitted = _jitted(f, donate, static)
+            jitted = _jitted(f, donate, key[1])
             if not _has_half_bytes(args):
                 self._compile(key, jitted, args)
             else:
@@ -59,7 +59,7 @@ class Programs:
         """Compiles what `run` would, and runs nothing: for whoever must not be held up later."""
         key = _key(f, args, static)
         if key not in self._compiled and not _has_half_bytes(args):
-            self._compile(key, _jitted(f, donate, static), args)
+            self._compile(key, _jitted(f, donate, key[1]), args)
 
     def _compile(self, key: tuple, jitted: Any, args: tuple) -> None:
         with self._compiling(key[0]):
@@ -78,8 +78,10 @@ def _key(f: Callable, args: tuple, static: dict[str, Any]) -> tuple:
     return f, tuple(sorted(static.items())), tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
 
 
-def _jitted(f: Callable, donate: tuple[int, ...], static: dict[str, Any]) -> Any:
-    return jax.jit(partial(f, **static), donate_argnums=donate)
+@lru_cache(maxsize=64)
+def _jitted(f: Callable, donate: tuple[int, ...], static: tuple[tuple[str, Any], ...]) -> Any:
+    """One and the same for all owners, so that JAX compiles nothing twice for models of the same shape."""
+    return jax.jit(partial(f, **dict(static)), donate_argnums=donate)
 
 
 def _has_half_bytes(args: tuple) -> bool:

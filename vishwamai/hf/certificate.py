@@ -9,7 +9,6 @@ cannot see.
 
 import dataclasses
 import datetime
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -183,6 +182,9 @@ def _sentence(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
+_forward = jax.jit(transformer.forward, static_argnames="cfg")
+
+
 def ours(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """The logits [T, V] of each row of ids, as we load the folder: float32, on the CPU."""
     found = config.read(folder)
@@ -190,7 +192,7 @@ def ours(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     tokens = np.asarray([[*row, *[0] * (longest - len(row))] for row in rows], np.int32)  # what follows changes nothing
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
         w = weights.load(folder, found)
-        made = np.asarray(jax.jit(functools.partial(transformer.forward, cfg=found.model))(w, tokens)[0])
+        made = np.asarray(_forward(w, tokens, cfg=found.model)[0])
     return [made[i, : len(row)] for i, row in enumerate(rows)]
 
 

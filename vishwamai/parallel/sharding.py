@@ -5,6 +5,7 @@ specs, and no model.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -96,6 +97,13 @@ def abstract(specs, sharding: Sharding = SINGLE, dtype=None):
 
 def init_sharded(specs, key: Array, sharding: Sharding):
     """Starting values, each made where it will live. The values do not depend on the mesh."""
-    if sharding.mesh is None:
-        return jax.jit(lambda k: spec.init(specs, k))(key)
-    return jax.jit(lambda k: spec.init(specs, k), out_shardings=shardings(specs, sharding))(key)
+    leaves, tree = jax.tree.flatten(specs)
+    return _initial(tree, tuple(leaves), sharding)(key)
+
+
+@functools.lru_cache(maxsize=16)
+def _initial(tree, leaves: tuple[spec.Param, ...], sharding: Sharding):
+    """The program that makes starting values, the same for all models of the same shape."""
+    specs = tree.unflatten(leaves)
+    where = {} if sharding.mesh is None else {"out_shardings": shardings(specs, sharding)}
+    return jax.jit(functools.partial(spec.init, specs), **where)

@@ -8,7 +8,7 @@ A micro-batches, B rows, T positions.
 """
 
 import dataclasses
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -90,9 +90,14 @@ def init_state(
 
 def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
     """A fresh state around given weights; the moments are laid out like them."""
-    opt_state = jax.jit(optimizer(o, trained(cfg, adapter), steps).init)(weights)
+    opt_state = _begin(o, cfg, adapter, steps)(weights)
     zero = jnp.zeros((), jnp.int32)
     return _placed(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
+
+
+@lru_cache(maxsize=16)
+def _begin(o: Optimizer, cfg: ModelConfig, adapter: Adapter | None, steps: int):
+    return jax.jit(optimizer(o, trained(cfg, adapter), steps).init)
 
 
 def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding, base=None) -> Sums:
@@ -181,6 +186,7 @@ def metrics(sums: Sums, batch, norm, learning_rate, skipped) -> dict[str, Array]
     return found
 
 
+@lru_cache(maxsize=16)  # a second run of the same settings compiles nothing
 def compiled_step(cfg: ModelConfig, o: Optimizer, s: StepConfig, steps: int, sharding: Sharding = SINGLE):
     """`train_step(state, batch, base=base)` compiled, the state's memory used again."""
     fixed = dict(cfg=cfg, o=o, s=s, steps=steps, sharding=sharding)
@@ -196,6 +202,7 @@ def evaluate_sums(
     return sums.nll, sums.correct, jnp.sum(batch[2])
 
 
+@lru_cache(maxsize=16)
 def compiled_evaluation(cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE):
     """`evaluate_sums(weights, batch, base=base)` compiled."""
     return jax.jit(partial(evaluate_sums, cfg=cfg, s=s, sharding=sharding))

@@ -7,6 +7,7 @@ file.
 """
 
 import dataclasses
+import functools
 import math
 import warnings
 
@@ -142,6 +143,7 @@ def chosen_specs(tree, scheme: Scheme):
     return jax.tree.map_with_path(one, tree, is_leaf=spec.is_param)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def rounded(w: Array, scale_shape: tuple[int, ...], scheme: Scheme) -> Quantized:
     """An array on the scheme's grid, with scales of this shape."""
     dtype, limit = GRIDS[scheme.kind]
@@ -159,7 +161,7 @@ def quantize(weights, specs_tree, scheme: Scheme):
     def leaf(target, w):
         if not is_quantized(target):
             return w
-        return jax.jit(lambda w: rounded(w, target.scale.shape, scheme))(w)
+        return rounded(w, target.scale.shape, scheme)
 
     check_groups(specs_tree, scheme)
     targets = chosen_specs(specs_tree, scheme)
