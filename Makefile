@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= $(VENV)-parity
 BIN := $(VENV)/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+# Modules are compiled when they are imported: most of what is installed never is.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --no-compile
 PYTEST := python -m pytest -q
 # Files in two workers; of those that crash, as at a test that hangs, one is made anew, or they would hang in turn.
 IN_TWO := -n 2 --dist loadfile --max-worker-restart 1
