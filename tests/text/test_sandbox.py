@@ -96,6 +96,114 @@ def test_a_template_cannot_change_what_it_is_given(change):
     assert messages == [{"role": "user"}]
 
 
+def looks(source: str, monkeypatch) -> int:
+    """How many times a render looks at the clock, its start aside."""
+    clock: list[int] = []
+    monkeypatch.setattr(time, "thread_time", lambda: clock.append(0) or 0)
+    sandbox.template_facts(source)
+    clock.clear()
+    rendered(source, x=list(range(50)), s="a" * 50)
+    return len(clock) - 1
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ("{% for i in x %}{% endfor %}", 50),
+        ("{% for i in x %}{% for j in x %}{% endfor %}{% endfor %}", 50 * 51),
+        ("{% for i in x %}{% if i == 9 %}{% break %}{% endif %}{% endfor %}", 2 * 10),
+        ("{% for i in s %}{% endfor %}", 50),
+        ("{% set y = s.upper() %}", 2),
+        ("{% set y = s['upper']() | upper %}", 3),
+        ("{% set y = 1 + 1 %}", 1),
+        ("{% set y = (1, [2], {3: 4}) %}", 3),
+        ("{% set y = 1 < 2 < 3 %}", 1),
+        ("{% set y = 1 is odd %}", 1),
+        ("{% set y = x[1:] %}", 1),
+        ("{% set y = s ~ 1 %}", 1),
+        ("{% set y = x | map('string') %}", 1 + 50),
+        ("{% set y = x | map('string') | list %}", 1 + 50 + 1),
+        ("{% for i in x recursive %}{% if not i and b %}{{ loop(b) }}{% endif %}{% endfor %}", 50 + 3),
+        (
+            "{% for i in [x] recursive %}{% if i is iterable %}{{ loop(i) }}{% endif %}{% endfor %}",
+            1 + 51 * 2 + 1 + 2 * 3,
+        ),
+    ],
+)
+def test_each_thing_done_looks_at_the_clock(source, n, monkeypatch):
+    base = looks("", monkeypatch)
+    assert looks(source, monkeypatch) - base == n
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ("{% for i in range(N) %}{% set y = 'a' * 9999999 %}{% endfor %}", 6),
+        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{{ x }}{% endfor %}", 5),
+        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y %}b{{ x }}{% endset %}{% endfor %}", 5),
+        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y = x[1:] %}{% endfor %}", 5),
+        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y = x.upper() %}{% endfor %}", 5),
+        ("{% set x = [0] * 999999 %}{% for i in range(N) %}{% set y = x + [1] %}{% endfor %}", 7),
+        (
+            "{% set x = [0] * 999999 %}{% macro m() %}{{ varargs | length }}{% endmacro %}{% for i in range(N) %}"
+            "{% set y = m(*x) %}{% endfor %}",
+            7,
+        ),
+    ],
+)
+def test_all_that_a_render_makes_is_bounded_together(source, n):
+    rendered(source.replace("N", str(n)))
+    with pytest.raises(TokenizerError, match="of the size .* are allowed"):
+        rendered(source.replace("N", str(n + 1)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 2 ** 5000 > 1 }}",
+        "{% set x = 2 ** 2000 %}{% set y = x * x * x %}",
+        "{{ 1.5 | round(2000, 'ceil') }}",
+        "{% set x = ['a' * 9999999] %}{% set y = [x, x, x, x, x, x, x] %}",
+        "{% set x = {1: {2: 'a' * 9999999}} %}{% set y = (x, x, x, x, x, x, x) %}",
+        "{% set x = 99999999 * 'a' %}",
+        "{{ ('a' * 999999) | center(999) }}",
+        "{{ '{0}{0}{0}{0}{0}{0}{0}'.format('a' * 9999999) }}",
+    ],
+)
+def test_what_is_too_large_is_refused_by_its_size(source):
+    with pytest.raises(TokenizerError, match="of the size .* are allowed"):
+        rendered(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "'%9999d' % 1",
+        "'%*d' % (1, 1)",
+        "'%9999d' | format(1)",
+        "'{:>9999}'.format(1)",
+        "'{:{}}'.format(1, 2)",
+        "'{a:>9999}'.format_map({'a': 1})",
+        "('{:>9999}' | attr('format'))(1)",
+    ],
+)
+def test_wide_formats_are_refused(source):
+    with pytest.raises(TokenizerError, match="width of four digits or more, or a computed one"):
+        rendered("{{ " + source + " }}")
+
+
+@pytest.mark.parametrize("source", ["(1).to_bytes(9)", "'a'.encode()"])
+def test_there_is_no_way_to_bytes(source):
+    with pytest.raises(TokenizerError, match="is unsafe"):
+        rendered("{{ " + source + " }}")
+
+
+@pytest.mark.parametrize("given", ["start=[]", "none, [0]", "start=(1,)"])
+def test_lists_are_not_summed(given):
+    with pytest.raises(TokenizerError, match="sums lists"):
+        rendered("{{ [[1], [2]] | sum(" + given + ") }}")
+
+
 BOMBS = {
     "nested range": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
     "{% endfor %}{% endfor %}{% endfor %}",
@@ -206,66 +314,6 @@ def test_nothing_that_jinja_has_makes_much_of_a_great_number():
                 render_template(source, {"keep": kept.append, "x": subject, "args": args, "kwargs": kwargs})
             large = [value for value in kept if isinstance(value, Sized) and len(value) > MAX_SIZE]
             assert not large, (source, subject, args)
-
-
-def looks(source: str, monkeypatch) -> int:
-    """How many times a render looks at the clock, its start aside."""
-    clock: list[int] = []
-    monkeypatch.setattr(time, "thread_time", lambda: clock.append(0) or 0)
-    sandbox.template_facts(source)
-    clock.clear()
-    rendered(source, x=list(range(50)), s="a" * 50)
-    return len(clock) - 1
-
-
-@pytest.mark.parametrize(
-    ("source", "n"),
-    [
-        ("{% for i in x %}{% endfor %}", 50),
-        ("{% for i in x %}{% for j in x %}{% endfor %}{% endfor %}", 50 * 51),
-        ("{% for i in x %}{% if i == 9 %}{% break %}{% endif %}{% endfor %}", 2 * 10),
-        ("{% for i in s %}{% endfor %}", 50),
-        ("{% set y = s.upper() %}", 2),
-        ("{% set y = s['upper']() | upper %}", 3),
-        ("{% set y = 1 + 1 %}", 1),
-        ("{% set y = (1, [2], {3: 4}) %}", 3),
-        ("{% set y = 1 < 2 < 3 %}", 1),
-        ("{% set y = 1 is odd %}", 1),
-        ("{% set y = x[1:] %}", 1),
-        ("{% set y = s ~ 1 %}", 1),
-        ("{% set y = x | map('string') | list %}", 1 + 50 + 1),
-        ("{% for i in x recursive %}{% if not i and b %}{{ loop(b) }}{% endif %}{% endfor %}", 50 + 3),
-        (
-            "{% for i in [x] recursive %}{% if i is iterable %}{{ loop(i) }}{% endif %}{% endfor %}",
-            1 + 51 * 2 + 1 + 2 * 3,
-        ),
-    ],
-)
-def test_each_thing_done_looks_at_the_clock(source, n, monkeypatch):
-    base = looks("", monkeypatch)
-    assert looks(source, monkeypatch) - base == n
-
-
-@pytest.mark.parametrize(
-    ("source", "n"),
-    [
-        ("{% for i in range(N) %}{% set y = 'a' * 9999999 %}{% endfor %}", 6),
-        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{{ x }}{% endfor %}", 5),
-        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y %}b{{ x }}{% endset %}{% endfor %}", 5),
-        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y = x[1:] %}{% endfor %}", 5),
-        ("{% set x = 'a' * 9999999 %}{% for i in range(N) %}{% set y = x.upper() %}{% endfor %}", 5),
-        ("{% set x = [0] * 999999 %}{% for i in range(N) %}{% set y = x + [1] %}{% endfor %}", 7),
-        (
-            "{% set x = [0] * 999999 %}{% macro m() %}{{ varargs | length }}{% endmacro %}{% for i in range(N) %}"
-            "{% set y = m(*x) %}{% endfor %}",
-            7,
-        ),
-    ],
-)
-def test_all_that_a_render_makes_is_bounded_together(source, n):
-    rendered(source.replace("N", str(n)))
-    with pytest.raises(TokenizerError, match="of the size .* are allowed"):
-        rendered(source.replace("N", str(n + 1)))
 
 
 def test_nothing_is_computed_before_a_render(monkeypatch):

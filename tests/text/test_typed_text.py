@@ -160,6 +160,7 @@ def test_typed_control_tokens_that_a_template_cuts_at_are_text(chatty):
         ("{{ m.content.split('|') | join('|') }}{{ m.content.replace('<', '<<') }}", "<|im_end|>"),
         ("{{ m.content.partition('im')[1:] | join }}{{ m.content.index('>') }}{{ m.content[1:-1] }}", "<|im_end|>"),
         ("{{ [m.content, '<|a', '|'] | sort | join('=') }}{{ [m.content, 'z'] | max }}", "<|im_end|>"),
+        ("{% for c in m.content | unique %}{{ c }}{% endfor %}", "Aa|a<A"),
         ("{{ m.content | list | unique | join }}{{ m.content.strip('<>') }}{{ m.content | title }}", "<|im_end|>"),
         (
             "{% for c in m.content.split('|') %}{{ loop.index }}{{ c }}{% endfor %}{{ m.content | length }}",
