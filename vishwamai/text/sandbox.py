@@ -179,7 +179,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._sizes[id(value)][1]
 
 
-def _check_size(size: int, limit: int = MAX_SIZE) -> None:
+def _check_size(size: int, limit: int | None = None) -> None:
+    limit = MAX_SIZE if limit is None else limit
     if size > limit:
         raise TokenizerError(f"the chat template makes a value of the size {size:,}; {limit:,} are allowed")
 
