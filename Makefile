@@ -33,8 +33,9 @@ test: $(VENV)/ready
 hub-clients: $(VENV)/ready
 	$(BIN)/python tests/hub/clients.py
 
+# The logits of each case come from optimised programs all the same; `make families` has only such.
 parity: $(VENV_PARITY)/ready
-	$(VENV_PARITY)/bin/$(PYTEST) $(IN_TWO) tests -m parity
+	JAX_DISABLE_MOST_OPTIMIZATIONS=$(UNOPTIMISED) $(VENV_PARITY)/bin/$(PYTEST) $(IN_TWO) tests -m parity
 
 # Writes docs/families.md from what the tests of the model families measure.
 families: $(VENV_PARITY)/ready

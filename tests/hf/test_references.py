@@ -152,14 +152,11 @@ def cached_distance(case: str, folder: Path) -> float:
 
 
 @pytest.fixture(autouse=True)
-def optimised(request):
-    """Programs as people run them, where not optimising them costs digits; `make parity` has all of them so."""
-    before = jax.config.values["jax_disable_most_optimizations"]
+def exact(request):
+    """An optimiser where its lack costs digits. (`make parity` compares all these logits with it.)"""
     callspec = getattr(request.node, "callspec", None)
     if callspec and callspec.params["case"] == "gemma3_text":
-        jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+        request.getfixturevalue("optimised")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -59,6 +59,7 @@ def compare(case, measured):
     return compare
 
 
+@pytest.mark.usefixtures("optimised")
 def test_logits_equal_those_of_transformers(case, tiny_models, ours, compare, measured):
     pretrained, w = ours(case)
     compare("logits", forward(w, pretrained.model), logits_of(tiny_models(case)[0]))
