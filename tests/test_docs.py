@@ -136,7 +136,7 @@ def environment(folder: Path, programs: dict[str, str]) -> dict[str, str]:
 
     `programs` says where compiled programs are kept: the documents run the same few in many processes.
     """
-    strange = ("XLA_FLAGS", "PYTEST_CURRENT_TEST")
+    strange = ("XLA_FLAGS", "PYTEST_CURRENT_TEST", "JAX_COMPILATION_CACHE_DIR", "VISHWAMAI_COMPILE_CACHE")
     kept = {name: value for name, value in os.environ.items() if name not in strange}
     bin_folder = str(Path(sys.executable).parent)
     return kept | {
@@ -165,7 +165,7 @@ def test_every_block_runs(document, tmp_path, tmp_path_factory):
     shared = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.getbasetemp() / "programs")
     programs = {"JAX_COMPILATION_CACHE_DIR": shared}
     if "vishwamai cache clear" in plan.read_text(encoding="utf-8"):  # which takes ours alone
-        programs = {"JAX_COMPILATION_CACHE_DIR": "", "VISHWAMAI_COMPILE_CACHE": str(tmp_path / "programs")}
+        programs = {"VISHWAMAI_COMPILE_CACHE": str(tmp_path / "programs")}
     env = environment(tmp_path, programs)
     done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
