@@ -47,7 +47,7 @@ class Step:
 
 def vishwamai(*arguments: str) -> list[str]:
     """The command, as `python -m`."""
-    return [sys.executable, "-m", "vishwamai.cli", *arguments]
+    return [sys.executable, "-m", "vishwamai", *arguments]
 
 
 def steps(lead: str, folder: Path) -> list[Step]:

@@ -22,7 +22,7 @@ def cpu_seconds(command: list[str], folder: str) -> float:
     environment = os.environ | {"VISHWAMAI_COMPILE_CACHE": folder}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "vishwamai.cli", *command], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "vishwamai", *command], env=environment, stdout=subprocess.DEVNULL
     )
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -134,7 +134,7 @@ def test_help_is_fast():
     def seconds():
         start = time.perf_counter()
         run = subprocess.run(
-            [sys.executable, "-m", "vishwamai.cli", "--help"], capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "vishwamai", "--help"], capture_output=True, text=True, timeout=120
         )
         assert run.returncode == 0 and "inspect" in run.stdout
         return time.perf_counter() - start
@@ -143,7 +143,7 @@ def test_help_is_fast():
 
 
 def test_a_process_that_fails_shows_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "vishwamai.cli", "inspect", str(tmp_path)]
+    command = [sys.executable, "-m", "vishwamai", "inspect", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2
     assert run.stderr.startswith("vishwamai: error: ") and run.stderr.count("\n") == 1

@@ -104,6 +104,6 @@ def test_a_process_in_a_locale_without_utf_8():
         "PYTHONUTF8": "0",
         "PYTHONCOERCECLOCALE": "0",
     }
-    argv = [sys.executable, "-m", "vishwamai.cli", "train", "caf\xe9.json"]
+    argv = [sys.executable, "-m", "vishwamai", "train", "caf\xe9.json"]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, encoding="ascii")
     assert done.returncode == 2 and "caf\\" in done.stderr and "Traceback" not in done.stderr

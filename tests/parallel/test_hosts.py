@@ -59,7 +59,7 @@ def test_two_processes_train_as_one(tmp_path):
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
     changes = ["training.steps=3", "training.data.tokenizer=bytes", "logging.log_every=1", "tpu.data=2"]
-    command = [sys.executable, "-m", "vishwamai.cli", "train", "configs/train/smoke.json", *changes, "-o"]
+    command = [sys.executable, "-m", "vishwamai", "train", "configs/train/smoke.json", *changes, "-o"]
     one = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     two = os.environ | {"XLA_FLAGS": "", "COORDINATOR_ADDRESS": address, "NUM_PROCESSES": "2"}
     runs = [(tmp_path / "one", one), *((tmp_path / "two", two | {"PROCESS_ID": str(i)}) for i in range(2))]

@@ -1,7 +1,0 @@
-"""`python -m vishwamai.cli`: the command, where it is not on the path."""
-
-import sys
-
-from vishwamai.cli import main
-
-sys.exit(main())
