@@ -23,6 +23,7 @@ HOUSE: dict[str, tuple[int, str]] = {
         "weights text ops monitor hub config precision progress compile_cache",
     ),
     "__init__": (8, "api text.tokenizer"),
+    "__main__": (9, "cli"),
     "api": (
         7,
         "outputs hf generation text weights models parallel hub precision config progress compile_cache "

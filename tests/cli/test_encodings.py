@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from vishwamai import VishwamAI
-from vishwamai.cli import main, reason
+from vishwamai import VishwamAI, VishwamAITokenizer
+from vishwamai.cli import main
 from vishwamai.outputs import Chunk
-from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.scripted import Scripted
 from vishwamai.training import trainer
 
 from .conftest import CONFIG, type_in
@@ -44,9 +45,11 @@ class Says:
 
     def __init__(self, text: str):
         self.text = text
+        self.generation_config, self.config = SimpleNamespace(num_beams=None), SimpleNamespace(max_length=100)
+        self.tokenizer = VishwamAITokenizer.from_pretrained("vishwamai/base")
 
     def stream(self, *args, **options):
-        return iter([Chunk(self.text, [], [])])
+        return iter([Chunk(self.text, [], [], finish_reason="stop")])
 
 
 @pytest.fixture
@@ -67,11 +70,8 @@ def test_chat(terminal, model, monkeypatch):
 
 @pytest.mark.parametrize("how", [["--method", "cot"], ["--json"]], ids=["steps", "json"])
 def test_reason(terminal, monkeypatch, how):
-    found = Solution(
-        problem=TEXT, method="cot", answer=TEXT, verified=True, steps=(Step(TEXT, True, TEXT), Step(TEXT, False))
-    )
-    solver = type("Solver", (), {"solve": lambda self, problem, budget: found})()
-    monkeypatch.setattr(reason, "_solver", lambda args, problem: solver)
+    model = Scripted(lambda prompt, n: [f"{TEXT}\nAnswer: {TEXT}"] * n)
+    monkeypatch.setattr("vishwamai.cli.reason._model", lambda args, own, status: model)
     printed = terminal("reason", TEXT, *how)
     assert terminal.code == 0 and (terminal.shown if how[0] == "--method" else "\\u2713") in printed
 
