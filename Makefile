@@ -71,11 +71,12 @@ base: $(VENV)/ready
 	rm -rf vishwamai/assets/base
 	$(BIN)/vishwamai convert runs/base_chat/model vishwamai/assets/base --dtype bfloat16 --certificate none
 
-# Trains vishwamai/countdown, from vishwamai/base on.
+# Trains vishwamai/countdown, on puzzles and then on conversations too, from what `make base` has in runs/base.
 countdown: $(VENV)/ready
 	XLA_FLAGS=$(TWO_DEVICES) $(BIN)/vishwamai train configs/train/countdown.json -o runs/countdown
+	XLA_FLAGS=$(TWO_DEVICES) $(BIN)/vishwamai train configs/train/countdown_chat.json -o runs/countdown_chat
 	rm -rf vishwamai/assets/countdown
-	$(BIN)/vishwamai convert runs/countdown/model vishwamai/assets/countdown --dtype bfloat16 --certificate none
+	$(BIN)/vishwamai convert runs/countdown_chat/model vishwamai/assets/countdown --dtype bfloat16 --certificate none
 
 # Ways of reasoning side by side, with the built-in models.
 reason-bench: $(VENV)/ready
