@@ -107,24 +107,23 @@ def test_the_server_says_when_to_come_back(fake, remote, clock):
     assert len(clock.slept) == 5
 
 
-def test_a_deadline_ends_the_tries(fake):
+def test_a_deadline_ends_the_tries(fake, remote, clock):
     fake.faults = [(429, {})] * 1000
-    begun = time.monotonic()
     with pytest.raises(BackendError, match="gave nothing before the deadline .*429.*: allow more time"):
-        one(Remote(fake.url, "tiny", retries=1000), deadline=begun + 0.5)
-    assert time.monotonic() - begun < 1 and 1 <= len(fake.seen) <= 3
+        one(remote(retries=1000), deadline=clock() + 5)
+    assert sum(clock.slept) < 5 and len(fake.seen) == len(clock.slept) + 1 > 2
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "header"])
 def test_a_server_that_takes_too_long(fault, fake, clock):
-    begun = time.monotonic()
+    """Which answers well in the end: whoever waits for that has no error."""
     fake.faults = [fault] * 2
     with pytest.raises(BackendError, match="did not answer in time at try 2 of 2: raise timeout"):
         one(Remote(fake.url, "tiny", timeout=0.2, retries=1, sleep=clock.sleep))
     fake.faults = [fault]
     with pytest.raises(BackendError, match="before the deadline"):
-        one(Remote(fake.url, "tiny", retries=0), deadline=time.monotonic() + 0.2)
-    assert time.monotonic() - begun < 3 and len(fake.seen) == 3
+        one(Remote(fake.url, "tiny", retries=0), deadline=time.monotonic() + 1)
+    assert len(fake.seen) == 3
 
 
 def test_nobody_answers(clock):
