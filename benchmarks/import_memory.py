@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
     import ml_dtypes
 
     from vishwamai.hf import export, safetensors
-    from vishwamai.hf.config import Generation
+    from vishwamai.hf.generation_config import GenerationConfig
     from vishwamai.hf.families import FAMILIES
     from vishwamai.hf.pieces import pieces
     from vishwamai.models import transformer
@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
         for name, shape in names.items()
     ]
     safetensors.write_folder(folder, outgoing, max_file_bytes=int(size / 4))
-    export.write(folder, cfg, model_type, Generation(), "bfloat16")
+    export.write(folder, cfg, model_type, GenerationConfig(), "bfloat16")
 
 
 def resident(field: str) -> float:

@@ -342,7 +342,7 @@ def test_scores(model):
     [
         ("a", {"temprature": 0.7}, "'temprature'; did you mean temperature?"),
         ("a", {"max_tokens": 3}, "'max_tokens'; did you mean max_new_tokens"),
-        ("a", {"response_format": "json"}, "'response_format'; there are max_length"),
+        ("a", {"response_format": "json"}, "'response_format'; there are do_sample"),
         ("a", {"temperature": 0.7, "do_sample": False}, "do_sample=False .* temperature=0.7 draws: leave one out"),
         ("a", {"temperature": 0, "do_sample": True}, "do_sample=True .* temperature=0 takes the likeliest"),
         ("a", {"temperature": float("nan"), "do_sample": True}, "temperature is nan"),

@@ -10,6 +10,7 @@ import re
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ PARROT = str(Path(__file__).parent / "parrot.py")
 UP, LEFT, CTRL_C, CTRL_D, ENTER = "\x1b[A", "\x1b[D", "\x03", "\x04", "\r"
 PASTE, PASTED = "\x1b[200~", "\x1b[201~"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Runs a file with standard input as the terminal that Ctrl-C comes from.
+TAKING_TERMINAL = """
+import fcntl, runpy, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 HUNG = 120  # seconds without a word, after which something must have gone wrong
 
 
@@ -29,12 +37,15 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         env = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "xterm", "INPUTRC": os.devnull}
         ends = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-        command = [sys.executable, PARROT, "chat", *argv]
-        self._process = subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=_take_terminal, **ends)
+        command = [sys.executable, "-c", TAKING_TERMINAL, PARROT, "chat", *argv]
+        self._process = subprocess.Popen(command, env=env, start_new_session=True, **ends)
         os.close(theirs)
 
     def type(self, keys: str) -> None:
-        """Presses these keys."""
+        """Presses these keys, Ctrl-C when the command waits for one: Python loses it between a prompt and its waiting."""
+        state = Path(f"/proc/{self._process.pid}/stat")
+        while keys == CTRL_C and state.exists() and state.read_text().rpartition(") ")[2][0] == "R":
+            time.sleep(0.001)
         os.write(self._ours, keys.encode())
 
     def wait_for(self, text: str) -> None:
@@ -69,14 +80,6 @@ class Terminal:
 
     def _text(self) -> str:
         return ESCAPES.sub("", self.screen.decode("utf-8", "replace"))
-
-
-def _take_terminal() -> None:
-    """Makes standard input the terminal that Ctrl-C comes from."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture

@@ -244,7 +244,7 @@ def test_an_endpoint_of_ones_own_is_asked(tiny, fake_hub, ask):
     assert set(os.listdir(folder)) == WANTED
 
 
-GENERATE = "import runpy, sys\nsys.argv[0] = 'vishwamai'\nrunpy.run_module('vishwamai.cli', run_name='__main__')"
+GENERATE = "import runpy, sys\nsys.argv[0] = 'vishwamai'\nrunpy.run_module('vishwamai', run_name='__main__')"
 
 
 def test_the_command_generates_with_a_revision_of_a_repository(fake_hub, begin):

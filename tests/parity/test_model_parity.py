@@ -123,10 +123,10 @@ def older(data: dict) -> dict:
     """A config.json as transformers 4 wrote it."""
     data = dict(data)
     data["torch_dtype"] = data.pop("dtype")
-    parameters = data.pop("rope_parameters", None)
+    said = parameters = data.pop("rope_parameters", None)
     if parameters is None:
         return data
-    if "full_attention" in parameters:
+    if "full_attention" in said:  # of these transformers 5 reads no "type"
         if data["model_type"] == "gemma3_text":
             data["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
             data.pop("layer_types")
@@ -136,7 +136,9 @@ def older(data: dict) -> dict:
     if "partial_rotary_factor" in parameters:
         data["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
     if kind != "default":
-        data["rope_scaling"] = parameters | ({"type": kind} if kind == "linear" else {"rope_type": kind})
+        data["rope_scaling"] = parameters | (
+            {"type": kind} if kind == "linear" and "full_attention" not in said else {"rope_type": kind}
+        )
     if "num_local_experts" in data and data["model_type"] == "qwen3_moe":
         data["num_experts"] = data.pop("num_local_experts")
     return data

@@ -133,9 +133,8 @@ def _row(line: str, path: str | Path, number: int) -> Row | ChatRow:
             return _chat_row(messages, fields.get("tools"), where)
         case {"text": _, **others} | {"messages": _, **others} if others:
             kind = "text" if "text" in given else "messages"
-            raise DataError(
-                f"{where}: has {kind} beside {' and '.join(set(given) - {kind})}; a row is one or the other"
-            )
+            beside = " and ".join(key for key in given if key != kind)
+            raise DataError(f"{where}: has {kind} beside {beside}; a row is one or the other")
         case _:
             raise DataError(f"{where}: needs {FORMS}")
     if longest := next((text for text, _ in spans if len(text) > MAX_CHARACTERS), None):

@@ -63,8 +63,6 @@ def settled(a: Mapping[str, Any], *, by_type: bool) -> dict[str, Any]:
     old, new = a.get(OLD) or None, a.get(NEW)
     if old is None:
         return dict(a)
-    if "type" in old and "rope_type" not in old:
-        old = {"rope_type": old["type"], **old}
     if by_type:
         layers = {} if new is None else new
         alone = layers.get(FULL) or {"rope_type": "default"}
