@@ -43,8 +43,8 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
     import ml_dtypes
 
     from vishwamai.hf import export, safetensors
-    from vishwamai.hf.generation_config import GenerationConfig
     from vishwamai.hf.families import FAMILIES
+    from vishwamai.hf.generation_config import GenerationConfig
     from vishwamai.hf.pieces import pieces
     from vishwamai.models import transformer
     from vishwamai.models.config import ModelConfig, uniform

@@ -42,7 +42,7 @@ class Terminal:
         os.close(theirs)
 
     def type(self, keys: str) -> None:
-        """Presses these keys, Ctrl-C when the command waits for one: Python loses it between a prompt and its waiting."""
+        """Presses these keys; Ctrl-C when the command waits, for Python loses it between a prompt and its waiting."""
         state = Path(f"/proc/{self._process.pid}/stat")
         while keys == CTRL_C and state.exists() and state.read_text().rpartition(") ")[2][0] == "R":
             time.sleep(0.001)
