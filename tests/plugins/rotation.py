@@ -1,9 +1,10 @@
 """A run of some of the tests, by turns, where all of them would take too long.
 
 `TESTS_PART=2/3 make test`: of the test files in their order every third one runs, from the second on. Files of another
-part are not even imported. `CASES_PART=2/3 make parity`: of the cases of each test every third one runs; the second
-test of a file begins one further than the first, so that a case which many tests take is in some of them every time.
-The parts 1/3, 2/3 and 3/3 are all there is, and what was left out is named at the end.
+part are not even imported. `CASES_PART=2/3 make parity`: of the cases of each test that is marked `parity` or
+`by_turns` every third one runs; the second test of a file begins one further than the first, so that a case which many
+tests take is in some of them every time. The parts 1/3, 2/3 and 3/3 are all there is, and what was left out is named at
+the end.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 FILES, CASES = "TESTS_PART", "CASES_PART"
+MARKS = ("parity", "by_turns")  # whose cases take turns
 FOLDER = Path(__file__).parent.parent
 ROOT = FOLDER.parent
 LEFT_OUT = pytest.StashKey[frozenset[Path]]()
@@ -53,7 +55,8 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.hookimpl(trylast=True)  # of what -m and -k leave
 def pytest_collection_modifyitems(config, items):
     missing = config.stash[CASES_LEFT_OUT]
-    missing.update(cases_left_out([i.nodeid for i in items], *part(os.environ.get(CASES) or "1/1")))
+    turning = [item.nodeid for item in items if any(item.get_closest_marker(mark) for mark in MARKS)]
+    missing.update(cases_left_out(turning, *part(os.environ.get(CASES) or "1/1")))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in missing])
     items[:] = [item for item in items if item.nodeid not in missing]
 
@@ -74,6 +77,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section(f"part {os.environ[FILES]} of the test files; these were left out")
         terminalreporter.write_line(" ".join(str(file.relative_to(ROOT)) for file in sorted(missing)))
     if cases := sorted(config.stash[CASES_LEFT_OUT]):
-        terminalreporter.section(f"part {os.environ[CASES]} of the cases of each test; these were left out")
+        terminalreporter.section(f"part {os.environ[CASES]} of the cases of the dearest tests; these were left out")
         for test, of_it in itertools.groupby(cases, lambda name: name.partition("[")[0]):
             terminalreporter.write_line(" ".join([test, *(name.removeprefix(test) for name in of_it)]))

@@ -44,14 +44,16 @@ def test_the_parts_are_all_cases_and_a_case_of_many_tests_is_in_every_part(parts
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_pytest_runs_a_part_of_the_cases_and_names_the_rest(workers, tmp_path):
     (tmp_path / "test_it.py").write_text(
-        "import pytest\n@pytest.mark.parametrize('case', 'abcd')\ndef test_one(case):\n    assert case in 'bd'\n"
+        "import pytest\n@pytest.mark.by_turns\n@pytest.mark.parametrize('case', 'abcd')\n"
+        "def test_one(case):\n    assert case in 'bd'\n"
+        "@pytest.mark.parametrize('case', 'ef')\ndef test_other(case):\n    pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "rotation", "-n", workers, "-p", "no:cacheprovider", "."]
     env = os.environ | {"CASES_PART": "2/2", "PYTHONPATH": str(Path(rotation.__file__).parent)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "part 2/2 of the cases of each test" in done.stdout and "test_it.py::test_one [a] [c]" in done.stdout
-    assert re.search(r"^2 passed", done.stdout, re.MULTILINE)
+    assert "part 2/2 of the cases of the dearest tests" in done.stdout and "test_it.py::test_one [a] [c]" in done.stdout
+    assert re.search(r"^4 passed", done.stdout, re.MULTILINE)
 
 
 def collected(folder: Path, **environment: str) -> tuple[set[str], str]:
