@@ -15,6 +15,8 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.data import generated
 
+pytestmark = pytest.mark.by_turns
+
 ROOT = Path(__file__).parent.parent
 SAMPLE = 16  # the same for all, which then run the same programs
 

@@ -15,6 +15,8 @@ from vishwamai.reasoning.scripted import Scripted
 
 from .conftest import refused
 
+pytestmark = pytest.mark.by_turns
+
 PUZZLE = "4 9 10 13"
 EASY = "4 7 8 8"  # for one chain
 SMALL = ["--task", "game24", "--context", "128"]

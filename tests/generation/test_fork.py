@@ -20,6 +20,8 @@ from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Stack
 from vishwamai.weights import quantize, spec
 
+pytestmark = pytest.mark.by_turns
+
 CFG = ModelConfig(  # a ring smaller than the texts, a mixture of experts, and positions of both kinds
     vocab_size=61, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, learned_positions=True,
     n_experts=4, n_experts_per_token=2, d_expert=16,

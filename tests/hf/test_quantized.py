@@ -21,6 +21,8 @@ from vishwamai.weights import quantize, spec
 from vishwamai.weights.linear import plain
 from vishwamai.weights.quantize import Scheme
 
+pytestmark = pytest.mark.by_turns
+
 SIZES = {"vocab_size": 24, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "max_length": 64}
 MOE = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 32}
 MODELS = {

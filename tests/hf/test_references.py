@@ -27,6 +27,8 @@ from vishwamai.models.attention import attend_cached, attend_whole
 from vishwamai.models.cache import init_cache
 from vishwamai.weights import lora
 
+pytestmark = pytest.mark.by_turns
+
 HERE = Path(__file__).parent
 CONFIGS = HERE / "references.json"
 LOGITS = HERE / "references.npz"

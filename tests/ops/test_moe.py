@@ -9,6 +9,8 @@ from vishwamai.errors import BackendError
 from vishwamai.models.moe import experts
 from vishwamai.ops import moe
 
+pytestmark = pytest.mark.by_turns
+
 CASES = [(20, 4, [3, 0, 9, 8]), (20, 4, [3, 0, 9, 2]), (2, 4, [0, 1, 1, 0]), (300, 3, [299, 1, 0]), (300, 3, [0, 0, 5])]
 
 

@@ -10,6 +10,8 @@ from vishwamai import VishwamAI
 from vishwamai.data import countdown, game24
 from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, Local, TreeOfThoughts
 
+pytestmark = pytest.mark.by_turns
+
 ROOT = Path(__file__).parents[2]
 RANKED = [" ".join(map(str, state)) for state in game24.held_out_puzzles()[0]]
 FIVES = [f"{target} from {' '.join(map(str, state))}" for state, target in countdown.held_out_puzzles()]

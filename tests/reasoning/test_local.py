@@ -23,6 +23,8 @@ from vishwamai.reasoning.local import Local, as_model
 from vishwamai.reasoning.model import pieces, seed_of
 from vishwamai.weights import spec
 
+pytestmark = pytest.mark.by_turns
+
 TEXTS = ["yes.\nno;\nyes yes no.\n", "so; it is.\n"] * 9  # from which "yes", ".\n" and ";\n" become tokens
 TOKENIZER = VishwamAITokenizer.train(TEXTS, 276)
 CONFIG = ModelConfig(

@@ -19,6 +19,8 @@ from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state, state_of
 from vishwamai.weights import spec
 
+pytestmark = pytest.mark.by_turns
+
 SIZES = dict(vocab_size=64, d_model=32, d_ff=32, n_heads=4, n_kv_heads=2, head_dim=8, qk_norm=True)
 DENSE = ModelConfig(**SIZES, stacks=stacks_of((Layer(),) * 3))
 MOE = ModelConfig(

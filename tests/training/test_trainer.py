@@ -19,6 +19,8 @@ from vishwamai.training import trainer
 from vishwamai.training.config import RunConfig
 from vishwamai.training.trainer import newest, train
 
+pytestmark = pytest.mark.by_turns
+
 
 def tiny(**training) -> RunConfig:
     file = config.load_json("configs/train/smoke.json")
