@@ -158,7 +158,7 @@ def test_lengths(model):
     assert model.generate("abc", max_length=10**6).shape[1] <= CONFIG.max_length
     with pytest.raises(InputError, match="max_length is 3 and counts the prompt, which has 3 tokens"):
         model.generate("abc", max_length=3)
-    with pytest.raises(InputError, match="65 tokens; the model's context is 64"):
+    with pytest.raises(InputError, match="65 tokens; the model's context is 64: shorten it, or take"):
         model.generate([1] * 65)
 
 

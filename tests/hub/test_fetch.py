@@ -136,7 +136,9 @@ def test_a_hub_that_refuses_is_quoted(status, headers, sentence, tiny, fake_hub,
 
 def test_no_hub_at_all(ask):
     [said], _ = ask(TINY, HF_ENDPOINT="http://127.0.0.1:9")
-    assert re.search(r"could not be downloaded: the hub cannot be reached \(.*refused", said)
+    assert re.search(
+        r"could not be downloaded: the hub cannot be reached \(.*refused.*\): check the name and the connection", said
+    )
     assert "the hub http://127.0.0.1:9)" in said
 
 

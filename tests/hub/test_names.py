@@ -113,6 +113,8 @@ def test_a_part_that_the_cache_lacks_is_not_there(cached):
         ("x" * 300, "there is no folder xxx"),
         ("a/" + "x" * 300, "there is no folder a/xxx"),
         ("~nouser-at-all/x", "there is no folder ~nouser-at-all/x"),
+        ("vishwamai/bsae", r"bsae is no folder and not built in.*; did you mean vishwamai/base\?"),
+        ("vishwamai/xyzzy-7b", "as vishwamai/base and vishwamai/countdown are"),
         ("ours/tiny", r"ours/tiny is not on this machine and HF_HUB_OFFLINE is set \(tried: a local folder.*the cache"),
     ],
 )

@@ -58,7 +58,10 @@ def checked_rows(rows: Sequence[Sequence[int]], cfg: ModelConfig, what: str = "p
         if wrong:
             raise InputError(f"{what} {i} holds {wrong[0]!r}; token ids are numbers from 0 to {cfg.vocab_size - 1}")
         if len(row) > cfg.max_length:
-            raise InputError(f"{what} {i} has {len(row)} tokens; the model's context is {cfg.max_length}")
+            raise InputError(
+                f"{what} {i} has {len(row)} tokens; the model's context is {cfg.max_length}: shorten it, or take a "
+                "model with a longer context"
+            )
     return rows
 
 
@@ -75,7 +78,8 @@ def limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig
     for i, row in enumerate(rows):
         if len(row) >= cfg.max_length:
             raise InputError(
-                f"prompt {i} has {len(row)} tokens; a context of {cfg.max_length} leaves no room for a new one"
+                f"prompt {i} has {len(row)} tokens; a context of {cfg.max_length} leaves no room for a new one: "
+                "shorten the prompt, or take a model with a longer context"
             )
     asked = [p.max_tokens or cfg.max_length for p in params]
     return [min(len(row) + n, cfg.max_length) for row, n in zip(rows, asked, strict=True)]

@@ -9,7 +9,7 @@ import re
 import stat
 from pathlib import Path
 
-from vishwamai.errors import HubError
+from vishwamai.errors import HubError, suggestion
 from vishwamai.hub.cache import INDEX, WANTED, Part, check, find_cached, is_complete
 from vishwamai.hub.fetch import download, is_offline
 
@@ -43,6 +43,10 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
         raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
     if not _is_repo(text):
         raise HubError(f"there is no folder {text}, and it is no name of a hub repository (owner/model) either")
+    if text.startswith("vishwamai/"):
+        raise HubError(
+            f"{text} is no folder and not built in, as {' and '.join(BUILT_IN)} are; {suggestion(text, BUILT_IN)}"
+        )
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
     cached = find_cached(text, revision, part=part, whole=not is_offline())

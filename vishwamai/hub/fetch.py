@@ -97,7 +97,10 @@ def _reason(error: Exception, address: str, revision: str | None) -> str:
         if isinstance(e, OSError) and e.errno in CLOSED:
             return f"the cache cannot be written ({e.strerror}); set HF_HOME to a folder that can"
     if isinstance(error, client.LocalEntryNotFoundError):
-        return f"the hub cannot be reached ({_first_line(chain[-1])})"
+        return (
+            f"the hub cannot be reached ({_first_line(chain[-1])}): check the name and the connection; "
+            "the path of a folder needs no hub"
+        )
     return f"{_first_line(error)}; try again"
 
 
