@@ -314,6 +314,18 @@ def test_an_override_keeps_the_rest_of_a_defaulted_section():
     assert run.model == Model(n_heads=4, n_kv_heads=2, tied=True)
 
 
+def test_an_override_is_blamed_for_its_own_value(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"model": {"n_heads": 8, "n_kv_heads": 4}}')
+    said = "model: n_heads 9 is not a multiple of n_kv_heads 4"
+    assert refusal(config.load, Run, path, ["rate=1", "model.n_heads=9", "name=x"]) == f"'model.n_heads=9': {said}"
+    assert refusal(config.load, Run, None, ["model.n_heads=9"]) == "'model.n_heads=9': " + said.replace("4", "2")
+    assert refusal(config.load, Model, None, ["tied=true"]) == "n_heads: is missing, and it has no default"
+    assert refusal(config.load, Run, None, ["model={}"]).startswith("'model={}': model.n_heads: is missing")
+    path.write_text('{"model": {"n_heads": 9, "n_kv_heads": 4}}')
+    assert refusal(config.load, Run, path, ["rate=1", "name=x"]) == f"{path}: {said}"
+
+
 def test_an_override_does_not_hide_a_bad_file(tmp_path):
     path = tmp_path / "run.json"
     path.write_text('{"model": "large"}')

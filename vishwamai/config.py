@@ -5,6 +5,7 @@ is refused in a sentence that names the file and the place. It knows no model an
 in the file of what it configures, and its own checks stand in its `__post_init__`.
 """
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -261,14 +262,32 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
 
     The sources map `section.field` to `default`, `file NAME` or `override a.b=value`. Checks run once, on the whole.
     """
-    data = {} if path is None else load_json(path)
-    given = {leaf: f"file {path}" for leaf in _leaf_paths(data)}
+    where, file = "" if path is None else str(path), {} if path is None else load_json(path)
+    data, given = copy.deepcopy(file), {leaf: f"file {path}" for leaf in _leaf_paths(file)}
     for assignment in overrides:
         changed, value = _assign(data, cls, assignment)
         given = {leaf: source for leaf, source in given.items() if not _under(leaf, changed)}
         given |= {leaf: f"override {assignment}" for leaf in _leaf_paths(value, changed)}
-    obj = from_dict(cls, data, "" if path is None else str(path))
+    try:
+        obj = from_dict(cls, data, where)
+    except ConfigError as error:
+        raise ConfigError(_blamed(cls, file, overrides, where, str(error))) from None
     return obj, {leaf: _source(leaf, given) for leaf in _leaf_paths(to_dict(obj))}
+
+
+def _blamed(cls: type, file: dict[str, Any], overrides: Sequence[str], where: str, said: str) -> str:
+    """What was said of the whole, of the last override without which it is not so, or else of the file."""
+    for i in reversed(range(len(overrides))):
+        data = copy.deepcopy(file)
+        try:
+            for assignment in [*overrides[:i], *overrides[i + 1 :]]:
+                _assign(data, cls, assignment)
+            from_dict(cls, data, where)
+        except ConfigError as error:
+            if str(error) == said or said.endswith("is missing, and it has no default"):
+                continue
+        return f"{overrides[i]!r}: {said.removeprefix(where).removeprefix(': ')}"
+    return said
 
 
 def _source(leaf: str, given: Mapping[str, str]) -> str:
