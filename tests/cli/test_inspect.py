@@ -41,6 +41,11 @@ def test_inspect_fetches_the_configuration_alone(capsys, monkeypatch, folder):
     assert asked == [("ours/tiny", "v1", "config")] and "ours/tiny" in capsys.readouterr().out
 
 
+def test_an_adapter_is_no_model(capsys, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "ours/tiny"}')
+    assert "this is an adapter and no model: load ours/tiny, and" in refused(capsys, "inspect", str(tmp_path))
+
+
 def test_inspection_of_an_empty_cache(capsys, folder):
     assert "1 or more" in refused(capsys, "inspect", str(folder), "--length", "0")
 

@@ -43,6 +43,17 @@ def test_a_local_folder_is_itself(tmp_path):
     assert hub.resolve(str(tmp_path)) == tmp_path
 
 
+def test_the_adapter_of_a_run_is_found_in_its_folder(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    assert hub.resolve(tmp_path, part="adapter") == tmp_path
+    for file in hub.WANTED["adapter"]:
+        (tmp_path / "adapter" / file).touch()
+    assert hub.resolve(tmp_path, part="adapter") == tmp_path / "adapter" and hub.resolve(tmp_path) == tmp_path
+    for file in hub.WANTED["adapter"]:
+        (tmp_path / file).touch()
+    assert hub.resolve(tmp_path, part="adapter") == tmp_path
+
+
 def test_the_built_in_model_is_a_folder_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(hub.BUILT_IN, "vishwamai/base", tmp_path)
     assert hub.resolve("vishwamai/base") == tmp_path

@@ -69,7 +69,8 @@ def test_masks_of_the_assistants_tokens(own):
 @pytest.mark.parametrize(
     ("given", "kind", "says"),
     [
-        ({"add_generation_promt": True}, InputError, "'add_generation_promt'; did you mean add_generation_prompt?"),
+        ({"add_generation_promt": True}, InputError, "'add_generation_promt'.*; did you mean add_generation_prompt?"),
+        ({"enable_thinking": False}, InputError, "the chat template reads no variable 'enable_thinking'.*leave it out"),
         ({"variables": {"messages": []}}, InputError, "variables has 'messages', which has an argument of its own"),
         ({"variables": {"tools": []}}, InputError, "variables has 'tools'"),
         ({"max_length": 3}, InputError, "max_length=3 would do nothing"),

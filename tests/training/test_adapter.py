@@ -21,7 +21,7 @@ from vishwamai.training.adapter import Adapter, trained
 from vishwamai.training.config import RunConfig
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state
-from vishwamai.training.trainer import train
+from vishwamai.training.trainer import newest, train
 from vishwamai.weights import lora, spec
 
 CFG = ModelConfig(
@@ -139,4 +139,7 @@ def test_what_is_refused(folder, tmp_path):
         config.override(run, "training.length=128").beside(model.config)
     with pytest.raises(ConfigError, match="rank is 0; it must be 1 or more"):
         config.override(run, "training.adapter.rank=0")
+    (tmp_path / "run.json").write_text(json.dumps(config.to_dict(run)))
+    with pytest.raises(ConfigError, match="is no model; `vishwamai merge .*/adapter TO` writes"):
+        newest(tmp_path)
     assert run.beside(model.config).training.data.tokenizer == str(folder)

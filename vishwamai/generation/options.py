@@ -88,9 +88,9 @@ def options(
     """
     for name in given:
         if name not in NAMES:
-            raise InputError(
-                f"generation has no argument {name!r}; {suggestion(OTHER_NAMES.get(name, name), [*NAMES, *others])}"
-            )
+            also = ", and the chat template reads no such variable" if others else ""
+            hint = suggestion(OTHER_NAMES.get(name, name), [*NAMES, *others])
+            raise InputError(f"generation has no argument {name!r}{also}; {hint}")
     if given.get("logprobs") is not None and not reports:
         raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
     said = {name: value for name, value in given.items() if value is not None or name == "seed"}

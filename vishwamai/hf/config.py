@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vishwamai import hub
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import attributes, generation_config, quantized, rope
+from vishwamai.hf import adapter_config, attributes, generation_config, quantized, rope
 from vishwamai.hf.families import FAMILIES, family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
@@ -51,13 +50,7 @@ class Pretrained:
 
 def read(folder: Path) -> Pretrained:
     """Reads a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
-    path = Path(folder) / "config.json"
-    if not path.exists() and (adapter := path.with_name(hub.WANTED["adapter"][0])).exists():
-        raise ConfigError(
-            f"{adapter}: this is an adapter and no model: load the model that it was trained on, and give this folder "
-            "to load_adapter (or to --adapter)"
-        )
-    data = load_json(path)
+    path, data = Path(folder) / "config.json", load(folder)
     return Pretrained(
         model_type=data.get("model_type", ""),
         model=_model(data, path),
@@ -65,6 +58,18 @@ def read(folder: Path) -> Pretrained:
         storage=quantized.read(_quantization(data, f"{path}: "), str(path)),
         dtype=_dtype(data),
     )
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says, as it stands there. Raises `ConfigError`, for an adapter's folder too."""
+    path = Path(folder) / "config.json"
+    if not path.exists() and (adapter := path.with_name(adapter_config.FILE)).exists():
+        base = adapter_config.base_of(path.parent) or "the model that it was trained on"
+        raise ConfigError(
+            f"{adapter}: this is an adapter and no model: load {base}, and give this folder to load_adapter (or to "
+            "--adapter)"
+        )
+    return load_json(path)
 
 
 def _dtype(data: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vishwamai import hub
-from vishwamai.config import load_json, to_dict
+from vishwamai.config import to_dict
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import config, safetensors, weights
 from vishwamai.hf.families import FAMILIES
@@ -67,7 +67,7 @@ def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Ins
 
     Raises `ConfigError` where there is no config.json that is JSON.
     """
-    data = load_json(folder / "config.json")
+    data = config.load(folder)
     problems = list(config.problems(folder))
     model_type, cfg = str(data.get("model_type")), _model(data, problems)
     found, unread = _headers(folder)

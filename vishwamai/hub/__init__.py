@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from vishwamai.errors import HubError, suggestion
-from vishwamai.hub.cache import INDEX, WANTED, Part, check, find_cached, is_complete
+from vishwamai.hub.cache import INDEX, WANTED, Part, check, find_cached, has, is_complete
 from vishwamai.hub.fetch import download, is_offline
 
 __all__ = ["BUILT_IN", "INDEX", "WANTED", "Part", "is_complete", "member", "resolve", "stays_inside"]
@@ -26,8 +26,9 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
     """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
 
     Of a repository a `part` will do: for "tokenizer" no weights are downloaded, for "config" nothing but the
-    configuration, for "adapter" nothing but an adapter's two files. What is downloaded is hashed, once. HF_HOME,
-    HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Raises `HubError` that says what was tried.
+    configuration, for "adapter" nothing but an adapter's two files; a training run's folder is that of its adapter.
+    What is downloaded is hashed, once. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+    Raises `HubError` that says what was tried.
     """
     text = os.fspath(name)
     if text in BUILT_IN:
@@ -38,7 +39,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
     if os.path.isdir(folder):  # which is False, where Path.is_dir raises, for a name longer than a name can be
         if revision is not None:
             raise HubError(f"{text} is a local folder, which has no revision {revision!r}; leave the revision out")
-        return folder
+        inner = folder / "adapter"  # where a run that trains one leaves it
+        return inner if part == "adapter" and has(inner, part) and not has(folder, part) else folder
     if os.path.exists(folder):
         raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
     if not _is_repo(text):

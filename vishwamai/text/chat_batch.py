@@ -38,7 +38,10 @@ def apply_chat_template(
     """
     chat, rest, names = split_chat(tokenizer, {"add_generation_prompt": False, **given}, ())
     for name in rest:
-        raise InputError(f"a chat has no argument {name!r}; {suggestion(name, names)}")
+        raise InputError(
+            f"the chat template reads no variable {name!r}, and a chat has no such argument: leave it out, or give a "
+            f"chat_template that does; {suggestion(name, names)}"
+        )
     if chat.get("continue_final_message") and return_assistant_tokens_mask:
         raise InputError(
             "return_assistant_tokens_mask is for whole conversations and continue_final_message for a part"

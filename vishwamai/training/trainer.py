@@ -133,7 +133,10 @@ def newest(folder: Path) -> tuple[RunConfig, Result]:
     """
     run = run_folder.read(folder)
     if run.model is None or run.training.adapter is not None:
-        raise ConfigError(f"{folder}: this run trains an adapter, which is no model; load_adapter reads its folder")
+        raise ConfigError(
+            f"{folder}: this run trains an adapter, which is no model; `vishwamai merge {folder / 'adapter'} TO` "
+            "writes its base with the adapter merged into it"
+        )
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = abstract_state(run.model, run.training.optimizer, run.training.steps, SINGLE)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state)
