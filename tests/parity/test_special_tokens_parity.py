@@ -64,6 +64,26 @@ FOLDERS = {
         "tokenizer_config": {"extra_special_tokens": ["<a>"]},
         "special_tokens_map": {"extra_special_tokens": ["<b>", "<a>"]},
     },
+    "a name, an old list and the map's old list": {
+        "tokenizer_config": {"additional_special_tokens": ["<a>"], "extra_special_tokens": {"image_token": "<img>"}},
+        "special_tokens_map": {"additional_special_tokens": ["<c>"]},
+    },
+    "a name and the map's list": {
+        "tokenizer_config": {"extra_special_tokens": {"image_token": "<img>"}},
+        "special_tokens_map": {"extra_special_tokens": ["<pad>"]},
+    },
+    "an empty old list and the map's": {
+        "tokenizer_config": {"additional_special_tokens": []},
+        "special_tokens_map": {"additional_special_tokens": ["<c>"]},
+    },
+    "a list and the map's empty names": {
+        "tokenizer_config": {"extra_special_tokens": ["<b>"]},
+        "special_tokens_map": {"extra_special_tokens": {}},
+    },
+    "a name in both files": {
+        "tokenizer_config": {"image_token": "<img>"},
+        "special_tokens_map": {"image_token": "<a>", "own_token": "<b>"},
+    },
     "names of the model's own": {
         "tokenizer_config": {"image_token": "<img>", "extra_special_tokens": {"audio_token": "<a>"}}
     },
@@ -87,6 +107,10 @@ FOLDERS = {
     "padding of tokenizer.json and a name": {
         "padding": {"pad_id": 258, "pad_token": "<turn>", "direction": "left"},
         "tokenizer_config": {"pad_token": "</s>"},
+    },
+    "padding of tokenizer.json and none": {
+        "padding": {"pad_id": 258, "pad_token": "<turn>", "direction": "left"},
+        "tokenizer_config": {"pad_token": None},
     },
     "a side to pad": {"tokenizer_config": {"pad_token": "</s>", "padding_side": "left"}},
     "type ids": {

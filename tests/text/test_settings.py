@@ -63,12 +63,32 @@ def test_the_older_map_wins_unless_the_configuration_lists_its_added_tokens(tmp_
         ({"additional_special_tokens": ["<o>"]}, {"additional_special_tokens": ["<p>"]}, ("<o>",)),
         ({}, {"additional_special_tokens": ["<p>", "<q>"]}, ("<p>", "<q>")),
         ({"extra_special_tokens": ["<n>"]}, {"extra_special_tokens": ["<p>", "<n>"]}, ("<n>", "<p>")),
-        ({"extra_special_tokens": {"image_token": "<i>"}}, {"additional_special_tokens": ["<p>"]}, ("<p>",)),
+        ({"extra_special_tokens": {"image_token": "<i>"}}, {"additional_special_tokens": ["<p>"]}, ("<i>", "<p>")),
+        (
+            {"extra_special_tokens": {"image_token": "<i>"}, "additional_special_tokens": ["<o>"]},
+            {"additional_special_tokens": ["<p>"]},
+            ("<i>", "<p>"),
+        ),
+        ({"extra_special_tokens": {"image_token": "<i>"}}, {"extra_special_tokens": ["<p>"]}, ("<i>", "<p>")),
+        ({"additional_special_tokens": []}, {"additional_special_tokens": ["<p>"]}, ()),
+        ({"extra_special_tokens": None}, {"additional_special_tokens": ["<p>"]}, ()),
+        ({"extra_special_tokens": ["<n>"]}, {"extra_special_tokens": {}}, ()),
+        ({"extra_special_tokens": ["<n>"]}, {"extra_special_tokens": {"image_token": "<i>"}}, ("<i>",)),
+        ({"image_token": "<i>"}, {"image_token": "<j>", "audio_token": "<a>"}, ("<i>", "<a>")),
     ],
 )
 def test_two_lists_of_extra_tokens(tmp_path, config, older, expected):
     folder_with(tmp_path, tokenizer_config_json=config, special_tokens_map_json=older)
-    assert read_settings(tmp_path).special_tokens == expected
+    settings = read_settings(tmp_path)
+    assert (*dict(settings.model_tokens).values(), *settings.special_tokens) == expected
+
+
+def test_special_tokens_that_are_to_be_split_are_refused(tmp_path):
+    folder_with(tmp_path, tokenizer_config_json={"split_special_tokens": False})
+    assert read_settings(tmp_path) == Settings()
+    folder_with(tmp_path, tokenizer_config_json={"split_special_tokens": True})
+    with pytest.raises(TokenizerError, match="tokenizer_config.json: split_special_tokens is true"):
+        read_settings(tmp_path)
 
 
 def turns(folder, **files):
@@ -140,6 +160,14 @@ def test_the_padding_of_a_tokenizer_json(tmp_path):
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = VishwamAITokenizer.from_folder(tmp_path)
     assert tokenizer(["a", "bc"], padding=True).input_ids == [[257, 97], [98, 99]] and tokenizer("a").input_ids == [97]
+    for nothing in ({"tokenizer_config_json": {"pad_token": None}}, {"special_tokens_map_json": {"pad_token": None}}):
+        tokenizer = VishwamAITokenizer.from_folder(folder_with(tmp_path, **nothing))
+        assert (tokenizer.pad_token, tokenizer.settings.padding_side) == (None, "left")
+        tokenizer.save_pretrained(tmp_path / "again")
+        assert VishwamAITokenizer.from_folder(tmp_path / "again").pad_token is None
+        assert tokenizer.with_tokens(pad_token="<|pad|>").pad_token_id == 258
+        folder_with(tmp_path, tokenizer_config_json={})
+    (tmp_path / "special_tokens_map.json").unlink()
     folder_with(tmp_path, tokenizer_config_json={"pad_token": "<|pad|>", "padding_side": "right"})
     assert VishwamAITokenizer.from_folder(tmp_path)(["a", "bc"], padding=True).input_ids == [[97, 258], [98, 99]]
 

@@ -27,6 +27,7 @@ MAX_TEMPLATE_BYTES = 256_000
 TEMPLATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # In the order in which those that the vocabulary lacks get their ids.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA, OLDER_EXTRA = "extra_special_tokens", "additional_special_tokens"
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
@@ -53,8 +54,8 @@ class Settings:
 
     `model_tokens` holds (name, token) of tokens that a model calls by names of its own ("image_token"), and
     `special_tokens` those without a name. `add_bos`/`add_eos` override what `tokenizer.json` adds to a text;
-    `token_type_ids` says whether batches have them; `templates` holds (name, Jinja source), the one in use named
-    "default".
+    `without_padding` says that there is no padding token, whatever `tokenizer.json` pads with; `token_type_ids` says
+    whether batches have them; `templates` holds (name, Jinja source), the one in use named "default".
     """
 
     bos_token: str | None = None
@@ -70,6 +71,7 @@ class Settings:
     add_eos: bool | None = None
     max_length: int | None = None
     padding_side: str | None = None
+    without_padding: bool = False
     token_type_ids: bool = False
     added: tuple[Added, ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
@@ -83,10 +85,15 @@ def read_settings(folder: Path) -> Settings:
     """
     where = folder / "tokenizer_config.json"
     config = _optional_json(where)
+    if _typed(config, "split_special_tokens", bool, where):
+        raise TokenizerError(
+            f"{where}: split_special_tokens is true, and here a special token's text is read as the token; "
+            "take the key out, and give encode allow_special=False for texts that are not to be read so"
+        )
     older = "added_tokens_decoder" not in config
-    tokens = {**config, **_optional_json(folder / "special_tokens_map.json")} if older else config
+    tokens = _merged(config, _optional_json(folder / "special_tokens_map.json") if older else {})
     named = {name: _content(tokens.get(name), name, where) for name in NAMED}
-    own, extra = _model_tokens(tokens, where), _extra(config, tokens, where)
+    own, extra = _model_tokens(tokens, where), _extra(tokens, where)
     special = {*named.values(), *(token for _, token in own), *extra}
     length = _typed(config, "model_max_length", (int, float), where)
     return Settings(
@@ -97,6 +104,7 @@ def read_settings(folder: Path) -> Settings:
         add_eos=_typed(config, "add_eos_token", bool, where),
         max_length=int(length) if length is not None and 0 < length < 1 << 40 else None,
         padding_side=_side(config, where),
+        without_padding="pad_token" in tokens and named["pad_token"] is None,
         token_type_ids="token_type_ids" in (_typed(config, "model_input_names", list, where) or ()),
         added=(_from_added_tokens(folder, special) if older else _added(config, where)) + _flagged(tokens, where),
         templates=tuple(sorted(_templates(folder, config, where).items())),
@@ -104,10 +112,11 @@ def read_settings(folder: Path) -> Settings:
 
 
 def with_padding(settings: Settings, padding: Mapping[str, Any] | None) -> Settings:
-    """The settings, where they do not name a padding token with that of a `tokenizer.json`'s own padding."""
+    """The settings, where they say nothing of a padding token with that of a `tokenizer.json`'s own padding."""
     if padding is None:
         return settings
-    pad, side = settings.pad_token or padding["pad_token"], settings.padding_side or padding["direction"]
+    own = None if settings.without_padding else padding["pad_token"]
+    pad, side = settings.pad_token or own, settings.padding_side or padding["direction"]
     return replace(settings, pad_token=pad, padding_side=side)
 
 
@@ -169,24 +178,42 @@ def _side(config: Mapping[str, Any], where: Path) -> str | None:
     return side
 
 
+def _merged(config: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, Any]:
+    """What two files say of special tokens, `older` being special_tokens_map.json, put together as transformers does.
+
+    The tokens without a name stand in `extra_special_tokens` afterwards, those that a model names in `named`.
+    """
+    tokens = dict(config)
+    if not tokens.get(EXTRA) and OLDER_EXTRA in tokens:
+        tokens[EXTRA] = tokens.pop(OLDER_EXTRA)
+    named = {name: tokens.pop(name) for name, value in config.items() if _is_own(name) and isinstance(value, str)}
+    if isinstance(tokens.get(EXTRA), dict):
+        named |= tokens.pop(EXTRA)
+    lists = [*_listed(tokens, EXTRA), *_listed(older, EXTRA)]
+    tokens |= older
+    if isinstance(older.get(EXTRA), list):
+        tokens[EXTRA] = lists
+    elif isinstance(older.get(EXTRA), dict):
+        named |= tokens.pop(EXTRA)
+    if EXTRA not in tokens:
+        tokens[EXTRA] = tokens.get(OLDER_EXTRA)
+    return tokens | {"named": {name: value for name, value in tokens.items() if _is_own(name)} | named}
+
+
+def _is_own(name: str) -> bool:
+    return name.endswith("_token") and name not in NAMED
+
+
 def _model_tokens(tokens: Mapping[str, Any], where: Path) -> tuple[tuple[str, str], ...]:
     """The tokens that a model calls by names of its own, in either of the two ways to write them."""
-    own = {name: value for name, value in tokens.items() if name.endswith("_token") and name not in NAMED}
-    listed = tokens.get("extra_special_tokens")
-    own |= listed if isinstance(listed, dict) else {}
-    texts = [(name, _content(value, name, where)) for name, value in own.items() if isinstance(value, str | dict)]
+    own = [(name, value) for name, value in tokens["named"].items() if isinstance(value, str | dict)]
+    texts = [(name, _content(value, name, where)) for name, value in own]
     return tuple((name, text) for name, text in texts if text is not None)
 
 
-def _extra(config: Mapping[str, Any], tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
-    """The special tokens without a name: `extra_special_tokens` counts before the older list of another name.
-
-    `config` is what the newer file holds, `tokens` the same with the older file's values put over it.
-    """
-    listed = _listed(config, "extra_special_tokens") or _listed(config, "additional_special_tokens")
-    if tokens is not config:
-        listed = [*listed, *_listed(tokens, "extra_special_tokens")] or _listed(tokens, "additional_special_tokens")
-    texts = [_content(value, "a special token", where) for value in listed]
+def _extra(tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
+    """The special tokens without a name."""
+    texts = [_content(value, "a special token", where) for value in _listed(tokens, EXTRA)]
     return tuple(dict.fromkeys(text for text in texts if text is not None))
 
 
@@ -197,8 +224,7 @@ def _listed(tokens: Mapping[str, Any], key: str) -> list[Any]:
 
 def _flagged(tokens: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
     """The special tokens that are written as objects, for their flags, which count where the vocabulary lacks them."""
-    values = [*(tokens.get(name) for name in NAMED), *_listed(tokens, "extra_special_tokens")]
-    values += _listed(tokens, "additional_special_tokens")
+    values = [*(tokens.get(name) for name in NAMED), *_listed(tokens, EXTRA)]
     objects = [value for value in values if isinstance(value, dict) and value.get("content")]
     return tuple(_one_added(None, {**value, "special": True}, where, overrides=False) for value in objects)
 
