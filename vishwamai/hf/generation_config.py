@@ -32,6 +32,8 @@ UNSUPPORTED = {
     "min_length": (0,),
     "min_new_tokens": (0,),
     "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
     "bad_words_ids": ([],),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
