@@ -131,7 +131,7 @@ def test_padding_takes_up_no_positions():
         ([[1, 2]], [[1]], "a mask of the same shape"),
         ([[1, 263]], None, "holds 263; token ids are numbers from 0 to 262"),
         ([[1] * 65], None, "65 tokens; the model's context is 64"),
-        ("text", None, "must be whole numbers"),
+        ("text", None, r"must be whole numbers \[B, T\]: call the tokenizer first, as in model\(\*\*tokenizer"),
     ],
 )
 def test_logits_of_what_is_no_batch_are_refused(model, ids, mask, says):

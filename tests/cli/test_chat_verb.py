@@ -109,7 +109,7 @@ def test_a_message_that_the_template_refuses_is_left_out(talk):
     ("line", "says"),
     [
         ("/rest", "there is no command /rest; did you mean /reset?"),
-        ("/zzz x", "there is no command /zzz; there are /help, /reset, /save FILE, /load FILE, /exit;"),
+        ("/zzz x", "there is no command /zzz; there are /help, /reset, /save FILE, /load FILE, /exit. A message that"),
         ("/etc/passwd is what?", "A message that begins with / needs a space before it"),
         ("/save", "/save needs a file: /save FILE"),
         ("/load ", "/load needs a file: /load FILE"),
@@ -157,6 +157,7 @@ def test_saved_and_loaded(talk, tmp_path):
         ('{"messages": [{"role": "user", "content": "x"}], "tools": []}', "has messages, tools; a conversation is"),
         ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "content"),
         ('{"messages": [', "is not JSON"),
+        ('{"messages": []}\n{"messages": []}\n', "has more than one conversation, and /load reads a file with one"),
     ],
 )
 def test_a_file_that_is_no_conversation_changes_nothing(talk, tmp_path, content, says):

@@ -131,7 +131,8 @@ def test_a_problem_that_no_task_recognises_is_thought_of_once_and_nothing_checks
     [
         ([PUZZLE, "--task", "chess"], "there is no task 'chess'"),
         (["4 9 10", "--task", "game24"], "the Game of 24 has four"),
-        (["", "--task", "game24"], "write four numbers"),
+        ([" "], "error: the problem is empty; give one"),
+        (["x", "--task", "game24"], "write four numbers"),
         ([PUZZLE, "--task", "game24", "--method", "tot", "--depth", "0"], "--depth is 0"),
         (
             [PUZZLE, "--task", "game24", "--method", "tot", "--branches", "0"],

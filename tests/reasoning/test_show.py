@@ -107,6 +107,7 @@ def test_every_status_has_a_mark_of_its_own():
             {"answer": "7", "calls": 2, "stopped": "calls"},
             ["not checked", "tree, 14 thoughts, 2 calls, stopped by calls"],
         ),
+        ({"tokens": 1, "calls": 1}, ["tree, 14 thoughts, 1 token, 1 call\n"]),
         ({"answer": "7", "path": [0, 7]}, ["◆ 10 - 4 = 6  0.90 ←"]),
         ({"path": None}, ["◆ 10 - 4 = 6  0.90\n"]),
     ],

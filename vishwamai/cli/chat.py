@@ -106,7 +106,7 @@ def _obey(line: str, conversation: Conversation, editor: LineEditor) -> None:
     [usage] = [usage for usage in COMMANDS if usage.split()[0] == word] or [None]
     if usage is None:
         close = difflib.get_close_matches(word, [usage.split()[0] for usage in COMMANDS], n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)};"
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}."
         raise InputError(f"there is no command {word}; {hint} A message that begins with / needs a space before it")
     if bool(argument) != (" " in usage):
         raise InputError(f"{word} needs a file: {usage}" if not argument else f"{word} takes nothing after it")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vishwamai import config
-from vishwamai.errors import InputError, TokenizerError
+from vishwamai.errors import ConfigError, InputError, TokenizerError
 
 if TYPE_CHECKING:
     from vishwamai.api import VishwamAI
@@ -69,7 +69,12 @@ class Conversation:
 
     def load(self, path: Path) -> None:
         """Takes the messages of a file in place of these. Raises `ConfigError` or `InputError` for others than ours."""
-        data = config.load_json(path, max_bytes=MAX_BYTES)
+        try:
+            data = config.load_json(path, max_bytes=MAX_BYTES)
+        except ConfigError as error:
+            if "(Extra data, column 1)" not in str(error):
+                raise
+            raise InputError(f"{path}: has more than one conversation, and /load reads a file with one") from None
         if data.keys() != {"messages"}:
             raise InputError(f'{path}: has {", ".join(data) or "no keys"}; a conversation is {{"messages": [...]}}')
         try:

@@ -59,12 +59,13 @@ def add(verbs: Any) -> None:
 
 def reason(args: argparse.Namespace) -> int:
     """`vishwamai reason`: the answer and the steps to it; 1 where no right answer was found."""
+    if not (problem := read_text(args.problem).strip()):
+        raise InputError('the problem is empty; give one, such as "4 9 10 13"')
     status = Status()
     with status("starting"):
         from vishwamai.reasoning.budget import Budget
         from vishwamai.reasoning.page import write
 
-    problem = read_text(args.problem).strip()
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
     task, args.method = _task_and_method(args, problem)

@@ -85,7 +85,9 @@ def id_rows(values: Any, what: str = "the prompts") -> list[np.ndarray]:
     for row in rows:
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iub"):
             shape = list(np.shape(values)) if not is_list else list(row.shape)
-            raise InputError(f"{what} are {row.dtype} of shape {shape}; they must be whole numbers [B, T]")
+            hint = ': call the tokenizer first, as in model(**tokenizer("hi", return_tensors="jax"))'
+            hint = hint if row.dtype.kind == "U" else ""
+            raise InputError(f"{what} are {row.dtype} of shape {shape}; they must be whole numbers [B, T]{hint}")
     return rows
 
 

@@ -123,12 +123,12 @@ def result(trace: Trace) -> Iterable[Text]:
         if verified is None and agree is not None and len(samples) > 1:
             few = "only " if 2 * agree < len(samples) else ""
             yield Text(f"{few}{agree} of {len(samples)} samples agree", style="bold yellow" if few else "dim")
-    named = [f"{result[name]:,} {name}" for name in ("tokens", "calls") if result.get(name) is not None]
+    counts = {"thoughts": len(trace.thoughts), "tokens": result.get("tokens"), "calls": result.get("calls")}
+    named = [f"{n:,} {name[:-1] if n == 1 else name}" for name, n in counts.items() if n is not None]
     took = [f"{result['seconds']:.1f} s"] if result.get("seconds") is not None else []
     stopped = [f"stopped by {result['stopped']}"] if result.get("stopped") else []
     method = str(result.get("method") or trace.method)
-    figures = [method, f"{len(trace.thoughts):,} thoughts", *named, *took, *stopped]
-    yield Text(_printable(", ".join(figures)), style="dim")
+    yield Text(_printable(", ".join([method, *named, *took, *stopped])), style="dim")
 
 
 def _printable(text: str) -> str:
