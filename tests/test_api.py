@@ -307,6 +307,8 @@ def test_a_chats_arguments_are_options_and_the_templates_variables(model, monkey
     assert [model.tokenizer.decode(prompt) for prompt in prompts] == expected * 2
     with pytest.raises(InputError, match="continue_final_message .* add_generation_prompt"):
         model.generate_chat(messages, continue_final_message=True, add_generation_prompt=True)
+    with pytest.raises(InputError, match="a chat has one reply"):
+        model.generate_chat(messages, do_sample=True, num_return_sequences=3)
     for name, close in (("temprature", "temperature"), ("efort", "effort"), ("tool", "tools")):
         with pytest.raises(InputError, match=f"{name!r}; did you mean {close}?"):
             model.generate_chat(messages, chat_template=template, **{name: 1})

@@ -267,6 +267,8 @@ class VishwamAI:
         that is continued is not in the reply.
         """
         asked, row = self._chat(messages, given)
+        if asked.num_return_sequences > 1:
+            raise InputError("a chat has one reply: pass num_return_sequences=1, or call it again with another seed")
         rows, is_continued = [row], given.get("continue_final_message")
         made = self._generate(rows, asked, cache)
         old, new = len(rows[0]), len(made.tokens[0])

@@ -24,9 +24,11 @@ def talk(capsys, monkeypatch):
         model = model or Parrot()
         monkeypatch.setattr(chat, "load", lambda args: model)
         type_in(monkeypatch, lines.encode())
-        assert main(["chat", *argv]) == 0
+        exit_code = main(["chat", *argv])
         asked = [[content for _, content in messages] for messages in model.asked]
-        return asked, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        assert exit_code == int("vishwamai: " in err)  # something was refused
+        return asked, out, err
 
     return run
 

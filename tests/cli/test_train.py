@@ -68,6 +68,16 @@ def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
     assert back.generation_config.eos_ids == (257,)
 
 
+@pytest.mark.parametrize(("finished", "limit", "code"), [(True, [], 0), (False, [], 130), (False, ["5"], 0)])
+def test_a_run_that_a_signal_stopped_has_the_exit_code_of_one(monkeypatch, folder, tmp_path, finished, limit, code):
+    model = VishwamAI.from_pretrained(folder)
+    found = trainer.Result(model.weights, model.tokenizer, 3, 1.0, finished)
+    monkeypatch.setattr(trainer, "train", lambda *args, **options: found)
+    sizes = [f"model.{name}={value}" for name, value in SIZES.items()]
+    argv = ["train", CONFIG, "-o", str(tmp_path), *sizes, *(["--max-seconds", *limit] if limit else [])]
+    assert main(argv) == code
+
+
 def test_the_last_line_says_how_it_went():
     line = train._in_words(
         trainer.Result(None, None, 7000, 3661.4, True, tokens=12345678, loss=1.23456, eval_loss=2.0), 7000

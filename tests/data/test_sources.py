@@ -88,6 +88,8 @@ DEEP = '{"text": "t", "meta": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ('{"text": "t", "prompt": "q", "completion": "a"}', "has text beside prompt and completion"),
         ('{"completion": "a", "text": "t"}', "has text beside completion"),
         ('{"prompt": "q", "completion": 3}', "all of them strings"),
+        ('{"messages": [{"role": "assistant", "content": "a"}], "tools": [1]}', "tools is .1.; it is a list of map"),
+        ('{"messages": [{"role": "assistant", "content": "a"}], "tools": "x"}', "tools is 'x'; it is a list of map"),
         ('{"messages": []}', "messages must be a list"),
         ('{"messages": [{"role": "user"}]}', r"messages\[0\] has no content"),
         ('{"messages": [{"role": "boss", "content": "a"}]}', "has the role 'boss'"),
@@ -248,3 +250,13 @@ def test_a_source_of_an_unknown_kind_is_refused():
         corpus.Source(kind="text", name="x", held_out=1.0)
     with pytest.raises(ConfigError, match="rows of its own"):
         corpus.Source(kind="generated", name="game24", held_out=0.1)
+
+
+def test_another_chat_template_means_other_rows(tmp_path):
+    data, found = corpus.Data(sources=(corpus.Source(kind="generated", name="game24"),)), []
+    VishwamAITokenizer.bytes().save_pretrained(tmp_path)
+    for template in ("{{ messages }}", "{{ messages[0].content }}"):
+        (tmp_path / "chat_template.jinja").write_text(template)
+        found.append(corpus.digests(data, VishwamAITokenizer.from_pretrained(tmp_path)))
+    was, now = found
+    assert was["the tokenizer"] == now["the tokenizer"] and was["the chat template"] != now["the chat template"]

@@ -69,6 +69,17 @@ def stop_at(wanted: int):
     return sink
 
 
+def test_an_error_leaves_the_checkpoint_that_was_being_written(tmp_path):
+    def fail(step, numbers):
+        if step == 5:
+            raise DataError("a row that is none")
+
+    with pytest.raises(DataError, match="a row that is none"):
+        train(tiny(), tmp_path, show=False, sinks=(fail,))
+    assert not [*(tmp_path / "checkpoints").glob("*tmp*")]
+    assert train(tiny(), tmp_path, show=False).finished
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
     first = train(tiny(), tmp_path, show=False, sinks=(stop_at(3),))
     assert not first.finished and 3 <= first.step < 6

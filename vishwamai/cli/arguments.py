@@ -121,6 +121,7 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises `InputError` for one that is out of range, or that contradicts another.
     """
+    import_face(Status())
     from vishwamai.generation.options import options, params
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens", "max_length")

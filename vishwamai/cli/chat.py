@@ -38,9 +38,9 @@ def add(verbs: Any) -> None:
     verb.add_argument("--no-history", action="store_true", help="keep nothing that is typed for the next session")
 
 
-def chat(args: argparse.Namespace) -> None:
-    """`vishwamai chat`: a conversation in the terminal."""
-    options = sampling(args)
+def chat(args: argparse.Namespace) -> int:
+    """`vishwamai chat`: a conversation in the terminal. The exit code is 1 where a line that was piped in was refused."""
+    options, exit_code = sampling(args), 0
     editor = LineEditor(keeps_history=not args.no_history)
     conversation = Conversation(load(args), args.system)
     if editor.is_interactive:
@@ -55,6 +55,8 @@ def chat(args: argparse.Namespace) -> None:
                 _reply(conversation, text.strip(), options, is_interactive=editor.is_interactive)
         except VishwamAIError as error:
             print(f"vishwamai: {error}", file=sys.stderr)
+            exit_code = 0 if editor.is_interactive else 1
+    return exit_code
 
 
 def note(text: str) -> None:

@@ -7,7 +7,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import COUNT, DEFAULT_MODEL, add_revision, add_verb
+from vishwamai.cli.arguments import COUNT, DEFAULT_MODEL, add_revision, add_verb, import_face
+from vishwamai.cli.status import Status
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +45,7 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def _inspected(args: argparse.Namespace) -> Inspection:
+    import_face(Status())
     from vishwamai.api import read_config
     from vishwamai.hf import inspection
     from vishwamai.hub import resolve

@@ -22,17 +22,21 @@ def add(verbs: Any) -> None:
     verb.add_argument("--explain", action="store_true", help="print every value and where it came from, and stop")
 
 
-def train(args: argparse.Namespace) -> None:
-    """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder."""
+def train(args: argparse.Namespace) -> int:
+    """`vishwamai train`: a run of the trainer, or what it would be; it leaves `model` or `adapter` in its folder.
+
+    The exit code is 130 where a signal stopped it.
+    """
+    status = Status()
+    import_face(status)
     from vishwamai import compile_cache, config
     from vishwamai.parallel import hosts
     from vishwamai.training.config import RunConfig
 
     run, sources = config.load(RunConfig, args.config, args.overrides)
     if args.explain:
-        return print(config.explain(run, sources))
-    status = Status()
-    import_face(status)
+        print(config.explain(run, sources))
+        return 0
     hosts.initialize()
     compile_cache.enable()
     folder = Path(args.output or Path("runs") / Path(args.config).stem)
@@ -40,6 +44,7 @@ def train(args: argparse.Namespace) -> None:
     result = kept(run, folder, status, max_seconds=args.max_seconds, allow_changes=args.allow_changes)
     if hosts.is_first():
         print(f"{_in_words(result, run.training.steps)}; the {what} is in {folder / what}")
+    return 0 if result.finished or args.max_seconds is not None else 130
 
 
 def _in_words(result: Any, steps: int) -> str:
@@ -78,5 +83,6 @@ def _adapter(run: Any, folder: Path, status: Status, **options: Any) -> Any:
     name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
     base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None, progress=status)
     result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, progress=status, **options)
-    adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
+    with status("writing the adapter"):
+        adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result

@@ -126,7 +126,11 @@ def samples(data: Data, tokenizer: VishwamAITokenizer, split: str = "train") -> 
 def digests(data: Data, tokenizer: VishwamAITokenizer) -> dict[str, int]:
     """A number for what each file of the sources holds and for the tokenizer: another one means other rows."""
     files = {s.name: zlib.crc32(Path(s.name).read_bytes()) for s in data.sources if s.weight and s.kind != "generated"}
-    return {**files, "the tokenizer": zlib.crc32(f"{tokenizer.backend.to_str()} {tokenizer.eos_token}".encode())}
+    texts = {
+        "the tokenizer": f"{tokenizer.backend.to_str()} {tokenizer.eos_token}",
+        "the chat template": repr(sorted(tokenizer.settings.templates)),
+    }
+    return {**files, **{name: zlib.crc32(text.encode()) for name, text in texts.items()}}
 
 
 def _numbers() -> list[str]:

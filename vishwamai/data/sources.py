@@ -18,7 +18,8 @@ from vishwamai.data import generated
 from vishwamai.data.rows import ChatRow, Row
 from vishwamai.errors import ConfigError, DataError, VishwamAIError
 from vishwamai.text.backend import MAX_CHARACTERS
-from vishwamai.text.messages import check_messages
+from vishwamai.text.chat import ChatOptions
+from vishwamai.text.messages import check_messages, check_value
 
 BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
 KEYS = ("text", "prompt", "completion", "messages")
@@ -148,6 +149,7 @@ def _chat_row(messages: Any, tools: Any, where: str) -> ChatRow:
     """Raises `DataError` for messages that are malformed, or of which none is the assistant's."""
     try:
         checked = check_messages(messages)
+        ChatOptions(tools=tools if tools is None else check_value(tools, "tools"))
     except VishwamAIError as error:
         raise DataError(f"{where}: {error}") from None
     if not any(message["role"] == "assistant" for message in checked):

@@ -90,8 +90,10 @@ def train(
         with _stop_signals() as stop, shown(run.training.steps, first, show and hosts.is_first()) as display:
             file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
             loop.log = Metrics(*file, *([display] if display else []), *sinks)
-            state = loop.go(state, batches, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
-        loop.saved.close()
+            try:
+                state = loop.go(state, batches, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
+            finally:
+                loop.saved.close()  # which waits for what is being written
         history = read(folder / METRICS) if (folder / METRICS).exists() else []
         if hosts.is_first() and history:
             draw(history, folder / "loss.png")
