@@ -39,7 +39,7 @@ def add(verbs: Any) -> None:
 
 
 def chat(args: argparse.Namespace) -> int:
-    """`vishwamai chat`: a conversation in the terminal. The exit code is 1 where a line that was piped in was refused."""
+    """`vishwamai chat`: a conversation in the terminal. The exit code is 1 where a piped line was refused."""
     options, exit_code = sampling(args), 0
     editor = LineEditor(keeps_history=not args.no_history)
     conversation = Conversation(load(args), args.system)
