@@ -13,7 +13,8 @@ from vishwamai.errors import InputError
 from vishwamai.reasoning import numerals
 
 FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
-COUNTED = re.compile(r"[-−+*_`(\\$€£¥₹. \t]*[0-9](?![0-9]*[.):][ \t]+[^\W\d_])")  # 18, and not "2. Double it"
+# 18, and not "2. Double it" or "2 Steps to go"
+COUNTED = re.compile(r"[-−+*_`(\\$€£¥₹. \t]*[0-9](?![0-9]*(?:[.):][ \t]+[^\W\d_]|[ \t]+[A-Z][a-z]))")
 LINE = re.compile(
     r"^[ \t>*_#`]*(?:A[ \t*_]*:|(?i:(?:(?:the|my) )?(?:final )?answer)[ \t*_]*(?::|$))[ \t*_]*(.*)$", re.MULTILINE
 )
@@ -25,13 +26,15 @@ HEDGE = re.compile(
     re.IGNORECASE,
 )
 REASON = re.compile(
-    r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e)\b|,\s*not\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)",
+    r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e|rather than|instead of)\b"
+    r"|,\s*(?:not|as|which)\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)",
     re.IGNORECASE,
 )
 NO_SIDE = re.compile(r"[0-9].*[a-zA-Z]|[a-zA-Z].*[0-9]|[,;]")  # "x + 3", "5, y": not a calculation, nor a name alone
 BOXED = "\\boxed{"
-NAMED = re.compile(r"(?:[Tt]he +)?(?:[a-zA-Z]\w*\s*(?:=|∈|\\in\b)\s*)?(?=\S)")  # x = 18
-OPERATOR = re.compile(r" ?([-+*/^=<>|:]|<=|>=) ?")
+# x = 18, f(3) = 9
+NAMED = re.compile(r"(?:[Tt]he +)?(?:[a-zA-Z]\w*(?:\([\w,| ]*\)\s*(?==)|\s*)(?:=|∈|\\in\b)\s*)?(?=\S)")
+OPERATOR = re.compile(r" ?([-+*/^=<>|:±]|<=|>=) ?")
 FACTOR = re.compile(r"(?<=[0-9)])[ *]+(?=sqrt|pi\b|[a-z]\b|\()")
 
 
@@ -50,11 +53,13 @@ def extract(text: str) -> str | None:
 
 
 def _final_mark(text: str) -> str | None:
-    """What stands after GSM8K's mark: a number, or the words at the very end."""
-    for found in reversed(list(FINAL.finditer(text))):
-        if COUNTED.match(found[1]) or not (text[found.end() :].strip() or LINE.match(found[1])):
+    """What stands after GSM8K's mark: the last number, or the words at the very end."""
+    marks = list(FINAL.finditer(text))
+    for found in reversed(marks):
+        if COUNTED.match(found[1]):
             return found[1]
-    return None
+    at_end = marks and not (text[marks[-1].end() :].strip() or LINE.match(marks[-1][1]))
+    return marks[-1][1] if at_end else None
 
 
 def boxed(text: str) -> str | None:

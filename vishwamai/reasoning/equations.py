@@ -19,20 +19,25 @@ TOKEN = re.compile(
     r"|(?P<relation>[<>!]=|[<>]|==?)|(?P<word>[^\W\d_][\w]*(?:[-'’/][^\W\d_]+)*)|(?P<other>\S)"
 )
 PUNCTUATION = {*".,;:!?\"'“”‘’[—•~`"}  # may stand before an equation
-OPERATING = {*"times plus minus twice double triple half than over".split()}  # words that calculate
+# words that calculate
+OPERATING = {*"times plus minus negative twice double triple half than over choose power".split()}
 # Words for a function of the sum that they lead to: the average of 1 + 2, the remainder 7 / 2, rounded 7 / 2.
 FUNCTION = re.compile(
     r"\b(?:(?:square|cube|root|average|mean|median|mode|remainder|absolute value|maximum|max|minimum|min|floor|ceiling"
     r"|inverse|reciprocal|opposite|factorial|logarithm|gcd|lcm)s? of\b|(?:average|mean|median|remainder|root|maximum"
     r"|minimum|(?:twice|double)(?: the)?(?: sum)?)$"
-    r"|(?:sqrt|cbrt|abs|log|ln|exp|sin|cos|tan|floor|ceil|mod|rounded|rounding|averaging|squared|cubed)\b)"
+    r"|(?:sqrt|cbrt|abs|log|ln|exp|sin|cos|tan|floor|ceil|rounded|rounding|averaging|squared|cubed)\b)"
 )
+OTHER_ARITHMETIC = re.compile(r"\b(?:p?mod|modulo|binary|octal|hexadecimal|in base)\b", re.IGNORECASE)
 CLAUSE = {*"is are was were be equals gives makes because so then since which that means = == . ;".split()}
 AMOUNTS = {*"total sum cost price profit rate speed distance number weight area height value change".split()}
 ROUGH = re.compile(
     r"round\w*|whole|full|complete\w*|left\w*|remain\w*|rem|r|least|most|enough|needs?|about|nearest|over"
 )
 FRACTION = ["number", "op", "number"]
+MIXED = re.compile(r"(?<![\w.,/^)])([0-9]+) +([0-9]{1,2})/([0-9]{1,2})(?![\w/^]|[.,][0-9]| ?/)")
+SCIENTIFIC = re.compile(r"(?<![\w.,])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE]([-+]?[0-9]+)(?![\w^]|[.,][0-9])")
+ROUNDED = re.compile(r"\( [0-9.]+ \* 10 \*\* (?:[-+] )?[0-9]+ \)")  # alone 1.2e3 may be so, at a place unknown
 DOUBTFUL = re.compile(r"/ [0-9.]+ /")  # 25 / 1/3: one reads it in one way, the next in another
 SCALES = numerals.SCALES | {"cents": Fraction(1, 100)}
 NOISE_DIGITS = 9  # decimals from which a number was plainly printed by a computer
@@ -72,6 +77,8 @@ class Side(NamedTuple):
 
 def equations(line: str) -> list[tuple[Side, Side]]:
     """The pairs of sides of a line that should be equal; `a = b = c` has two. One side at least calculates."""
+    if OTHER_ARITHMETIC.search(line):
+        return []
     tokens = _tokens(line)
     is_rough = any(token.kind == "word" and ROUGH.fullmatch(token.text.casefold()) for token in tokens)
     signs = [i for i, token in enumerate(tokens) if token.text in ("=", "==")]
@@ -134,8 +141,9 @@ def _tolerance(left: Side, right: Side, size: Fraction) -> Fraction:
 
 
 def _tokens(line: str) -> list[Token]:
-    """The tokens of a line; letters for signs are signs, marks of lists and of bold print are left out."""
-    line = TIMES.sub(r"\1*\2", line.translate(numerals.SIGNS).replace("\\$", "$"))
+    """The tokens of a line; TeX and letters for signs are signs, marks of lists and of bold print are left out."""
+    line = TIMES.sub(r"\1*\2", numerals.AREA.sub(r"\1", numerals.plain_text(line)))
+    line = SCIENTIFIC.sub(r"(\1*10**\2)", MIXED.sub(_mixed, line))
     line = re.sub(r"(?<![0-9) ])( *)\*\*|\*\*(?! *[-0-9($.])", r"\1", line)
     start = MARKER.match(line)
     begin = end = start.end() if start else 0
@@ -144,6 +152,12 @@ def _tokens(line: str) -> list[Token]:
         found.append(Token(match.lastgroup or "other", match[0], match.start() == end))
         end = match.end()
     return found
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """1 1/2 as a sum; 3 4/2 as it stands."""
+    whole, above, below = found.groups()
+    return f"({whole}+{above}/{below})" if 0 < int(above) < int(below) else found[0]
 
 
 def _source(tokens: list[Token]) -> str:
@@ -261,7 +275,7 @@ def _ends(rest: list[Token]) -> bool:
 
 def _side(tokens: list[Token], scale: int | Fraction = 1) -> Side | None:
     side = Side(_source(tokens), scale)
-    if DOUBTFUL.search(side.text):
+    if DOUBTFUL.search(side.text) or ROUNDED.fullmatch(side.text):
         return None
     try:
         side.value(percent=True)

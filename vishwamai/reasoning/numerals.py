@@ -36,14 +36,17 @@ COMMANDS |= {"pi": "pi", "infty": "inf", "in": "∈", "pm": "±", "cup": "∪", 
 FRACTIONS = re.compile("[¼-¾⅐-⅞]")
 POWERS = re.compile("[⁻⁰¹²³⁴-⁹]+")
 COMMAND = re.compile(r"\\([a-zA-Z]+)")
+ROOT = r"sqrt\(\w+\)"
 TEX = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\{,\}", ","),  # 1{,}234
         (r"\\!|\\[()\[\]]", ""),
+        (r"(?<=[0-9{}])~(?=[a-zA-Z\\])", " "),  # 18~\mathrm{~cm}
         (r"\\[,;: ]", " "),
         (r"\\([%$€£&#_])", r"\1"),
-        (r"\\[dtc]?frac\s*(?:\{(-?\w+)\}|(\w))\s*(?:\{(\w+)\}|(\w))", r" \1\2/\3\4"),  # 2\frac12 is 2 1/2
+        # 2\frac12 is 2 1/2
+        (rf"\\[dtc]?frac\s*(?:\{{(-?\w+|-?\w* ?{ROOT})\}}|(\w))\s*(?:\{{(\w+|{ROOT})\}}|(\w))", r" \1\2/\3\4"),
         (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" ((\1)/(\2))"),
         (r"\\sqrt\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+|[a-zA-Z]))", r"sqrt(\1\2\3)"),
         (r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf|textit|mathit)\s*\{([^{}]*)\}", r" \1"),
@@ -58,12 +61,13 @@ RUN = r"(?:[0-9]{1,4}-[0-9]{1,2}-[0-9]{1,4}|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+(?:[.
 POWER = r"(?:[eE][-+]?[0-9]+|(?: ?[*xX] ?10)? ?\^ ?\(?-?[0-9]+\)?)"
 NUMBER = re.compile(
     rf"(?:(?<![\w)%])-)?(?:{CURRENCY}-?)?(?:[0-9]+ (?=[0-9]+/[0-9]))?{RUN}(?: ?/ ?{RUN})*{POWER}?"
-    rf"(?:%| (?:{'|'.join(SCALES)})\b)?"
+    rf"(?:%|[kM]\b| ?[bm]n\b| (?:{'|'.join(SCALES)})\b)?"
 )
 QUANTITY = re.compile(r"(?P<sum>[-+*/^()0-9., eExX]*?[0-9.)])(?P<unit>(?!\))[^\d=+*^<>{}\\|~±∈√]*)", re.DOTALL)
 # 5 and a half, 3x, 3ab: more than the number
 NO_UNIT = re.compile(
-    r"!|\s*[-/(]?\s*(?:and|or|to|times|more|less|plus|minus|over|pi|inf|sqrt|log|ln|sin|cos|tan|[xyznkie])(?![^\W\d_])"
+    r"!|\s*[-/(]?\s*(?:and|or|to|times|more|less|plus|minus|over|pi|inf|sqrt|log|ln|sin|cos|tan|[xyznkie]|[bm]n"
+    r"|(?-i:M))(?![^\W\d_])"
     r"|(?!(?:[kcm]?m|[mk]?g|m?l|s|h|hr|lb|oz|ft|in|yd|mi|am|pm|st|nd|rd|th)\b)[^\W\d_]{1,2}(?![^\W\d_])",
     re.IGNORECASE,
 )
@@ -100,7 +104,7 @@ def plain_text(text: str) -> str:
 def last_number(text: str) -> str | None:
     """The last number in a text, as it stands there but for its TeX; None where there is none."""
     for line in reversed(text.split("\n")):
-        found = NUMBER.findall(plain_text(line[-MAX_LINE:]))
+        found = NUMBER.findall(AREA.sub(r"\1", plain_text(line[-MAX_LINE:])))
         if found:
             return found[-1].strip()
     return None
