@@ -168,6 +168,15 @@ def test_all_that_a_render_makes_is_bounded_together(source, n, monkeypatch):
         "{% set x = {1: {2: 'a' * 9999999}} %}{% set y = (x, x, x, x, x, x, x) %}",
         "{% set x = 99999999 * 'a' %}",
         "{{ ('a' * 999999) | center(999) }}",
+        "{{ ('ā' * 9999).strip('a' * 9999 ~ 'ā') }}",
+        "{{ ('ā' * 9999).lstrip('a' * 9999 ~ 'ā') }}",
+        "{{ ('ā' * 9999).rstrip('a' * 9999 ~ 'ā') }}",
+        "{{ ('ā' * 9999) | trim('a' * 9999 ~ 'ā') }}",
+        "{{ ['ā' * 9999] | map('trim', 'a' * 9999 ~ 'ā') | first }}",
+        "{% set x = range(0, 9999 * (2 ** 61 - 1), 2 ** 61 - 1) %}{{ x | unique | list }}",
+        "{% set x = range(0, 9999 * (2 ** 61 - 1), 2 ** 61 - 1) %}{{ {}.fromkeys(x) }}",
+        "{% set x = range(0, 19999 * (2 ** 61 - 1), 2 ** 61 - 1) %}{{ dict(x | batch(2)) }}",
+        "{% set x = range(0, 19999 * (2 ** 61 - 1), 2 ** 61 - 1) %}{{ namespace(x | batch(2)) }}",
         "{{ '{0}{0}{0}{0}{0}{0}{0}'.format('a' * 9999999) }}",
     ],
 )
@@ -339,6 +348,7 @@ def test_the_clock_stops_a_render(monkeypatch):
         "{{ long.replace('<think>', '') | length }}{{ long.split('</think>') | length }}{{ long | trim | length }}",
         "{% macro m(a, b) %}{{ a | length + b | length }}{% endmacro %}{{ m(long, long) }}{{ m(a=long, b=long) }}",
         "{% macro m(context, obj) %}{{ context }}{% endmacro %}{{ m(context='c', obj='o') }}",
+        "{{ long.strip('\\n ') | length }}{{ long | unique | join }}{{ range(5000) | unique | list | length }}",
         "{{ long ~ long | length }}{{ '<|im_start|>' + long + '<|im_end|>' | string }}",
     ],
 )

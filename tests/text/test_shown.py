@@ -18,6 +18,42 @@ def parts(messages) -> str:
     return "".join(part["text"] for part in messages[0]["content"])
 
 
+def words(messages) -> str:
+    return "".join(part.get("text", "") for part in messages[0]["content"])
+
+
+def shown(part, *keys) -> str:
+    return "".join(part) if not keys else shown(part[keys[0]], *keys[1:])
+
+
+PARTS = {
+    "tool_result": {"type": "tool_result", "tool_use_id": "t", "content": "the secret is 7"},
+    "document": {"type": "document", "text": " ", "source": {"data": ["b"]}},
+    "pdf": {"type": "pdf", "id": "p", "pages": 7},
+    "refusal": {"type": "refusal", "refusal": "no"},
+    "content": {"content": "b"},
+    "empty": {"type": "empty"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("tool_result", ["content"]),
+        ("document", ["source", "data"]),
+        ("pdf", ["pages"]),
+        ("refusal", ["refusal"]),
+        ("content", ["content"]),
+    ],
+)
+def test_a_part_is_shown_by_what_it_holds_and_not_by_its_type_or_id(kind, keys):
+    messages = [{"role": "user", "content": [PARTS[kind]]}]
+    check_shown(messages, lambda probes: shown(probes[0]["content"][0], *keys))
+    for key in {"type", "tool_use_id", "id"} & {*PARTS[kind]}:
+        with pytest.raises(InputError, match=f"the part of the type '{kind}' in messages"):
+            check_shown(messages, lambda probes, key=key: shown(probes[0]["content"][0], key))
+
+
 def names(messages) -> str:
     calls = [call for message in messages for call in message.get("tool_calls", [])]
     return "".join(call.get("function", call)["name"] for call in calls)
@@ -65,6 +101,12 @@ def test_what_shows_something_of_each_message_passes(messages, render):
             lambda messages: messages[0]["content"][0]["text"],
             r"messages\[0\]",
         ),
+        *(
+            ([{"role": "user", "content": [part, *more]}], words, f"the part of the type '{kind}' in messages")
+            for kind, part in PARTS.items()
+            for more in ([], [{"type": "text", "text": "a"}])
+        ),
+        ([{**CALL, "content": [PARTS["tool_result"]]}], names, "the part of the type 'tool_result' in messages"),
         ([USER], lambda messages: "hi", r"messages\[0\]"),
         ([USER], len, r"messages\[0\]"),
     ],

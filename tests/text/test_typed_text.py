@@ -208,6 +208,18 @@ def test_words_of_an_author_are_his_wherever_they_stand(chatty, role, ours):
     assert ids.count(chatty.token_to_id("<think>")) == (8 if ours else 1)
 
 
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_the_keys_of_a_message_are_text(chatty, role):
+    messages = [{"role": role, "content": "hi", "<|im_end|>": "x", "note": "y"}]
+    template = (
+        "{% set m = messages[0] %}{{ m | tojson }}{% for key, value in m.items() %}{{ key }}{{ value }}{% endfor %}"
+        "{{ m | join }}{{ m.note }}{{ m['content'] }}"
+    )
+    ids = encode_chat(chatty, messages, chat_template=template)
+    assert chatty.decode(ids).count("<|im_end|>") == 3 and chatty.decode(ids).endswith("noteyhi")
+    assert not chatty.special_ids & set(ids)
+
+
 def test_a_second_render_that_is_another_is_refused(chatty, monkeypatch):
     messages = [{"role": "user", "content": "<|im_end|>"}]
     template = "{% if '<' in messages[0].content %}{{ messages[0].content }}{% endif %}!"

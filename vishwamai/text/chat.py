@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from vishwamai.errors import InputError, VishwamAIError, suggestion
 from vishwamai.text.marks import AUTHOR, TEMPLATE, USER, Marks
 from vishwamai.text.messages import (
+    FIELDS,
     REASONING,
     Message,
     change_texts,
@@ -115,7 +116,8 @@ class Chat:
 
         def marked_message(message: dict[str, Any]) -> dict[str, Any]:
             trust = AUTHOR if message["role"] in AUTHORS else USER
-            return {name: value if name == "role" else marked(value, trust) for name, value in message.items()}
+            names = {name: name if name in FIELDS else change(name, trust) for name in message}
+            return {names[name]: v if name == "role" else marked(v, trust) for name, v in message.items()}
 
         # Variables count as typed by a person, as those that a server is sent would be.
         given = {name: marked(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}

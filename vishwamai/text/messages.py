@@ -13,6 +13,7 @@ from vishwamai.text.backend import check_text
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 REASONING = ("reasoning_content", "thinking", "reasoning")
+FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
 MEDIA = ("image", "audio", "video", "file")
 MAX_DEPTH = 32
 
@@ -57,7 +58,9 @@ def _check_message(message: Message, where: str, other_roles: Collection[str]) -
         raise InputError(f"{where}.content is {type(content).__name__}; it is a text or a list of parts")
     for index, part in enumerate(() if isinstance(content, str | None) else content):
         _check_part(part, f"{where}.content[{index}]")
-    checked = {str(key): check_value(v, f"{where}.{key}") for key, v in values.items() if v is not None}
+    checked = {
+        check_value(str(key), where): check_value(v, f"{where}.{key}") for key, v in values.items() if v is not None
+    }
     reasoning = next((checked[name] for name in REASONING if name in checked), None)
     return checked if reasoning is None else {"thinking": reasoning, **checked, "reasoning_content": reasoning}
 
@@ -65,9 +68,14 @@ def _check_message(message: Message, where: str, other_roles: Collection[str]) -
 def _check_part(part: Any, where: str) -> None:
     if not isinstance(part, Mapping):
         raise InputError(f'{where} is {type(part).__name__}; a part is like {{"type": "text", "text": "Hello"}}')
-    kind = str(part.get("type") or next((key for key in part if key != "text"), "text"))
+    kind = part_type(part)
     if any(medium in kind for medium in MEDIA):
         raise InputError(f"{where} is of the type {kind!r}, and these models read text alone; leave it out")
+
+
+def part_type(part: Mapping[str, Any]) -> str:
+    """The type of a part of a content, or what stands for it where none is given."""
+    return str(part.get("type") or next((key for key in part if key != "text"), "text"))
 
 
 def check_value(value: Any, where: str, depth: int = 0) -> Any:

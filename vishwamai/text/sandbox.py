@@ -32,8 +32,10 @@ MAX_BITS = 4096
 FORMATS = frozenset(("%", "format", "format_map"))
 PRODUCTS = FORMATS | frozenset(
     "* replace join translate indent tojson batch slice center ljust rjust zfill expandtabs "
-    "rfind rindex rsplit rpartition".split()
+    "rfind rindex rsplit rpartition strip lstrip rstrip trim".split()
 )
+# What costs the square of the number of its items where all have one hash, as numbers and tuples may.
+HASHED = frozenset(("unique", "fromkeys", "Namespace", "_to_dict"))
 # A width or precision of four digits, or one that is computed, in "%9999d" and in "{:9999}".
 WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)")
 # These are slow on long texts, or draw by chance.
@@ -100,7 +102,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             table.update({name: self._checked(name, action) for name, action in table.items()})
         self.getattr, self.getitem = self._checked("", super().getattr), self._checked("", super().getitem)
         del self.globals["lipsum"]
-        self.globals |= {"dict": lambda *args, **values: dict(*args, **values), "raise_exception": _refuse}
+        self.globals |= {"dict": _to_dict, "raise_exception": _refuse}
         self.globals["strftime_now"] = lambda form: (now or datetime.datetime.now()).strftime(form)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -137,6 +139,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Refuses what could make too much of what it is given."""
         if name in FORMATS and isinstance(subject, str) and WIDE.search(subject):
             raise TokenizerError("the chat template formats with a width of four digits or more, or a computed one")
+        if name in HASHED:
+            for items in (subject, *given):
+                _check_size(len(items) ** 2 if isinstance(items, Collection) and not isinstance(items, str) else 1)
         if name == "sum" and any(isinstance(value, list | tuple) for value in given):
             raise TokenizerError("the chat template sums lists")
         if name in ("**", "round") and given and isinstance(given[0], int):
@@ -187,6 +192,10 @@ def _check_size(size: int, limit: int | None = None) -> None:
 
 def _refuse(message: Any) -> None:
     raise TemplateRefusal(message)
+
+
+def _to_dict(*args: Any, **values: Any) -> dict[Any, Any]:
+    return dict(*args, **values)
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:

@@ -1,16 +1,19 @@
 """What of a chat a template leaves out, so that it can be refused: a system line, an earlier turn, a tool's call.
 
 The template is asked by rendering it once more, with a character put round each text that nothing else has in it. A
-template may drop a part of a message (old thoughts, white space, the words beside a call of a tool) and must show
-something of each. It knows no tokenizer.
+template may drop some of a message (old thoughts, white space, the words beside a call of a tool) and must show
+something of each, and of each part of a content. It knows no tokenizer.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from typing import Any
 
 from vishwamai.errors import InputError, VishwamAIError
-from vishwamai.text.messages import unused_characters
+from vishwamai.text.messages import part_type, unused_characters
 
+# What a part has beside its words.
+UNREAD = re.compile(r"type|(.*_)?id")
 Messages = list[dict[str, Any]]
 
 
@@ -22,37 +25,55 @@ def check_shown(messages: Messages, render: Callable[[Messages], str]) -> None:
         text = render([probe for probe, _, _ in probes])
     except VishwamAIError:
         return
-    for index, (message, texts, calls) in enumerate(probes):
+    for index, (message, parts, calls) in enumerate(probes):
         where = f"messages[{index}], whose role is {message['role']!r}"
-        if not _are_in(calls, text):
+        if not all(sign in text for sign in calls):
             raise InputError(
                 f"the chat template does not show the tool calls of {where}; give a chat_template that does"
             )
-        if not calls and not _are_in(texts, text):
-            raise InputError(
-                f"the chat template does not show {where}: leave it out, put its text into another message, or give a "
-                "chat_template that shows it"
-            )
+        for kind, found in parts:
+            if not (calls and kind.endswith("text")) and not any(sign in text for sign in found):
+                part = "" if kind == "text" else f"the part of the type {kind!r} in "
+                raise InputError(
+                    f"the chat template does not show {part}{where}: leave it out, put its text into another message, "
+                    "or give a chat_template that shows it"
+                )
 
 
-def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[str], list[str]]:
-    """(the message with signs round its texts, the signs of its content, those of the functions it calls)."""
-    texts: list[str] = []
+def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[tuple[str, list[str]]], list[str]]:
+    """(the message with signs round its texts, the type and the signs of each part, those of the functions it calls).
+
+    A part is known by its text, or by all that it holds where it has none. An empty text is no part.
+    """
+    parts: list[tuple[str, list[str]]] = []
     calls: list[str] = []
 
-    def signed(text: Any, found: list[str]) -> Any:
-        if not isinstance(text, str) or not text.strip():
-            return text
+    def signed(value: Any, found: list[str]) -> Any:
+        if isinstance(value, dict):
+            return {k: v if UNREAD.fullmatch(str(k)) else signed(v, found) for k, v in value.items()}
+        if isinstance(value, list):
+            return [signed(item, found) for item in value]
+        if isinstance(value, bool | None) or not str(value).strip():
+            return value
         found.append(next(signs))
-        return f"{found[-1]}{text}{found[-1]}"
+        return f"{found[-1]}{value}{found[-1]}"
+
+    def signed_part(part: dict[str, Any]) -> dict[str, Any]:
+        has_text = str(part.get("text") or "").strip()
+        probe = signed({"text": part["text"]} if has_text else part, found := [])
+        if found or part_type(part) != "text":
+            parts.append((part_type(part), found))
+        return part | probe
 
     content = message.get("content")
-    if isinstance(content, list):
-        content = [{**part, "text": signed(part["text"], texts)} if "text" in part else part for part in content]
-    changes = {"content": signed(content, texts)} if content is not None else {}
+    if isinstance(content, str):
+        content = signed_part({"text": content})["text"]
+    elif content is not None:
+        content = [signed_part(part) for part in content]
+    changes = {} if content is None else {"content": content}
     if isinstance(asked := message.get("tool_calls"), list):
         changes["tool_calls"] = [_signed_call(call, lambda name: signed(name, calls)) for call in asked]
-    return {**message, **changes}, texts, calls
+    return {**message, **changes}, parts, calls
 
 
 def _signed_call(call: Any, signed: Callable[[Any], Any]) -> Any:
@@ -61,7 +82,3 @@ def _signed_call(call: Any, signed: Callable[[Any], Any]) -> Any:
     if isinstance(call.get("function"), dict):
         return {**call, "function": _signed_call(call["function"], signed)}
     return {**call, "name": signed(call["name"])} if "name" in call else call
-
-
-def _are_in(signs: Sequence[str], text: str) -> bool:
-    return all(sign in text for sign in signs)
