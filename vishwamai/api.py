@@ -356,7 +356,9 @@ class VishwamAI:
 
     def _end_ids(self) -> tuple[int, ...]:
         known = self.generation_config.eos_ids
-        return known or (() if self._tokenizer is None else tuple(self.tokenizer.eos_token_ids))
+        if known is None:
+            return () if self._tokenizer is None else tuple(self.tokenizer.eos_token_ids)
+        return known
 
     def _padding(self, asked: int | None = None) -> int | None:
         """The padding token: the one asked for, the model's or the tokenizer's; None where nobody names one."""
@@ -374,5 +376,5 @@ def _facts(tokenizer: VishwamAITokenizer | Path | None) -> GenerationConfig:
     """Where a text ends, by a tokenizer alone."""
     if not isinstance(tokenizer, VishwamAITokenizer):
         return GenerationConfig()
-    ends = tuple(tokenizer.eos_token_ids)
+    ends = tuple(tokenizer.eos_token_ids) or None
     return GenerationConfig(eos_ids=ends, bos_id=tokenizer.bos_token_id, pad_id=tokenizer.pad_token_id)

@@ -116,7 +116,16 @@ def read(tmp_path):
 
 def test_llama(read):
     rope = Rope(theta=500000.0, scaling="llama3", factor=32.0, original_max_length=8192)
-    found = read(LLAMA, {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "transformers_version": "4.45"})
+    found = read(
+        LLAMA,
+        {
+            "eos_token_id": LLAMA["eos_token_id"],
+            "temperature": 0.6,
+            "top_p": 0.9,
+            "do_sample": True,
+            "transformers_version": "4.45",
+        },
+    )
     assert found.model == ModelConfig(
         vocab_size=128256,
         d_model=2048,

@@ -50,6 +50,29 @@ def test_special_tokens_that_it_leaves_out_are_those_of_config_json(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "config", "ends", "told"),
+    [
+        ({}, {"eos_token_id": 5}, (), "eos_token_id=[5] (of config.json, and generation_config.json has none)"),
+        ({"pad_token_id": 0}, {"text_config": {"eos_token_id": [5, 6]}}, (), "eos_token_id=[5, 6] (of config.json"),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, (), ""),
+        ({"eos_token_id": None}, {}, (), ""),
+        ({"eos_token_id": 7}, {"eos_token_id": 5}, (7,), ""),
+        ({}, {"eos_token_id": None}, None, ""),
+        (None, {"eos_token_id": None}, None, ""),
+        (None, {"eos_token_id": None, "text_config": {"eos_token_id": 5}}, (5,), ""),
+        (None, {"eos_token_id": 5}, (5,), ""),
+    ],
+    ids=str,
+)
+def test_an_end_token_of_config_json_counts_where_there_is_no_other_file(tmp_path, said, config, ends, told):
+    found = in_folder(tmp_path, said, config)
+    assert found.eos_ids == ends
+    assert found.not_followed().startswith(told) and bool(told) == bool(found.not_followed())
+    again = in_folder(tmp_path, found.to_json(), found.token_ids())  # as saved
+    assert (again.eos_ids, again.not_followed()) == (ends, "")
+
+
+@pytest.mark.parametrize(
     ("said", "unsupported"),
     [
         ({"no_repeat_ngram_size": 3, "min_length": 0}, {"no_repeat_ngram_size": 3}),

@@ -94,7 +94,7 @@ def test_the_dtype_that_it_is_loaded_in(folder, values, note):
 
 
 def test_what_of_generating_is_not_followed(folder):
-    (folder / "generation_config.json").write_text('{"suppress_tokens": [3], "do_sample": true}')
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [3], "eos_token_id": 2}')
     assert (
         inspection.of_folder(folder).notes[1] == "in generating it asks for suppress_tokens=[3], which is not followed"
     )

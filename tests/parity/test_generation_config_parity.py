@@ -46,6 +46,8 @@ CASES = {
     "an end": ({"eos_token_id": LIKELY, "max_new_tokens": 12}, {"eos_token_id": 2}, {}),
     "several ends": ({"eos_token_id": [1, LIKELY], "max_new_tokens": 12}, {"eos_token_id": 2}, {}),
     "the end of config.json": (None, {"eos_token_id": LIKELY}, {"max_new_tokens": 12}),
+    "an end of config.json alone": ({"pad_token_id": 0}, {"eos_token_id": LIKELY}, {"max_new_tokens": 12}),
+    "an end that is taken back": ({"eos_token_id": None}, {"eos_token_id": LIKELY}, {"max_new_tokens": 12}),
     "settings of config.json": (None, {"max_length": 13, "eos_token_id": 2}, {}),
     "padding that is an end": ({"eos_token_id": [1, LIKELY], "pad_token_id": 1, "max_new_tokens": 12}, {}, {}),
 }

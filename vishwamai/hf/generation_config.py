@@ -63,10 +63,12 @@ UNSUPPORTED = {
 class GenerationConfig:
     """Where a text ends, and what a call of `generate` does where it does not say.
 
-    `unsupported` holds (name, value) of what the folder asks for and is not followed.
+    `eos_ids` None: nobody says, and the tokenizer knows. `unsupported` holds (name, value) of what the folder asks for
+    and is not followed, and `unused_eos_ids` the end tokens of config.json that its generation_config.json leaves out.
     """
 
-    eos_ids: tuple[int, ...] = ()
+    eos_ids: tuple[int, ...] | None = None
+    unused_eos_ids: tuple[int, ...] = ()
     bos_id: int | None = None
     pad_id: int | None = None
     do_sample: bool | None = None
@@ -90,25 +92,31 @@ class GenerationConfig:
 
     def not_followed(self) -> str:
         """What the folder asks for and is not followed, in words."""
-        return ", ".join(f"{name}={value!r:.40}" for name, value in self.unsupported)
+        asked = [f"{name}={value!r:.40}" for name, value in self.unsupported]
+        if self.unused_eos_ids:
+            found = f"{list(self.unused_eos_ids)!r:.40}"
+            asked.append(f"eos_token_id={found} (of config.json, and generation_config.json has none)")
+        return ", ".join(asked)
 
     def token_ids(self) -> dict[str, Any]:
         """The special tokens, by the names of both files; None where there is none."""
-        eos: Any = list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None)
+        ends = self.eos_ids or ()
+        eos: Any = list(ends) if len(ends) > 1 else next(iter(ends), None)
         return {"eos_token_id": eos, "bos_token_id": self.bos_id, "pad_token_id": self.pad_id}
 
     def to_json(self) -> dict[str, Any]:
-        """The object of generation_config.json."""
-        ids = {name: value for name, value in self.token_ids().items() if value is not None}
+        """The object of generation_config.json; where nothing is to end a text, its `eos_token_id` is null."""
+        said_none = {"eos_token_id"} if self.eos_ids == () else ()
+        ids = {name: value for name, value in self.token_ids().items() if value is not None or name in said_none}
         return ids | self.settings() | dict(self.unsupported)
 
 
 def read(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
     """What a folder says, whose config.json holds `data`.
 
-    A special token that generation_config.json leaves out is that of config.json, or of the text model in it; the rest
-    of config.json counts only where there is no such file, as in transformers. Raises `ConfigError` that names the file
-    and the key.
+    What config.json, or the text model in it, says of generating counts only where there is no generation_config.json,
+    as in transformers; but for a start and a padding token that the file leaves out. Raises `ConfigError` that names
+    the file and the key.
     """
     path = folder / "generation_config.json"
     said = load_json(path) if path.exists() else data
@@ -117,9 +125,13 @@ def read(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
     files = (said, data, text if isinstance(text, dict) else {})
     names = ("eos_token_id", "bos_token_id", "pad_token_id")
     eos, bos, pad = (_ids(_first(*(file.get(name) for file in files)), f"{where}: {name}") for name in names)
+    elsewhere = path.exists() and said.get("eos_token_id") is None
+    unused = eos if elsewhere and "eos_token_id" not in said else ()
+    is_said = bool(eos) or (path.exists() and "eos_token_id" in said)
     unsupported = tuple((name, said[name]) for name, neutral in UNSUPPORTED.items() if _acts(said.get(name), neutral))
     return GenerationConfig(
-        eos_ids=eos,
+        eos_ids=None if not is_said else () if elsewhere else eos,
+        unused_eos_ids=unused,
         bos_id=next(iter(bos), None),
         pad_id=next(iter(pad), None),
         **{name: _checked(said.get(name), name, where) for name in KINDS},
