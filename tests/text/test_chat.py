@@ -334,6 +334,17 @@ def test_malformed_messages_are_named(messages, said):
         render(messages, CHATML)
 
 
+def test_parts_are_shown_or_refused_by_their_type(chatty):
+    parts = [{"type": "text", "text": "a"}, {"type": "tool_result", "content": "the secret is 7"}]
+    for content in (parts, parts[1:]):
+        for template in (ROLE_TEMPLATE, PLAIN_TEMPLATE):
+            with pytest.raises(InputError, match=r"the part of the type 'tool_result' in messages\[0\]"):
+                encode_chat(chatty, [{"role": "user", "content": content}], chat_template=template)
+    shows = "{% for part in messages[0].content %}{{ part.text or part.content }}{% endfor %}"
+    ids = encode_chat(chatty, [{"role": "user", "content": parts}], chat_template=shows)
+    assert chatty.decode(ids) == "athe secret is 7"
+
+
 def test_deep_messages_and_lone_surrogates_are_refused():
     deep: list = []
     for _ in range(50):

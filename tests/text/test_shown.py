@@ -74,6 +74,10 @@ def names(messages) -> str:
         ([USER, FLAT], lambda messages: contents(messages) + names(messages)),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": ""}]}], parts),
         (
+            [{"role": "assistant", "tool_calls": [{"name": " "}, {"name": None}]}, USER],
+            contents,
+        ),
+        (
             [{"role": "assistant", "content": "a", "tool_calls": "odd"}, {"role": "tool", "tool_calls": ["odd"]}],
             contents,
         ),

@@ -31,8 +31,8 @@ def check_shown(messages: Messages, render: Callable[[Messages], str]) -> None:
             raise InputError(
                 f"the chat template does not show the tool calls of {where}; give a chat_template that does"
             )
-        for kind, found in parts:
-            if not (calls and kind.endswith("text")) and not any(sign in text for sign in found):
+        for kind, sign in parts:
+            if sign not in text and not (calls and kind.endswith("text")):
                 part = "" if kind == "text" else f"the part of the type {kind!r} in "
                 raise InputError(
                     f"the chat template does not show {part}{where}: leave it out, put its text into another message, "
@@ -40,30 +40,35 @@ def check_shown(messages: Messages, render: Callable[[Messages], str]) -> None:
                 )
 
 
-def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[tuple[str, list[str]]], list[str]]:
-    """(the message with signs round its texts, the type and the signs of each part, those of the functions it calls).
+def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[tuple[str, str]], list[str]]:
+    """(the message with signs round its texts, the type and the sign of each part, those of the functions it calls).
 
     A part is known by its text, or by all that it holds where it has none. An empty text is no part.
     """
-    parts: list[tuple[str, list[str]]] = []
+    parts: list[tuple[str, str]] = []
     calls: list[str] = []
 
-    def signed(value: Any, found: list[str]) -> Any:
+    def signed(value: Any, sign: str) -> Any:
         if isinstance(value, dict):
-            return {k: v if UNREAD.fullmatch(str(k)) else signed(v, found) for k, v in value.items()}
+            return {k: v if UNREAD.fullmatch(str(k)) else signed(v, sign) for k, v in value.items()}
         if isinstance(value, list):
-            return [signed(item, found) for item in value]
+            return [signed(item, sign) for item in value]
         if isinstance(value, bool | None) or not str(value).strip():
             return value
-        found.append(next(signs))
-        return f"{found[-1]}{value}{found[-1]}"
+        return f"{sign}{value}{sign}"
 
     def signed_part(part: dict[str, Any]) -> dict[str, Any]:
         has_text = str(part.get("text") or "").strip()
-        probe = signed({"text": part["text"]} if has_text else part, found := [])
-        if found or part_type(part) != "text":
-            parts.append((part_type(part), found))
-        return part | probe
+        probe = part | signed({"text": part["text"]} if has_text else part, sign := next(signs))
+        if probe != part or part_type(part) != "text":
+            parts.append((part_type(part), sign))
+        return probe
+
+    def signed_name(name: Any) -> Any:
+        probe = signed(name, sign := next(signs))
+        if probe != name:
+            calls.append(sign)
+        return probe
 
     content = message.get("content")
     if isinstance(content, str):
@@ -72,7 +77,7 @@ def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[tu
         content = [signed_part(part) for part in content]
     changes = {} if content is None else {"content": content}
     if isinstance(asked := message.get("tool_calls"), list):
-        changes["tool_calls"] = [_signed_call(call, lambda name: signed(name, calls)) for call in asked]
+        changes["tool_calls"] = [_signed_call(call, signed_name) for call in asked]
     return {**message, **changes}, parts, calls
 
 
