@@ -12,6 +12,8 @@ from vishwamai.errors import ConfigError
 from vishwamai.monitor.metrics import read
 from vishwamai.parallel import hosts
 
+pytestmark = pytest.mark.by_turns
+
 VARIABLES = (
     "COORDINATOR_ADDRESS NUM_PROCESSES PROCESS_ID TPU_WORKER_HOSTNAMES TPU_PROCESS_ADDRESSES SLURM_STEP_NUM_TASKS "
     "OMPI_COMM_WORLD_SIZE"

@@ -20,6 +20,8 @@ from vishwamai.reasoning.remote import Remote
 from vishwamai.reasoning.tasks.countdown import Game24
 from vishwamai.reasoning.tree import TreeOfThoughts
 
+pytestmark = pytest.mark.by_turns
+
 PUZZLE = "4 9 10 13"
 
 

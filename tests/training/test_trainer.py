@@ -70,12 +70,12 @@ def stop_at(wanted: int):
 
 
 def test_an_error_leaves_the_checkpoint_that_was_being_written(tmp_path):
-    def fail(step, numbers):
+    def fail(self, step, numbers):
         if step == 5:
             raise DataError("a row that is none")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="a row that is none"):
-        patch.setattr(trainer, "Metrics", lambda *sinks: fail)
+        patch.setattr(trainer.Metrics, "log", fail)
         train(tiny(), tmp_path, show=False)
     assert not [*(tmp_path / "checkpoints").glob("*tmp*")]
     assert train(tiny(), tmp_path, show=False).finished
