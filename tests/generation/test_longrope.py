@@ -15,8 +15,6 @@ from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 from vishwamai.weights import spec
 
-pytestmark = pytest.mark.by_turns
-
 LONG = Rope(
     theta=50.0, scaling="longrope", short_factors=(1.0, 1.5, 2.0, 1.2), long_factors=(2.0, 4.0, 6.0, 3.0),
     original_max_length=8,
