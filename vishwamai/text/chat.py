@@ -154,6 +154,7 @@ def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, A
 
 
 def make_chat(source: str, messages: Sequence[Message], options: ChatOptions, own: Mapping[str, Any]) -> Chat:
+    """A chat of checked messages and variables; `own` are the names that the tokenizer gives the template."""
     given = {**(options.variables or {}), "tools": options.tools, "documents": options.documents}
     begins, continued = options.add_generation_prompt, options.continue_final_message
     return Chat(
