@@ -21,7 +21,8 @@ PASTE, PASTED = "\x1b[200~", "\x1b[201~"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Runs a file with standard input as the terminal that Ctrl-C comes from.
 TAKING_TERMINAL = """
-import fcntl, runpy, sys, termios
+import fcntl, runpy, signal, sys, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -228,6 +228,8 @@ def test_ctrl_c_is_noted_once_and_leaves_at_once_the_second_time():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_ends_a_chat_that_is_piped_in(monkeypatch):
+def test_ctrl_c_ends_a_chat_that_is_piped_in():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
     with pytest.raises(KeyboardInterrupt), chat._interruptible(False):
         signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
