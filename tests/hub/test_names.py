@@ -69,6 +69,8 @@ def test_a_cached_repository_is_used_as_it_lies(cached):
     assert hub.resolve("ours/tiny") == newest
     assert hub.resolve("ours/tiny", revision="v1") == older
     assert hub.resolve("ours/tiny", revision=OTHER) == older
+    under = cached(repo="_ours/_tiny")
+    assert hub.resolve("_ours/_tiny") == under
 
 
 def test_the_cache_may_lie_elsewhere(cached, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ __all__ = ["BUILT_IN", "INDEX", "WANTED", "Part", "is_complete", "member", "reso
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILT_IN = {f"vishwamai/{name}": ASSETS / name for name in ("base", "countdown")}
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)
 
 
