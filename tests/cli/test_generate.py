@@ -29,6 +29,14 @@ def test_beams_have_stats_too(capsys, folder):
     assert out == want + "\n" and err.startswith("8 tokens, ")
 
 
+@pytest.mark.parametrize("beams", [[], ["--num-beams", "2"]])
+def test_a_text_that_fills_the_context_says_so(capsys, folder, beams):
+    assert main(["generate", "hi", "-m", str(folder), "-n", "1000", *beams]) == 0
+    assert "cut: the model's context of 64 tokens is full\n" in capsys.readouterr().err
+    assert main(["generate", "hi", "-m", str(folder), "-n", "8", *beams]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_sampling_flag_samples(capsys, folder):
     want = VishwamAI.from_pretrained(folder).complete("hi", max_new_tokens=8, do_sample=True, temperature=2.0, seed=4)
     assert main(["generate", "hi", "-m", str(folder), "-n", "8", "-t", "2", "--seed", "4"]) == 0

@@ -27,12 +27,12 @@ def generate(args: argparse.Namespace) -> None:
     model: Any = load(args)
     if (args.num_beams or model.generation_config.num_beams or 1) == 1:
         stats = _stream(model.stream(prompt, **options))
-        if stats and stats.prompt_tokens + stats.generated_tokens >= (context := model.config.max_length):
-            print(f"vishwamai: cut: the model's context of {context} tokens is full", file=sys.stderr)
     else:
         made = model.generate([prompt], return_dict=True, **options)
         stats = made.stats
         print(made.texts[0])
+    if stats and stats.prompt_tokens + stats.generated_tokens >= (context := model.config.max_length):
+        print(f"vishwamai: cut: the model's context of {context} tokens is full", file=sys.stderr)
     if args.stats:
         pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
         compiled = f"{stats.compiles} programs compiled in {stats.compile_seconds:.1f} s"

@@ -71,8 +71,8 @@ def train(
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
     data, another model, optimiser or seed it is refused, unless `allow_changes`. `progress` shows what comes before the
-    first step. Raises `CheckpointError`, `DataError`
-    or `ConfigError`; a run of which no batch gives a finite loss any more ends with a `DataError`.
+    first step. Raises `CheckpointError`, `DataError` or `ConfigError`; a run of which no batch gives a finite
+    loss any more ends with a `DataError`.
     """
     folder, begun = Path(folder), time.monotonic()
     if max_seconds is not None and not max_seconds >= 0:
