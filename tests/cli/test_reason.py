@@ -141,6 +141,17 @@ def test_a_problem_that_no_task_recognises_is_thought_of_once_and_nothing_checks
         ([PUZZLE, "--task", "game24", "--max-tokens", "-1"], "0 or more"),
         ([PUZZLE, "--task", "game24", "--url", "http://127.0.0.1:1/v1"], "--url needs --model"),
         ([PUZZLE, "--task", "game24", "--context", "100000"], "context is 100000"),
+        (
+            ["hi", "--task", "text", "--method", "direct", "-n", "5"],
+            "--samples does nothing with the method direct; leave it out, or",
+        ),
+        (["How?", "--task", "text", "--method", "cot", "-t", "0"], "--temperature does nothing with the method cot"),
+        (["How?", "--task", "text", "--method", "best-of-n", "--search", "beam"], "or --method auto, hybrid, tot"),
+        ([PUZZLE, "--task", "game24", "--method", "auto", "--samples", "5"], "or --method self-consistency, best-of-n"),
+        (
+            ["x", "--task", "text", "--url", "http://127.0.0.1:1", "-m", "m", "--dtype", "float32"],
+            "--dtype would do nothing: the model",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(capsys, argv, sentence):

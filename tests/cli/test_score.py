@@ -53,6 +53,7 @@ def test_one_token_has_nothing_before_it(capsys, folder):
 
 
 def test_what_cannot_be_scored(capsys, folder, tmp_path):
+    assert "--lines is about the files of --file" in refused(capsys, "score", "hi", "--lines")
     assert "there is no text to score" in refused(capsys, "score", "-m", str(folder))
     assert "nowhere.txt: cannot be read" in refused(capsys, "score", "-f", str(tmp_path / "nowhere.txt"))
     assert "text 1 is empty" in refused(capsys, "score", "hi", "", "-m", str(folder))

@@ -305,6 +305,10 @@ def test_an_unknown_argument_is_named(chatty):
     for call in (lambda **given: encode_chat(chatty, TALK, **given), lambda **given: render(TALK, CHATML, **given)):
         with pytest.raises(InputError, match="'tool'; did you mean tools"):
             call(tool=[])
+        with pytest.raises(InputError, match="add_generation_prompt is 'no'; it is True or False"):
+            call(add_generation_prompt="no")
+        with pytest.raises(InputError, match="continue_final_message is 1; it is True, False or a field's name"):
+            call(continue_final_message=1)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_decode_takes_a_batch(plain_bytes):
         (lambda t: t("a", truncation="only_first", max_length=3), InputError, "truncation is 'only_first'"),
         (lambda t: t("a", ["b"]), InputError, "text is one text and text_pair several"),
         (lambda t: t(["a"], "b"), InputError, "text has 1 texts; text_pair must be a list of as many"),
+        (lambda t: t([("a", "b"), "c"]), InputError, "a text is tuple"),
         (lambda t: t(["a"], ["b", "c"]), InputError, "text has 1 texts; text_pair must be a list of as many"),
         (lambda t: t.with_tokens(colour="red"), InputError, "colour"),
     ],
@@ -265,6 +266,8 @@ def test_a_call_with_pairs(plain_bytes):
     assert pair.input_ids == [256, 97, 257, 256, 98, 99, 257] and pair.token_type_ids == [0, 0, 0, 1, 1, 1, 1]
     assert "token_type_ids" not in framed("a", "bc")
     two = framed(["a", "b"], ["c", "de"], padding=True, return_token_type_ids=True)
+    for pairs in ([("a", "c"), ("b", "de")], [["a", "c"], ["b", "de"]]):
+        assert framed(pairs, padding=True, return_token_type_ids=True) == two
     assert two.input_ids[0] == [256, 97, 257, 256, 99, 257, 258] and two.token_type_ids[0] == [0, 0, 0, 1, 1, 1, 0]
     cut = framed("abcdef", "xyz", truncation=True, max_length=8)
     assert cut.input_ids == [256, 97, 98, 257, 256, 120, 121, 257]

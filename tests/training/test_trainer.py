@@ -81,8 +81,9 @@ def test_an_error_leaves_the_checkpoint_that_was_being_written(tmp_path):
     assert train(tiny(), tmp_path, show=False).finished
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
+def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, capfd):
     first = train(tiny(), tmp_path, show=False, sinks=(stop_at(3),))
+    assert capfd.readouterr().err.count("SIGTERM: the step at hand ends, is saved, and then the run stops\n") == 1
     assert not first.finished and 3 <= first.step < 6
     second = train(tiny(), tmp_path, show=False)
     assert second.finished and second.step == 6

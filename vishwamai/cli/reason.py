@@ -22,6 +22,11 @@ METHODS = ("auto", "hybrid", "cot", "tot", "direct", "self-consistency", "best-o
 SEARCHES = ("breadth", "depth", "beam", "best_first", "mcts")
 LIMITS = ("tokens", "calls", "seconds", "nodes")
 PAGE = "reason.html"
+# The flags of how to solve a problem that only some methods take, and their values where they are not given.
+DEFAULTS = {"search": "breadth", "branches": 3, "depth": None, "beam": 5, "rounds": 8, "memory": None}
+DEFAULTS |= {"samples": 10, "temperature": 1.0}
+TREE, SAMPLES = frozenset(DEFAULTS) - {"samples"}, frozenset(("samples", "temperature"))
+TAKEN = {"auto": TREE, "hybrid": TREE, "tot": TREE, "self-consistency": SAMPLES, "best-of-n": SAMPLES}
 MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]·[/]"}
 
 
@@ -32,18 +37,18 @@ def add(verbs: Any) -> None:
     add("problem", help='the problem, such as "4 9 10 13"; - reads it from standard input')
     add("--task", help="what kind of problem it is: game24, countdown, gsm8k, text, ... [the one that recognises it]")
     add("--method", choices=METHODS, help="how to solve it [auto, or cot where no task recognises the problem]")
-    add("--search", default="breadth", choices=SEARCHES, help="how a tree is searched [%(default)s]")
+    add("--search", choices=SEARCHES, help="how a tree is searched [breadth]")
     add("-m", "--model", help="built-in name, folder or hub id [the task's own, else vishwamai/base]")
     add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
     add_revision(verb)
     add("--dtype", **DTYPE)
     add("--context", type=COUNT, help="tokens of a prompt and its steps together [the model's, at most 512]")
-    add("--branches", type=COUNT, default=3, help="thoughts for each state [%(default)s]")
+    add("--branches", type=COUNT, help="thoughts for each state [3]")
     add("--depth", type=COUNT, help="steps of a search [as many as the task has, else 3]")
-    add("--beam", type=COUNT, default=5, help="states that a search goes on from at once [%(default)s]")
-    add("--rounds", type=COUNT, default=8, help="passes of breadth-first search that finds no answer [%(default)s]")
-    add("-n", "--samples", type=COUNT, default=10, help="chains of self-consistency and best-of-n [%(default)s]")
-    add("-t", "--temperature", type=NOT_NEGATIVE, default=1.0, help="of what is drawn [%(default)s]")
+    add("--beam", type=COUNT, help="states that a search goes on from at once [5]")
+    add("--rounds", type=COUNT, help="passes of breadth-first search that finds no answer [8]")
+    add("-n", "--samples", type=COUNT, help="chains of self-consistency and best-of-n [10]")
+    add("-t", "--temperature", type=NOT_NEGATIVE, help="of what is drawn [1.0]")
     add("--seed", type=WHOLE, default=0, help="the same seed thinks the same [%(default)s]")
     for limit in LIMITS:
         add(f"--max-{limit}", type=NOT_NEGATIVE if limit == "seconds" else LIMIT, help=f"end after so many {limit}")
@@ -69,6 +74,7 @@ def reason(args: argparse.Namespace) -> int:
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
     task, args.method = _task_and_method(args, problem)
+    _settle(args)
     task.read(problem)
     solver = _solver(args, problem, task, status)
     with status(f"thinking about {problem[:60]!a}"):
@@ -99,6 +105,20 @@ def _task_and_method(args: argparse.Namespace, problem: str) -> tuple[Task, str]
         return task, args.method or "auto"
     print("no task recognises the problem: nothing can check the answer; --task names one", file=sys.stderr)
     return task_of("text"), args.method or "cot"
+
+
+def _settle(args: argparse.Namespace) -> None:
+    """Gives flags that were left out their values. Raises `InputError` for one that would do nothing."""
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+        elif name not in TAKEN.get(args.method, ()):
+            takers = ", ".join(method for method, taken in TAKEN.items() if name in taken)
+            raise InputError(f"--{name} does nothing with the method {args.method}; leave it out, or --method {takers}")
+    if args.url is not None:
+        local = {"--context": args.context, "--revision": args.revision, "--dtype": args.dtype.replace("auto", "")}
+        if given := [flag for flag, value in local.items() if value]:
+            raise InputError(f"{' and '.join(given)} would do nothing: the model at --url is loaded; leave it out")
 
 
 def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Any:

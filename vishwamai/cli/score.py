@@ -28,6 +28,8 @@ def add(verbs: Any) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """`vishwamai score`: a line for each text, in nats; its first token has nothing before it and is not counted."""
+    if args.lines and not args.file:
+        raise InputError("--lines is about the files of --file, and none is given")
     texts = [read_text(text) for text in args.texts]
     for file in args.file:
         lines = list(file_texts([file]))

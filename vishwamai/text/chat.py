@@ -61,6 +61,12 @@ class ChatOptions:
     now: datetime.datetime | None = None
 
     def __post_init__(self):
+        if not isinstance(self.add_generation_prompt, bool | None):
+            raise InputError(f"add_generation_prompt is {self.add_generation_prompt!r:.40}; it is True or False")
+        if not isinstance(self.continue_final_message, bool | str):
+            raise InputError(
+                f"continue_final_message is {self.continue_final_message!r:.40}; it is True, False or a field's name"
+            )
         if self.continue_final_message and self.add_generation_prompt:
             raise InputError(
                 "continue_final_message goes on with the last message and add_generation_prompt begins a new one: "

@@ -173,7 +173,7 @@ class VishwamAITokenizer:
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | Sequence[Sequence[str]],
         text_pair: str | Sequence[str] | None = None,
         *,
         add_special_tokens: bool = True,
@@ -186,7 +186,8 @@ class VishwamAITokenizer:
     ) -> BatchEncoding:
         """Ids and attention masks of a text, of several, or of pairs of texts, as Hugging Face's tokenizers give them.
 
-        One text gives flat lists, several give lists of lists, and `return_tensors` "jax" or "np" arrays [B, T].
+        Pairs are two lists, or one list of pairs. One text gives flat lists, several give lists of lists, and
+        `return_tensors` "jax" or "np" arrays [B, T].
         `padding` True/"longest" pads to the longest, "max_length" to `max_length`; `truncation` cuts the end of what is
         over `max_length` (the model's own where None), of a pair the longer text first, special tokens kept. A
         `max_length` that would do neither is refused. `padding_side` is the tokenizer's own where None, else "right".
@@ -362,6 +363,8 @@ def _texts_of(text: Any, text_pair: Any) -> tuple[Sequence[str], Sequence[str | 
     if not isinstance(text, list | tuple):
         raise InputError(f"a text is {type(text).__name__}; give a text or a list of texts")
     if text_pair is None:
+        if text and all(isinstance(item, list | tuple) and len(item) == 2 for item in text):
+            return [first for first, _ in text], [second for _, second in text], True
         return text, [None] * len(text), True
     if not isinstance(text_pair, list | tuple) or len(text_pair) != len(text):
         raise InputError(f"text has {len(text)} texts; text_pair must be a list of as many")

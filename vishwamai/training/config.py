@@ -28,8 +28,9 @@ class Training:
     """What is trained on, for how long, and how the weights move.
 
     A batch is `batch` lines of `length` tokens packed full; with `token_budget` it is as many rows of like length (one
-    of `lengths`) as the budget holds. `start` names a model whose weights the run starts from in place of random ones.
-    With an `adapter`, what is trained stands beside a model that stays as it is.
+    of `lengths`) as the budget holds, and evaluation alone reads `batch` lines of `length`. `start` names a model whose
+    weights the run starts from in place of random ones. With an `adapter`, what is trained stands beside a model that
+    stays as it is.
     """
 
     data: Data

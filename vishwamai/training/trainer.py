@@ -5,6 +5,7 @@ It knows no file format of weights but its own checkpoints: what is done with th
 
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -297,7 +298,14 @@ def _stop_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        if not stop.is_set() and hosts.is_first():
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: the step at hand ends, is saved, and then the run stops\n".encode())
+        stop.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
