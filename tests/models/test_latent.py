@@ -17,7 +17,8 @@ from vishwamai.models.attention import Context, Turn, attend_whole
 from vishwamai.models.config import Latent, Layer, ModelConfig, uniform
 from vishwamai.ops import rope
 from vishwamai.parallel.sharding import SINGLE
-from vishwamai.weights import spec
+
+from .random_weights import random_weights
 
 WIDTHS = {"narrower": 4, "as wide": 10, "wider": 14, "much wider": 32}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 20)))
@@ -31,8 +32,7 @@ def made(d_value: int, q_rank: int | None = 7) -> ModelConfig:
 
 @functools.cache
 def weights(cfg: ModelConfig):
-    w = spec.init(transformer.specs(cfg), jax.random.key(0))
-    return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), w)
+    return random_weights(transformer.specs(cfg))
 
 
 def normed(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def normed(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def test_one_layer_is_what_the_equations_say(width, q_rank):
     """In float64, from the paper: softmax((q_c . k_c + q_r . k_r) / sqrt(d_c + d_r)) v."""
     cfg = made(WIDTHS[width], q_rank)
-    w = spec.init(latent.specs(cfg), jax.random.key(1))
+    w = random_weights(latent.specs(cfg))
     x = jax.random.normal(jax.random.key(2), (1, 5, 32))
     positions = jnp.arange(5)[None]
     sin, cos = rope.angles(positions, rope.frequencies(6, 1e4)[None, None])
@@ -75,6 +75,7 @@ def test_one_layer_is_what_the_equations_say(width, q_rank):
     np.testing.assert_allclose(got[0], want, atol=1e-5)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_cache_and_every_implementation_give_the_same(width):
     cfg = made(WIDTHS[width])

@@ -14,7 +14,8 @@ from vishwamai.models.attention import attend_whole
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
-from vishwamai.weights import spec
+
+from .random_weights import random_weights
 
 SIZES = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 32}
 BORDER = 8
@@ -32,14 +33,30 @@ cached = jax.jit(transformer.forward_cached, static_argnames=("cfg", "attend", "
 
 @functools.cache
 def weights(cfg: ModelConfig):
-    w = spec.init(transformer.specs(cfg), jax.random.key(0))
-    return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), w)
+    return random_weights(transformer.specs(cfg))
 
 
 @functools.cache
+def whole(cfg: ModelConfig, length: int) -> np.ndarray:
+    """Logits of all rows where every position turns as in texts of this length, by a rotation that knows no other."""
+
+    def fixed(rope: Rope) -> Rope:
+        if rope.scaling == "longrope":
+            factors = rope.long_factors if length > BORDER else rope.short_factors
+            return dataclasses.replace(rope, short_factors=factors, long_factors=factors)
+        d, ratio = SIZES["head_dim"], max(length, BORDER) / BORDER
+        return Rope(theta=50.0 * (4.0 * ratio - 3.0) ** (d / (d - 2)))
+
+    layers = [dataclasses.replace(layer, rope=fixed(layer.rope)) for s in cfg.stacks for layer in s.pattern * s.repeats]
+    plain = dataclasses.replace(cfg, stacks=stacks_of(tuple(layers)))
+    return np.asarray(forward(weights(cfg), jnp.asarray(TOKENS), cfg=plain)[0])
+
+
 def alone(cfg: ModelConfig, row: int, length: int) -> np.ndarray:
-    """Logits of the first tokens of a row, read at once and by themselves."""
-    return np.asarray(forward(weights(cfg), jnp.asarray(TOKENS[row : row + 1, :length]), cfg=cfg)[0][0])
+    """Logits of the first tokens of a row as a text of their own."""
+    if cfg.border is not None:
+        return whole(cfg, BORDER if length <= BORDER else BORDER + 1)[row, :length]
+    return whole(cfg, length)[row, :length]
 
 
 def assert_close(mine, reference) -> None:
@@ -48,6 +65,13 @@ def assert_close(mine, reference) -> None:
 
 def test_the_two_lists_make_a_difference():
     assert np.abs(alone(CFG, 0, 8)[:8] - alone(CFG, 0, 9)[:8]).max() > 0.1
+
+
+@pytest.mark.parametrize("length", [8, 9])
+@pytest.mark.parametrize("cfg", [CFG, DYN], ids=["longrope", "dynamic"])
+def test_a_text_that_is_read_at_once_turns_by_its_length(cfg, length):
+    got = forward(weights(cfg), jnp.asarray(TOKENS[:1, :length]), cfg=cfg)[0][0]
+    assert_close(got, alone(cfg, 0, length))
 
 
 @pytest.mark.parametrize("cfg", [CFG, DYN], ids=["longrope", "dynamic"])
@@ -141,15 +165,6 @@ def test_a_row_crosses_where_it_has_room_to():
     assert not kv.can_cross(kv.init_cache(DYN, 1, 24), DYN)
     same = dataclasses.replace(LONG, long_factors=LONG.short_factors)
     assert ModelConfig(**SIZES, stacks=stacks_of((Layer(rope=same),))).border is None
-
-
-@pytest.mark.parametrize("length", [5, 8, 9, 20])
-def test_a_dynamic_scaling_is_a_larger_theta_in_longer_texts(length):
-    d, ratio = SIZES["head_dim"], max(length, BORDER) / BORDER
-    theta = 50.0 * (4.0 * ratio - 3.0) ** (d / (d - 2))
-    plain = dataclasses.replace(DYN, stacks=stacks_of((Layer(rope=Rope(theta=theta)),) * 2))
-    want = forward(weights(DYN), jnp.asarray(TOKENS[:1, :length]), cfg=plain)[0][0]
-    assert_close(alone(DYN, 0, length), want)
 
 
 def test_what_a_dynamic_scaling_has_read_stays_as_it_was():
