@@ -18,7 +18,7 @@ from vishwamai.models.config import Latent, Layer, ModelConfig, uniform
 from vishwamai.ops import rope
 from vishwamai.parallel.sharding import SINGLE
 
-from .random_weights import random_weights
+from ..random_weights import random_weights
 
 WIDTHS = {"narrower": 4, "as wide": 10, "wider": 14, "much wider": 32}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 20)))

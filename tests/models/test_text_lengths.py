@@ -15,7 +15,7 @@ from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 
-from .random_weights import random_weights
+from ..random_weights import random_weights
 
 SIZES = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 32}
 BORDER = 8

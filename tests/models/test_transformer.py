@@ -14,7 +14,7 @@ from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
 from vishwamai.weights import spec
 
-from .random_weights import random_weights
+from ..random_weights import random_weights
 
 NEAR, FAR = Layer(window=5, rope=Rope(theta=100.0)), Layer(moe=True)
 CFG = ModelConfig(

@@ -24,6 +24,8 @@ from vishwamai.training.step import StepConfig, compiled_step, gradients, init_s
 from vishwamai.training.trainer import newest, train
 from vishwamai.weights import lora, spec
 
+pytestmark = pytest.mark.by_turns
+
 CFG = ModelConfig(
     vocab_size=64, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform(2), max_length=96
 )
@@ -33,10 +35,13 @@ STEP = StepConfig(loss_chunks=2, adapter=ADAPTER)
 
 def drawn(specs, seed: int):
     rng = np.random.default_rng(seed)
-    return spec.map_params(
-        lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)) / p.fan_in**0.5 if p.contract else p.init(None),
-        specs,
-    )
+
+    def one(p: spec.Param):
+        return jnp.asarray(
+            rng.standard_normal(p.shape) / p.fan_in**0.5 if p.contract else np.full(p.shape, p.value), p.dtype
+        )
+
+    return spec.map_params(one, specs)
 
 
 BASE, PAIRS = drawn(transformer.specs(CFG), 0), drawn(trained(CFG, ADAPTER), 1)

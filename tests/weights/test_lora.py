@@ -28,22 +28,22 @@ LATENT = ModelConfig(
     **SIZES | {"n_kv_heads": 4}, stacks=uniform(2), latent=Latent(q_rank=6, kv_rank=10, d_turned=4, d_value=8)
 )
 TOKENS = np.random.default_rng(5).integers(0, 24, (4, 7)).astype(np.int32)
+forward = jax.jit(transformer.forward, static_argnames=("cfg", "sharding", "experts"))
 DRAW = np.random.default_rng(0).standard_normal
 
 
-def drawn(*shape: int):
-    return jnp.asarray(DRAW(shape, np.float32))
+def drawn(*shape: int, factor: float = 1.0):
+    return jnp.asarray(DRAW(shape) * factor, jnp.float32)
 
 
 def weights_of(cfg: ModelConfig):
-    return spec.map_params(lambda p: drawn(*p.shape) / p.fan_in**0.5, transformer.specs(cfg))
+    return spec.map_params(lambda p: drawn(*p.shape, factor=p.fan_in**-0.5), transformer.specs(cfg))
 
 
 def adapter_of(cfg: ModelConfig, rank: int = 3, **given):
     """Pairs that matter: nothing in them is zero, and no two layers or experts have one scale."""
-    return spec.map_params(
-        lambda p: 0.3 * drawn(*p.shape), lora.specs(transformer.specs(cfg), rank=rank, alpha=6.0, **given)
-    )
+    declared = lora.specs(transformer.specs(cfg), rank=rank, alpha=6.0, **given)
+    return spec.map_params(lambda p: drawn(*p.shape, factor=0.3), declared)
 
 
 def dense(w, pairs) -> np.ndarray:
@@ -67,8 +67,7 @@ def merged(w, *adapters):
 
 
 def logits(cfg: ModelConfig, w, sharding=SINGLE) -> np.ndarray:
-    forward = partial(transformer.forward, cfg=cfg, sharding=sharding, experts="reference")
-    return np.asarray(jax.jit(forward)(w, jnp.asarray(TOKENS))[0])
+    return np.asarray(forward(w, TOKENS, cfg=cfg, sharding=sharding, experts="reference")[0])
 
 
 # One weight
@@ -99,6 +98,7 @@ def test_an_equation_becomes_two_thin_ones(eqn, down, up):
     np.testing.assert_allclose(plain(LowRank(w=w, pairs=tuple(pairs))), dense(w, pairs), atol=1e-5)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("implementation", [None, "reference"])
 def test_rows_sorted_by_expert(implementation):
     w, sizes = drawn(3, 5, 6), np.array([2, 0, 3])
@@ -117,6 +117,7 @@ def test_the_result_has_the_dtype_that_a_plain_weight_gives():
     assert plain(dataclasses.replace(w, w=w.w.astype("bfloat16"))).dtype == jnp.bfloat16
 
 
+@pytest.mark.by_turns
 @pytest.mark.filterwarnings("ignore:int4. groups of 8 inputs do not fit")
 @pytest.mark.parametrize("scheme", ["int8", "int4:8"])
 def test_the_base_may_be_quantised(scheme):
@@ -170,6 +171,7 @@ def test_targets():
 # A model
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("cfg", [MOE, LATENT], ids=["moe", "latent"])
 def test_a_model_with_adapters_is_the_model_with_their_sum(cfg):
     w, one, two = weights_of(cfg), adapter_of(cfg), adapter_of(cfg, rank=1, targets=["attn"])
@@ -229,6 +231,7 @@ def test_gradients_reach_the_pairs_and_not_their_scale():
         np.testing.assert_array_equal(pair.scale, 0)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(
     ("cfg", "sizes"),
     [(DENSE, {"fsdp": 2, "tensor": 4}), (MOE, {"fsdp": 2, "expert": 2, "tensor": 2})],
