@@ -18,6 +18,7 @@ def short_blocks(monkeypatch):
     monkeypatch.setattr(flash, "BLOCK", 8)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(
     "features",
     [
@@ -64,11 +65,13 @@ def test_whole_blocks(check_attention):
     check_attention(32, {"window": 9}, implementation="blockwise")
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("N, K", [(4, 4), (3, 1)])
 def test_groups_of_heads(N, K, check_attention):
     check_attention(19, {}, N=N, K=K, sinks=SINKS[:N], implementation="blockwise")
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(
     "T, S, features", [(10, 31, {}), (1, 13, {"window": 4}), (20, 9, {"causal": False, "softcap": 1.0})]
 )
@@ -79,6 +82,7 @@ def test_positions_of_a_cache(T, S, features, check_attention):
     check_attention(T, features | positions, S=S, sinks=SINKS, implementation="blockwise")
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("implementation, sinks", [("reference", None), ("blockwise", None), ("blockwise", SINKS)])
 def test_a_query_that_sees_nothing_is_zero(implementation, sinks, check_attention):
     positions = {"q_positions_BT": np.full((2, 9), 3), "kv_positions_BS": np.stack([np.full(13, -1), np.arange(13)])}

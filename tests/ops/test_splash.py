@@ -23,6 +23,7 @@ def interpreted(q, k, v, *, q_segments_BT=None, sinks_N=None, **options):
     return module.splash(rule, q, k, v, places, sinks_N, interpret=True)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(
     "T, features",
     [

@@ -42,6 +42,7 @@ def packed_rows(sharding):
     return run(*arrays(2), jnp.linspace(-1.0, 1.0, N), sharding, **options)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("axes", MESHES)
 def test_the_mesh_does_not_change_the_result(axes):
     have = packed_rows(Sharding(make_mesh(**MESHES[axes])))

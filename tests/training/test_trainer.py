@@ -26,7 +26,7 @@ def tiny(**training) -> RunConfig:
     file = config.load_json("configs/train/smoke.json")
     file["training"] |= {"steps": 6, "batch": 4, "length": 96, "lengths": [96], **training}
     file["training"]["data"] |= {"tokenizer": "bytes"}
-    file["model"]["stacks"][0]["repeats"] = 1
+    file["model"]["stacks"] = [{"pattern": [{}], "repeats": 1}]
     file["logging"] = {"log_every": 1, "eval_every": 6, "eval_batches": 1, "save_every": 2}
     return config.from_dict(RunConfig, file, "tiny")
 
