@@ -25,21 +25,32 @@ CFG = ModelConfig(
 )  # fmt: skip
 PROMPTS = [np.random.default_rng(i).integers(0, 31, n).tolist() for i, n in enumerate((5, 8, 11))]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6)
+WHOLE = jax.jit(functools.partial(transformer.forward, cfg=CFG))
 
 
 @functools.cache
 def weights():
-    w = spec.init(transformer.specs(CFG), jax.random.key(0))
-    return jax.tree.map(lambda a: a + 0.5 * jax.random.normal(jax.random.key(a.size), a.shape), w)
+    """Made in NumPy, which compiles nothing."""
+    shapes, rng = jax.eval_shape(lambda: spec.init(transformer.specs(CFG), jax.random.key(0))), np.random.default_rng(3)
+
+    def draw(path, x):
+        return jnp.asarray(rng.normal("scale" in jax.tree_util.keystr(path), 0.5, x.shape), jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
 
 
 @functools.cache
-def logprobs(tokens: tuple[int, ...]) -> np.ndarray:
-    """Of the token after this text, read at once; every text fills the same shape, so that one program serves."""
-    padded = jnp.zeros((1, 32), jnp.int32).at[0, : len(tokens)].set(jnp.asarray(tokens))
-    forward = jax.jit(functools.partial(transformer.forward, cfg=CFG))
-    logits = forward(weights(), padded, lengths_B=jnp.asarray([len(tokens)]))[0][0, len(tokens) - 1]
-    return np.asarray(jax.nn.log_softmax(logits))
+def logprobs_of(text: tuple[int, ...]) -> np.ndarray:
+    """`[T, V]`, after each token of a text that is read at once; every text fills the same shape, for one program."""
+    padded = np.zeros((1, CFG.max_length), np.int32)
+    padded[0, : len(text)] = text
+    logits = np.asarray(WHOLE(weights(), padded, lengths_B=np.asarray([len(text)], np.int32))[0][0], np.float64)
+    return (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[: len(text)]
+
+
+def logprobs(text: tuple[int, ...]) -> np.ndarray:
+    """Of the token after this text."""
+    return logprobs_of(text)[-1]
 
 
 def whole(prompt: list[int], n: int) -> tuple[list[int], list[float]]:
@@ -77,19 +88,13 @@ def test_prompts_in_runs_that_cross_in_their_midst():
     scores = forks.score(weights(), prompts, [(1, 2, 3)] * 3)
     for prompt, score in zip(prompts, scores, strict=True):
         text = [*prompt[0], *prompt[1]]
-        whole_text = logits_of([*text, 1, 2, 3])  # the first of them is from the text before it, which is read
+        whole_text = logprobs_of((*text, 1, 2, 3))  # the first of them is from the text before it, which is read
         want = logprobs(tuple(text))[1] + whole_text[-3, 2] + whole_text[-2, 3]
         np.testing.assert_allclose(score, want, atol=2e-4)
-
-
-def logits_of(text: list[int]) -> np.ndarray:
-    """Logprobs after each token of one text that is read at once, which is how a score is made."""
-    out = transformer.forward(weights(), jnp.asarray([text]), CFG)[0][0]
-    return np.asarray(jax.nn.log_softmax(out))
 
 
 def test_scores_of_texts_on_both_sides():
     texts = [PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[2] + PROMPTS[1]]
     for text, found in zip(texts, Generator(cfg=CFG).score(weights(), texts), strict=True):
-        want = logits_of(text)[np.arange(len(text) - 1), text[1:]]
+        want = logprobs_of(tuple(text))[np.arange(len(text) - 1), text[1:]]
         np.testing.assert_allclose(found, want, atol=2e-4)
