@@ -5,7 +5,10 @@ nobody; and a task whose tree of thoughts is made up by chance.
 import contextlib
 import http.server
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,6 +18,19 @@ from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.remote import Remote
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Task
+
+# What a process runs first: of the package it has what it names, and not what its `__init__` imports, which is JAX.
+LEAD = """
+import importlib.util, sys
+sys.modules["vishwamai.reasoning"] = importlib.util.module_from_spec(importlib.util.find_spec("vishwamai.reasoning"))
+"""
+
+
+def begin(source: str, *arguments: object, **environment: str) -> subprocess.Popen:
+    """A process of Python that needs no more of the package than a memory does."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    command = [sys.executable, "-c", f"{LEAD}{source}", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 class FakeEndpoint:

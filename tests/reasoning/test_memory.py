@@ -1,10 +1,7 @@
 """What is remembered, recalled and evicted, against a memory in plain Python that is driven by the same operations."""
 
 import math
-import os
 import random
-import subprocess
-import sys
 import threading
 from fractions import Fraction
 from typing import NamedTuple
@@ -14,6 +11,8 @@ import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning.memory import Entry, ThoughtMemory, state_key
+
+from .conftest import begin
 
 
 @pytest.fixture
@@ -333,11 +332,6 @@ with ThoughtMemory() as memory:
 
 
 def test_recall_is_the_same_in_every_process():
-    runs = []
-    for seed in ("0", "1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        runs.append(
-            subprocess.Popen([sys.executable, "-c", RECALL], env=environment, stdout=subprocess.PIPE, text=True)
-        )
+    runs = [begin(RECALL, PYTHONHASHSEED=seed) for seed in ("0", "1", "2")]
     said = [run.communicate(timeout=60)[0] for run in runs]
     assert len(said[0]) > 1000 and said[0] == said[1] == said[2]

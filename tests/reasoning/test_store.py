@@ -4,7 +4,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -15,13 +14,12 @@ from vishwamai.errors import DataError, InputError
 from vishwamai.reasoning import store
 from vishwamai.reasoning.memory import ThoughtMemory
 
+from .conftest import begin
+
 
 def child(source: str, *arguments: object) -> subprocess.Popen:
     """A process with a memory of its own at the path that is its first argument."""
-    source = f"import os, sys\nfrom vishwamai.reasoning.memory import ThoughtMemory\n{source}"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", source, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return begin(f"import os, sys\nfrom vishwamai.reasoning.memory import ThoughtMemory\n{source}", *arguments)
 
 
 def filled(path: Path) -> bytes:
