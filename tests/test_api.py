@@ -110,6 +110,7 @@ def test_every_way_to_say_a_prompt(model):
         assert model.generate(prompt, max_new_tokens=4).tolist() == [want], repr(prompt)
 
 
+@pytest.mark.by_turns
 def test_ragged_rows_are_each_as_they_are_alone(model):
     prompts = [list(b"a"), list(b"longer one"), list(b"mid")]
     got = model.generate(prompts, max_new_tokens=5)
@@ -118,6 +119,7 @@ def test_ragged_rows_are_each_as_they_are_alone(model):
         assert row == want + [PAD] * (got.shape[1] - len(want))
 
 
+@pytest.mark.by_turns
 def test_padding_at_either_side(model):
     short, long = greedy(model, list(b"ab"), 3), greedy(model, list(b"abcd"), 3)
     left = np.array([[PAD, PAD, 97, 98], [97, 98, 99, 100]])
@@ -130,6 +132,7 @@ def test_padding_at_either_side(model):
     assert model.generate(right, attention_mask=mask, max_new_tokens=3).tolist() == [[*short, PAD, PAD], long]
 
 
+@pytest.mark.by_turns
 def test_only_a_padding_token_that_somebody_names_is_padding(model):
     bare, zeros = VishwamAI(model.config, model.weights), jnp.array([[0, 5, 6, 0]])
     want = greedy(model, [0, 5, 6, 0], 2)
@@ -172,6 +175,7 @@ def test_results_in_full(model):
     assert got.texts == model.complete(["abc", "d"], max_new_tokens=4)
 
 
+@pytest.mark.by_turns
 def test_the_likeliest_tokens_of_each_step(model):
     got = model.generate(["abc", "d"], max_new_tokens=4, logprobs=3, return_dict=True)
     for row, start, top in zip(got.sequences.tolist(), (3, 1), got.top_logprobs, strict=True):
@@ -222,6 +226,7 @@ def test_a_temperature_draws(model):
     assert model.complete("abc", temperature=0, **draw) == model.complete("abc", **draw)
 
 
+@pytest.mark.by_turns
 def test_beams(model):
     got = model.generate(["abc", "d"], max_new_tokens=3, num_beams=3, num_return_sequences=2, return_dict=True)
     assert got.sequences.shape[0] == 4 and len(got.texts) == 4
@@ -232,6 +237,7 @@ def test_beams(model):
     assert total >= sum(model.generate("abc", max_new_tokens=3, return_dict=True).logprobs[0]) - 1e-4
 
 
+@pytest.mark.by_turns
 def test_drawn_beams_have_a_seed_a_prompt(model):
     draw = {"num_beams": 3, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "max_new_tokens": 3}
     both = model.generate(["abc", "d"], **draw, seed=[3, 4], pad_token_id=0)
@@ -389,6 +395,7 @@ def test_both_lengths_warn(model):
         assert model.generate("abc", max_length=50, max_new_tokens=2).shape == (1, 5)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 def test_quantised_weights_score_over_a_mesh_as_on_one_device(quantization):
     text, scores = "Make 24 from 1 2 3 4.", []

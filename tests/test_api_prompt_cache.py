@@ -43,6 +43,7 @@ def talk(messages: list, typed: str) -> list:
     return [*messages, {"role": "user", "content": typed}]
 
 
+@pytest.mark.by_turns
 def test_five_turns_of_messages(model):
     cache, messages, total = PromptCache(), [{"role": "system", "content": "ok"}], 1
     for typed in TYPED:

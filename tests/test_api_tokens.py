@@ -32,6 +32,7 @@ def padded_with(model, pad_token: str, **generation) -> VishwamAI:
     return VishwamAI(model.config, model.weights, tokenizer=tokenizer, generation_config=GenerationConfig(**facts))
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(("side", "pad"), [("left", "<|eos|>"), ("right", "<|eos|>"), ("right", "<|user|>")])
 def test_a_padding_token_that_is_an_end_token_too(model, side, pad):
     pad_id = model.tokenizer.token_to_id(pad)
@@ -60,6 +61,7 @@ def test_a_prompt_with_a_real_end_token_is_read_with_it(model):
     assert twice.generate(ids, max_new_tokens=2, pad_token_id=EOS).tolist() == [want]  # as people write it out of habit
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("put", [{"add_bos": True}, {"bos_token": "<|pad|>", "add_bos": True}, {"add_eos": True}])
 def test_an_array_is_read_as_the_text_that_it_was_made_of(model, put):
     tokenizer = model.tokenizer.with_tokens(**put)
@@ -97,6 +99,7 @@ def test_what_a_tokenizer_gives_goes_into_generate(model):
     assert left[:, 3:].tolist() == [want[3:], greedy(model, list(b"a"), 4)[1:]]
 
 
+@pytest.mark.by_turns
 def test_logits(model):
     rows = [list(b"abcd"), list(b"ab")]
     exact = [logits_of(model, row) for row in rows]
@@ -114,6 +117,7 @@ def test_logits(model):
     )
 
 
+@pytest.mark.by_turns
 def test_padding_takes_up_no_positions():
     sizes = {"vocab_size": 20, "d_model": 16, "d_ff": 24, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8}
     config = ModelConfig(**sizes, stacks=uniform(1, rope=None), learned_positions=True, max_length=16)
@@ -203,6 +207,7 @@ def test_a_reply_ends_before_a_stop_text_of_a_special_token(model):
     assert (reply.finish_reason, reply.usage["completion_tokens"]) == ("stop", 2)
 
 
+@pytest.mark.by_turns
 def test_ids_beyond_the_tokenizer_have_no_text_and_nothing_is_lost(model):
     few = VishwamAITokenizer(bpe.byte_tokenizer(("<|eos|>", "<|user|>", "<|assistant|>", "<|system|>")))
     says = saying(model, list(b"hn"), 262, few)  # the tokenizer has ids up to 259

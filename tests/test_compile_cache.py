@@ -304,6 +304,7 @@ COMMAND = (
 )
 
 
+@pytest.mark.by_turns
 def test_of_two_processes_at_once_both_succeed_and_the_next_compiles_nothing(kept, tmp_path):
     sizes = {"vocab_size": 263, "d_model": 8, "d_ff": 8, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8}
     cfg = ModelConfig(**sizes, stacks=uniform(1), max_length=64)

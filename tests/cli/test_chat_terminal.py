@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.by_turns
+
 PARROT = str(Path(__file__).parent / "parrot.py")
 UP, LEFT, CTRL_C, CTRL_D, ENTER = "\x1b[A", "\x1b[D", "\x03", "\x04", "\r"
 PASTE, PASTED = "\x1b[200~", "\x1b[201~"

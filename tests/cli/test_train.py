@@ -92,6 +92,7 @@ def test_train_alone_says_what_is_missing(capsys):
     assert main(["train", CONFIG, "--explain", "training.steps=7"]) == 0
 
 
+@pytest.mark.by_turns
 def test_a_run_in_a_pipe_is_plain_lines(capsys, tmp_path):
     changes = ["training.steps=2", "training.data.tokenizer=bytes", "logging.eval_every=2", "logging.log_every=1"]
     changes += ["training.length=96", "training.batch=2", "training.lengths=[96]", "model.stacks.0.repeats=1"]

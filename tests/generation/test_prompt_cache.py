@@ -27,6 +27,8 @@ from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
 
+pytestmark = pytest.mark.by_turns
+
 SIZES = {"vocab_size": 61, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 100}
 EXPERTS = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16}
 MIXED = (Stack(pattern=(Layer(window=8), Layer(rope=None)), repeats=1),)

@@ -218,6 +218,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize(("case", "kind"), [("llama", "phi3"), ("gpt_oss", OWN)])
 def test_memory_is_that_of_a_tensor_and_not_of_the_model(case, kind, tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 3000, "num_hidden_layers": 8 if case == "llama" else 2}

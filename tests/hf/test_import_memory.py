@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.by_turns
+
 TABLES = {"vocab_size": 65536, "d_model": 512, "d_ff": 1024, "n_heads": 4, "n_kv_heads": 2, "head_dim": 128}
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # what the allocator keeps of what was freed is no matter of ours
 

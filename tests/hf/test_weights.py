@@ -106,6 +106,7 @@ def test_a_saved_model_comes_back_bit_for_bit(name, saved):
     assert_same(load(folder), w)
 
 
+@pytest.mark.by_turns
 @pytest.mark.parametrize("name", EIGHT)
 def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tmp_path):
     w, folder = saved(name)

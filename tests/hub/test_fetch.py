@@ -11,6 +11,8 @@ import pytest
 from vishwamai.errors import HubError
 from vishwamai.hub import BUILT_IN, fetch
 
+pytestmark = pytest.mark.by_turns
+
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": b"0123456789" * 100,

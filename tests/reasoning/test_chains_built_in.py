@@ -2,11 +2,15 @@
 
 import re
 
+import pytest
+
 from vishwamai import VishwamAI
 from vishwamai.data import word_problems
 from vishwamai.reasoning.chain import ChainOfThought
 from vishwamai.reasoning.hybrid import IntegratedReasoning
 from vishwamai.reasoning.local import Local
+
+pytestmark = pytest.mark.by_turns
 
 PUZZLES = ["4 9 10 13", "1 4 8 8"]
 
