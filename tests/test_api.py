@@ -393,14 +393,3 @@ def test_text_needs_a_tokenizer(model):
 def test_both_lengths_warn(model):
     with pytest.warns(UserWarning, match="max_new_tokens=2 wins"):
         assert model.generate("abc", max_length=50, max_new_tokens=2).shape == (1, 5)
-
-
-@pytest.mark.by_turns
-@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
-def test_quantised_weights_score_over_a_mesh_as_on_one_device(quantization):
-    text, scores = "Make 24 from 1 2 3 4.", []
-    for mesh in (None, {"fsdp": 2, "expert": 2, "tensor": 2}):
-        model = VishwamAI.from_pretrained("vishwamai/base", quantization=quantization, mesh=mesh)
-        scores.append(model.score(text)[0].sum)
-        assert model.score(text)[0].sum == scores[-1]
-    assert abs(scores[0] - scores[1]) < 1e-3

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from vishwamai import VishwamAI
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import compressed, config, convert, quantized, safetensors, saving, weights
 from vishwamai.hf.safetensors import Outgoing
@@ -336,3 +337,13 @@ def test_codes_without_scales_are_no_weights(saved, tmp_path):
 
     with pytest.raises(CheckpointError, match="float8_e4m3fn, which is not read as weights"):
         load(restored(saved("llama")[1], change, {"quant_method": "fp8"}, tmp_path))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
+def test_quantised_weights_score_over_a_mesh_as_on_one_device(quantization):
+    text, scores = "Make 24 from 1 2 3 4.", []
+    for mesh in (None, {"fsdp": 2, "expert": 2, "tensor": 2}):
+        model = VishwamAI.from_pretrained("vishwamai/base", quantization=quantization, mesh=mesh)
+        scores.append(model.score(text)[0].sum)
+        assert model.score(text)[0].sum == scores[-1]
+    assert abs(scores[0] - scores[1]) < 1e-3
