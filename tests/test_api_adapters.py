@@ -14,11 +14,11 @@ from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import CheckpointError, ConfigError, InputError
 from vishwamai.hf import adapters
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform
+from vishwamai.models.config import ModelConfig, uniform_stacks
 from vishwamai.weights import lora, spec
 
 CONFIG = ModelConfig(
-    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform(2)
+    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform_stacks(2)
 )
 TEXT = "abc"
 
@@ -149,7 +149,7 @@ def test_an_adapter_of_a_tied_embedding_unties_it(mesh, tied, tmp_path):
     folder, adapter, added = tied
     model, want = VishwamAI.from_pretrained(folder, mesh=mesh), VishwamAI.from_pretrained(folder)
     before = scores(model)
-    want.weights, want.config = transformer.untied(want.weights, want.config)
+    want.weights, want.config = transformer.untie_embeddings(want.weights, want.config)
     object.__setattr__(want.weights, "embed", want.weights.embed + jnp.asarray(added, jnp.float32))
     reference = scores(want)
     model.load_adapter(adapter)

@@ -160,7 +160,9 @@ class VishwamAI:
         """Reads a PEFT adapter from a folder or a hub repository, and makes it the active one."""
         folder = resolve(source, revision=revision, part="adapter")
         if hf_adapters.unties(folder, self.config, self.model_type):
-            self.weights, self.config = transformer.untied(lora.detach(self.weights), self.config, self.sharding)
+            self.weights, self.config = transformer.untie_embeddings(
+                lora.detach(self.weights), self.config, self.sharding
+            )
             self.__dict__.pop("generator", None)  # which knows the configuration
         self.adapters[name] = hf_adapters.load(folder, self.config, self.model_type, sharding=self.sharding)
         self.set_adapter(name)

@@ -171,7 +171,7 @@ def test_residuals_are_those_of_whole_prompts():
     found = some.last(some.read(weights(), PROMPTS))
     assert found.dtype == np.float32
     padded = jnp.asarray([flat(p) + [0] * (24 - len(flat(p))) for p in PROMPTS])  # which no earlier position sees
-    x, _ = jax.jit(functools.partial(transformer.hidden, cfg=CFG))(weights(), padded)
+    x, _ = jax.jit(functools.partial(transformer.hidden_states, cfg=CFG))(weights(), padded)
     np.testing.assert_allclose(found, [x[i, len(flat(p)) - 1] for i, p in enumerate(PROMPTS)], atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from vishwamai.generation.forking import Forks
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers
 from vishwamai.weights import spec
 
 LONG = Rope(
@@ -21,7 +21,7 @@ LONG = Rope(
 )  # fmt: skip
 CFG = ModelConfig(
     vocab_size=31, d_model=16, d_ff=24, n_heads=2, n_kv_heads=1, head_dim=8, max_length=32,
-    stacks=stacks_of((Layer(rope=LONG),)),
+    stacks=group_layers((Layer(rope=LONG),)),
 )  # fmt: skip
 PROMPTS = [np.random.default_rng(i).integers(0, 31, n).tolist() for i, n in enumerate((5, 8, 11))]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6)

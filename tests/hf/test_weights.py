@@ -15,7 +15,7 @@ from vishwamai.hf import config, filling, safetensors, saving, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of, uniform
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform_stacks
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, SINGLE, Sharding, shardings
 from vishwamai.weights import spec
@@ -25,22 +25,22 @@ MOE = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 12}
 SLIDING = Layer(window=3, rope=Rope(theta=100.0))
 GEMMA = {"qk_norm": True, "norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh", "tie_embeddings": True}
 MODELS = {
-    "llama": ModelConfig(**SIZES, stacks=uniform(3), attn_bias=True, o_bias=True, mlp_bias=True),
+    "llama": ModelConfig(**SIZES, stacks=uniform_stacks(3), attn_bias=True, o_bias=True, mlp_bias=True),
     "qwen3_moe": ModelConfig(
-        **SIZES, **MOE, stacks=stacks_of((Layer(), Layer(moe=True), Layer(), Layer(moe=True))), qk_norm=True
+        **SIZES, **MOE, stacks=group_layers((Layer(), Layer(moe=True), Layer(), Layer(moe=True))), qk_norm=True
     ),
-    "mixtral": ModelConfig(**SIZES, **MOE, stacks=uniform(2, moe=True, window=5)),
+    "mixtral": ModelConfig(**SIZES, **MOE, stacks=uniform_stacks(2, moe=True, window=5)),
     "gemma3_text": ModelConfig(
         **SIZES,
         **GEMMA,
         embed_scale=4.0,
         attn_scale=0.25,
-        stacks=stacks_of((SLIDING, SLIDING, Layer()) * 2 + (SLIDING,)),
+        stacks=group_layers((SLIDING, SLIDING, Layer()) * 2 + (SLIDING,)),
     ),
     "ernie4_5_moe": ModelConfig(
         **SIZES,
         **MOE,
-        stacks=stacks_of((Layer(rope=Rope(interleaved=True)), *(Layer(rope=Rope(interleaved=True), moe=True),) * 2)),
+        stacks=group_layers((Layer(rope=Rope(interleaved=True)), *(Layer(rope=Rope(interleaved=True), moe=True),) * 2)),
         choice_bias=True,
         d_shared=24,
     ),
@@ -48,15 +48,15 @@ MODELS = {
         **SIZES | {"n_kv_heads": 4, "head_dim": 4},
         **FAMILIES["gpt2"].switches,
         tie_embeddings=True,
-        stacks=uniform(2, rope=None),
+        stacks=uniform_stacks(2, rope=None),
     ),
     "glm4_moe": ModelConfig(
-        **SIZES, **MOE, stacks=uniform(2, moe=True), router="sigmoid", choice_bias=True, d_shared=12
+        **SIZES, **MOE, stacks=uniform_stacks(2, moe=True), router="sigmoid", choice_bias=True, d_shared=12
     ),
     "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
         **SIZES,
         **MOE,
-        stacks=stacks_of((SLIDING, Layer(moe=True)) * 2),
+        stacks=group_layers((SLIDING, Layer(moe=True)) * 2),
         qk_norm=True,
         post_norms=True,
         attn_bias=True,

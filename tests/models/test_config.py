@@ -3,9 +3,9 @@
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.models.config import Layer, ModelConfig, Rope, Stack, stacks_of, uniform
+from vishwamai.models.config import Layer, ModelConfig, Rope, Stack, group_layers, uniform_stacks
 
-GOOD = dict(vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform(2))
+GOOD = dict(vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform_stacks(2))
 WIDE, FULL = Layer(window=4), Layer()
 
 
@@ -17,8 +17,11 @@ WIDE, FULL = Layer(window=4), Layer()
         ({"head_dim": 7}, "head_dim 7 is odd"),
         ({"activation": "relu"}, "silu, gelu, gelu_tanh"),
         ({"stacks": ()}, "at least one stack"),
-        ({"stacks": uniform(2, moe=True)}, "n_experts is 0"),
-        ({"stacks": uniform(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4}, "more than n_exp"),
+        ({"stacks": uniform_stacks(2, moe=True)}, "n_experts is 0"),
+        (
+            {"stacks": uniform_stacks(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4},
+            "more than n_exp",
+        ),
         ({"norm_eps": float("nan")}, "norm_eps is nan"),
         ({"final_softcap": -1.0}, "final_softcap"),
     ],
@@ -48,12 +51,12 @@ def test_layers_and_ropes_are_checked():
     ],
 )
 def test_stacks_give_back_the_layers(layers, shape):
-    stacks = stacks_of(layers)
+    stacks = group_layers(layers)
     assert tuple(x for s in stacks for _ in range(s.repeats) for x in s.pattern) == layers
     assert [(len(s.pattern), s.repeats) for s in stacks] == shape
 
 
 def test_a_config_hashes_and_counts_layers():
-    cfg = ModelConfig(**{**GOOD, "stacks": stacks_of((WIDE, WIDE, FULL) * 2)})
-    assert hash(cfg) == hash(ModelConfig(**{**GOOD, "stacks": stacks_of((WIDE, WIDE, FULL) * 2)}))
+    cfg = ModelConfig(**{**GOOD, "stacks": group_layers((WIDE, WIDE, FULL) * 2)})
+    assert hash(cfg) == hash(ModelConfig(**{**GOOD, "stacks": group_layers((WIDE, WIDE, FULL) * 2)}))
     assert cfg.n_layers == 6 and cfg.layers[2] == FULL

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import pytest
 
 from vishwamai.models import cache, cost, transformer
-from vishwamai.models.config import Layer, ModelConfig, stacks_of
+from vishwamai.models.attention import Implementations
+from vishwamai.models.config import Layer, ModelConfig, group_layers
 from vishwamai.weights import spec
 
 DENSE = ModelConfig(
-    vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=stacks_of((Layer(),) * 3)
+    vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=group_layers((Layer(),) * 3)
 )
 MIXED = dataclasses.replace(
-    DENSE, stacks=stacks_of((Layer(window=4), Layer(moe=True)) * 2 + (Layer(),)), n_experts=4, n_experts_per_token=2,
+    DENSE, stacks=group_layers((Layer(window=4), Layer(moe=True)) * 2 + (Layer(),)), n_experts=4, n_experts_per_token=2,
     d_expert=16, qk_norm=True, post_norms=True, tie_embeddings=True, attn_bias=True, o_bias=True, mlp_bias=True,
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ def test_learned_positions_are_looked_up_and_not_multiplied(cfg, tied):
 def test_6nd_of_gpt2_small_is_the_literature_s():
     gpt2 = ModelConfig(
         vocab_size=50257, d_model=768, d_ff=3072, n_heads=12, n_kv_heads=12, head_dim=64, max_length=1024,
-        stacks=stacks_of((Layer(rope=None),) * 12), norm="layer", norm_bias=True, learned_positions=True,
+        stacks=group_layers((Layer(rope=None),) * 12), norm="layer", norm_bias=True, learned_positions=True,
         tie_embeddings=True, attn_bias=True, o_bias=True, mlp_bias=True, gated=False, activation="gelu_tanh",
     )  # fmt: skip
     assert cost.parameters(gpt2).total == 124_439_808  # as the Hub counts it
@@ -72,14 +73,16 @@ def matmul_flops(jaxpr, times=1):
 def test_forward_flops_equal_the_traced_program():
     tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
     weights = spec.map_params(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32), transformer.specs(DENSE))
-    traced = jax.make_jaxpr(lambda w, t: transformer.forward(w, t, DENSE, attention="reference"))(weights, tokens)
+    traced = jax.make_jaxpr(
+        lambda w, t: transformer.forward(w, t, DENSE, implementations=Implementations(attention="reference"))
+    )(weights, tokens)
     square = 4 * 2 * 16 * 16 * 4 * 8 * 3  # the reference computes masked scores too
     masked = square - 4 * 2 * (16 * 17 // 2) * 4 * 8 * 3
     assert matmul_flops(traced.jaxpr) == cost.forward_flops(DENSE, 2, 16) + masked
 
 
 def test_window_bounds_attention_and_cache():
-    narrow = dataclasses.replace(DENSE, stacks=stacks_of((Layer(window=4),) * 3))
+    narrow = dataclasses.replace(DENSE, stacks=group_layers((Layer(window=4),) * 3))
     pairs = sum(min(i + 1, 4) for i in range(16))
     saved = 4 * 4 * 8 * 3 * (16 * 17 // 2 - pairs)
     assert cost.forward_flops(DENSE, 1, 16) - cost.forward_flops(narrow, 1, 16) == saved

@@ -1,7 +1,6 @@
 """Latent attention whose values are narrower than the heads, as wide, or wider: logits, the cache, and the kernels."""
 
 import functools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,9 @@ from vishwamai.hf import config, export
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.models import cache as kv
 from vishwamai.models import cost, latent, transformer
-from vishwamai.models.attention import Context, Turn, attend_whole
-from vishwamai.models.config import Latent, Layer, ModelConfig, uniform
+from vishwamai.models.attention import Implementations, LayerInputs, RopeAngles, attend_full
+from vishwamai.models.config import Latent, Layer, ModelConfig, uniform_stacks
 from vishwamai.ops import rope
-from vishwamai.parallel.sharding import SINGLE
 
 from ..random_weights import random_weights
 
@@ -26,8 +24,8 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 20)))
 
 def made(d_value: int, q_rank: int | None = 7) -> ModelConfig:
     sizes = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 4, "head_dim": 10}
-    narrow = Latent(q_rank=q_rank, kv_rank=12, d_turned=6, d_value=d_value)
-    return ModelConfig(**sizes, stacks=uniform(2), max_length=64, latent=narrow)
+    narrow = Latent(q_rank=q_rank, kv_rank=12, d_rope=6, d_value=d_value)
+    return ModelConfig(**sizes, stacks=uniform_stacks(2), max_length=64, latent=narrow)
 
 
 @functools.cache
@@ -48,9 +46,9 @@ def test_one_layer_is_what_the_equations_say(width, q_rank):
     x = jax.random.normal(jax.random.key(2), (1, 5, 32))
     positions = jnp.arange(5)[None]
     sin, cos = rope.angles(positions, rope.frequencies(6, 1e4)[None, None])
-    c = Context(positions, jnp.full((1, 1), 5), None, jnp.ones((1, 5), jnp.int32), SINGLE, None, None)
-    attend = partial(attend_whole, place=None, index=None, slots=None)
-    got, _ = latent.latent_attention(w, x, Turn(sin, cos, False), c, cfg, Layer(), attend)
+    angles, ones = {Layer().rope: RopeAngles(sin, cos, False)}, jnp.ones((1, 5), jnp.int32)
+    inputs = LayerInputs(positions, jnp.full((1, 1), 5), None, ones, attend_full, angles)
+    got, _ = latent.latent_attention(w, x, inputs, None, cfg, Layer())
 
     f = {name: None if leaf is None else np.asarray(leaf, np.float64) for name, leaf in vars(w).items()}
     y, s, o = np.asarray(x[0], np.float64), np.asarray(sin[0], np.float64), np.asarray(cos[0], np.float64)
@@ -79,11 +77,15 @@ def test_one_layer_is_what_the_equations_say(width, q_rank):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_cache_and_every_implementation_give_the_same(width):
     cfg = made(WIDTHS[width])
-    forward = jax.jit(transformer.forward, static_argnames=("cfg", "attention"))
-    want = forward(weights(cfg), TOKENS, cfg=cfg, attention="reference")[0]
-    np.testing.assert_allclose(forward(weights(cfg), TOKENS, cfg=cfg, attention="blockwise")[0], want, atol=2e-5)
+    forward = jax.jit(transformer.forward, static_argnames=("cfg", "implementations"))
+    want = forward(weights(cfg), TOKENS, cfg=cfg, implementations=Implementations(attention="reference"))[0]
+    np.testing.assert_allclose(
+        forward(weights(cfg), TOKENS, cfg=cfg, implementations=Implementations(attention="blockwise"))[0],
+        want,
+        atol=2e-5,
+    )
     step = jax.jit(transformer.forward_cached, static_argnames=("cfg", "attend"))
-    out, cache = step(weights(cfg), TOKENS[:, :8], cfg=cfg, cache=kv.init_cache(cfg, 2, 20), attend=attend_whole)
+    out, cache = step(weights(cfg), TOKENS[:, :8], cfg=cfg, cache=kv.init_cache(cfg, 2, 20), attend=attend_full)
     parts = [out]
     for begin, end in ((8, 12), (12, 13), (13, 20)):
         out, cache = step(weights(cfg), TOKENS[:, begin:end], cfg=cfg, cache=cache)
@@ -98,14 +100,14 @@ def test_each_width_is_written_and_read(width, tmp_path):
     sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "kv_lora_rank": 12}
     heads = {"num_attention_heads": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 6, "v_head_dim": WIDTHS[width]}
     cfg = config.model_config({"model_type": "deepseek_v3"} | sizes | heads, "")
-    assert (cfg.head_dim, cfg.latent.d_value, cfg.d_cached) == (10, WIDTHS[width], max(10, WIDTHS[width]))
+    assert (cfg.head_dim, cfg.latent.d_value, cfg.d_cache) == (10, WIDTHS[width], max(10, WIDTHS[width]))
     export.write(tmp_path, cfg, export.family_for(cfg), GenerationConfig(), "float32")
     assert config.read(tmp_path).model == cfg
 
 
 def test_what_turns_is_a_part_of_the_head():
-    with pytest.raises(ConfigError, match="latent.d_turned 12 is more than head_dim 10"):
+    with pytest.raises(ConfigError, match="latent.d_rope 12 is more than head_dim 10"):
         ModelConfig(
             **{k: v for k, v in vars(made(4)).items() if k != "latent"},
-            latent=Latent(kv_rank=3, d_turned=12, d_value=4),
+            latent=Latent(kv_rank=3, d_rope=12, d_value=4),
         )

@@ -10,8 +10,8 @@ import pytest
 
 from vishwamai.models import cache as kv
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_whole
-from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
+from vishwamai.models.attention import attend_full
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 
@@ -24,8 +24,8 @@ LONG = Rope(
     magnitude=1.2, original_max_length=BORDER,
 )  # fmt: skip
 DYNAMIC = Rope(theta=50.0, scaling="dynamic", factor=4.0, original_max_length=BORDER)
-CFG = ModelConfig(**SIZES, stacks=stacks_of((Layer(rope=LONG, window=5), Layer(rope=LONG)) * 2))
-DYN = ModelConfig(**SIZES, stacks=stacks_of((Layer(rope=DYNAMIC),) * 2))
+CFG = ModelConfig(**SIZES, stacks=group_layers((Layer(rope=LONG, window=5), Layer(rope=LONG)) * 2))
+DYN = ModelConfig(**SIZES, stacks=group_layers((Layer(rope=DYNAMIC),) * 2))
 TOKENS = np.random.default_rng(0).integers(0, 61, (3, 20))
 forward = jax.jit(transformer.forward, static_argnames=("cfg", "attention"))
 cached = jax.jit(transformer.forward_cached, static_argnames=("cfg", "attend", "sharding"))
@@ -48,13 +48,13 @@ def whole(cfg: ModelConfig, length: int) -> np.ndarray:
         return Rope(theta=50.0 * (4.0 * ratio - 3.0) ** (d / (d - 2)))
 
     layers = [dataclasses.replace(layer, rope=fixed(layer.rope)) for s in cfg.stacks for layer in s.pattern * s.repeats]
-    plain = dataclasses.replace(cfg, stacks=stacks_of(tuple(layers)))
+    plain = dataclasses.replace(cfg, stacks=group_layers(tuple(layers)))
     return np.asarray(forward(weights(cfg), jnp.asarray(TOKENS), cfg=plain)[0])
 
 
 def alone(cfg: ModelConfig, row: int, length: int) -> np.ndarray:
     """Logits of the first tokens of a row as a text of their own."""
-    if cfg.border is not None:
+    if cfg.rope_switch is not None:
         return whole(cfg, BORDER if length <= BORDER else BORDER + 1)[row, :length]
     return whole(cfg, length)[row, :length]
 
@@ -101,7 +101,7 @@ def prefilled(lengths, size=24, sharding=None):
         cfg=CFG,
         cache=kv.init_cache(CFG, 3, size, **options),
         lengths_B=jnp.asarray(lengths, jnp.int32),
-        attend=attend_whole,
+        attend=attend_full,
         **options,
     )
     return w, cache, options
@@ -132,10 +132,10 @@ def test_several_tokens_cross_at_once_and_some_rows_get_none():
 
 def test_rows_that_are_cut_behind_the_border_are_read_anew_too():
     w, cache, _ = prefilled((12, 12, 12))
-    full = ModelConfig(**SIZES, stacks=stacks_of((Layer(rope=LONG),) * 4))  # a ring has lost what a cut would need
-    assert full.border == BORDER and cache.border is not None
+    full = ModelConfig(**SIZES, stacks=group_layers((Layer(rope=LONG),) * 4))  # a ring has lost what a cut would need
+    assert full.rope_switch == BORDER and cache.rope_switch is not None
     _, cache = cached(
-        weights(full), jnp.asarray(TOKENS[:, :12]), cfg=full, cache=kv.init_cache(full, 3, 24), attend=attend_whole
+        weights(full), jnp.asarray(TOKENS[:, :12]), cfg=full, cache=kv.init_cache(full, 3, 24), attend=attend_full
     )
     cut = kv.crop(cache, jnp.full((3,), 5, jnp.int32))
     logits, _ = cached(weights(full), jnp.asarray(TOKENS[:, 5:8]), cfg=full, cache=cut)
@@ -144,7 +144,7 @@ def test_rows_that_are_cut_behind_the_border_are_read_anew_too():
 
 def test_a_cache_that_is_made_larger_crosses():
     w, small = weights(CFG), kv.init_cache(CFG, 3, BORDER)
-    _, small = cached(w, jnp.asarray(TOKENS[:, :7]), cfg=CFG, cache=small, attend=attend_whole)
+    _, small = cached(w, jnp.asarray(TOKENS[:, :7]), cfg=CFG, cache=small, attend=attend_full)
     logits, _ = cached(w, jnp.asarray(TOKENS[:, 7:10]), cfg=CFG, cache=kv.enlarge(small, CFG, 16))
     assert_close(logits[1], alone(CFG, 1, 10)[7:])
 
@@ -158,22 +158,22 @@ def test_selected_rows_cross_by_what_they_are():
 
 
 def test_a_row_crosses_where_it_has_room_to():
-    assert not kv.can_cross(kv.init_cache(CFG, 1, BORDER), CFG)
-    assert kv.can_cross(kv.init_cache(CFG, 1, BORDER + 1), CFG)
-    rings = dataclasses.replace(CFG, stacks=stacks_of((Layer(rope=LONG, window=5),) * 2))
-    assert kv.can_cross(kv.init_cache(rings, 1, BORDER), rings)
-    assert not kv.can_cross(kv.init_cache(DYN, 1, 24), DYN)
+    assert not kv.can_cross_rope_switch(kv.init_cache(CFG, 1, BORDER), CFG)
+    assert kv.can_cross_rope_switch(kv.init_cache(CFG, 1, BORDER + 1), CFG)
+    rings = dataclasses.replace(CFG, stacks=group_layers((Layer(rope=LONG, window=5),) * 2))
+    assert kv.can_cross_rope_switch(kv.init_cache(rings, 1, BORDER), rings)
+    assert not kv.can_cross_rope_switch(kv.init_cache(DYN, 1, 24), DYN)
     same = dataclasses.replace(LONG, long_factors=LONG.short_factors)
-    assert ModelConfig(**SIZES, stacks=stacks_of((Layer(rope=same),))).border is None
+    assert ModelConfig(**SIZES, stacks=group_layers((Layer(rope=same),))).rope_switch is None
 
 
 def test_what_a_dynamic_scaling_has_read_stays_as_it_was():
     """As in transformers: a new token turns by the length so far, and keys in the cache are not turned again."""
     w = weights(DYN)
-    _, cache = cached(w, jnp.asarray(TOKENS[:1, :9]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_whole)
+    _, cache = cached(w, jnp.asarray(TOKENS[:1, :9]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_full)
     before = np.asarray(cache.stacks[0][0].k[:, :, :9])
     _, cache = cached(w, jnp.asarray(TOKENS[:1, 9:10]), cfg=DYN, cache=cache)
     np.testing.assert_array_equal(cache.stacks[0][0].k[:, :, :9], before)
-    _, whole = cached(w, jnp.asarray(TOKENS[:1, :10]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_whole)
+    _, whole = cached(w, jnp.asarray(TOKENS[:1, :10]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_full)
     assert np.abs(np.asarray(whole.stacks[0][0].k[:, :, :9]) - before).max() > 0.01
     np.testing.assert_allclose(cache.stacks[0][0].k[0, :, 9], whole.stacks[0][0].k[0, :, 9], atol=1e-5)

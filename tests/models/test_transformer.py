@@ -11,7 +11,8 @@ import pytest
 from vishwamai.errors import BackendError
 from vishwamai.models import cache as kv
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, Rope, stacks_of
+from vishwamai.models.attention import Implementations
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers
 from vishwamai.weights import spec
 
 from ..random_weights import random_weights
@@ -19,7 +20,7 @@ from ..random_weights import random_weights
 NEAR, FAR = Layer(window=5, rope=Rope(theta=100.0)), Layer(moe=True)
 CFG = ModelConfig(
     vocab_size=61, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=16,
-    stacks=stacks_of((NEAR, FAR) * 2 + (NEAR,)), qk_norm=True,
+    stacks=group_layers((NEAR, FAR) * 2 + (NEAR,)), qk_norm=True,
     n_experts=4, n_experts_per_token=2, d_expert=24, post_norms=True, norm_offset=1.0, attn_softcap=5.0,
     final_softcap=3.0, embed_scale=5.0, attn_bias=True, mlp_bias=True, o_bias=True,
 )  # fmt: skip
@@ -46,7 +47,7 @@ def test_two_stacks_hold_five_layers():
 def prefilled(lengths):
     """(logits, cache) of rows of these lengths; one program serves all tests."""
     cache, lengths = kv.init_cache(CFG, 3, 24), jnp.asarray(lengths, jnp.int32)
-    return cached(weights(), TOKENS[:, :12], cfg=CFG, cache=cache, lengths_B=lengths, attend=transformer.attend_whole)
+    return cached(weights(), TOKENS[:, :12], cfg=CFG, cache=cache, lengths_B=lengths, attend=transformer.attend_full)
 
 
 def test_prefill_then_decode_equals_no_cache_for_rows_of_any_length():
@@ -112,18 +113,20 @@ def test_remat_changes_no_gradient(remat):
 
 def test_activations_have_the_asked_dtype():
     def both(w):
-        x, _ = transformer.hidden(w, TOKENS, CFG, dtype="bfloat16")
-        return x, transformer.project(w, x, CFG)
+        x, _ = transformer.hidden_states(w, TOKENS, CFG, dtype="bfloat16")
+        return x, transformer.compute_logits(w, x, CFG)
 
     x, logits = jax.eval_shape(both, weights())
     assert (x.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-@pytest.mark.parametrize("stacks", [CFG.stacks, stacks_of((NEAR,))], ids=["experts", "dense"])
+@pytest.mark.parametrize("stacks", [CFG.stacks, group_layers((NEAR,))], ids=["experts", "dense"])
 def test_an_unknown_implementation_of_experts_is_refused_where_there_are_none_too(stacks):
     cfg = dataclasses.replace(CFG, stacks=stacks)
     with pytest.raises(BackendError, match="no implementation 'foo'"):
         jax.eval_shape(
-            lambda key: transformer.forward(spec.init(transformer.specs(cfg), key), TOKENS, cfg, experts="foo"),
+            lambda key: transformer.forward(
+                spec.init(transformer.specs(cfg), key), TOKENS, cfg, implementations=Implementations(experts="foo")
+            ),
             jax.random.key(0),
         )

@@ -10,25 +10,32 @@ import pytest
 
 from vishwamai.errors import ConfigError, InputError
 from vishwamai.models import transformer
-from vishwamai.models.config import Latent, ModelConfig, uniform
+from vishwamai.models.attention import Implementations
+from vishwamai.models.config import Latent, ModelConfig, uniform_stacks
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
 from vishwamai.weights import lora, quantize, spec
-from vishwamai.weights.linear import einsum, grouped_einsum, layout, plain
+from vishwamai.weights.linear import einsum, grouped_einsum, layout, materialize
 from vishwamai.weights.lora import LowRank, Pair
 from vishwamai.weights.quantize import Scheme
 from vishwamai.weights.spec import Param
 
 SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 32}
-DENSE = ModelConfig(**SIZES, stacks=uniform(2))
+DENSE = ModelConfig(**SIZES, stacks=uniform_stacks(2))
 MOE = ModelConfig(
-    **SIZES, stacks=uniform(2, moe=True), n_experts=4, n_experts_per_token=2, d_expert=12, d_shared=8, shared_gate=True
+    **SIZES,
+    stacks=uniform_stacks(2, moe=True),
+    n_experts=4,
+    n_experts_per_token=2,
+    d_expert=12,
+    d_shared=8,
+    shared_gate=True,
 )
 LATENT = ModelConfig(
-    **SIZES | {"n_kv_heads": 4}, stacks=uniform(2), latent=Latent(q_rank=6, kv_rank=10, d_turned=4, d_value=8)
+    **SIZES | {"n_kv_heads": 4}, stacks=uniform_stacks(2), latent=Latent(q_rank=6, kv_rank=10, d_rope=4, d_value=8)
 )
 TOKENS = np.random.default_rng(5).integers(0, 24, (4, 7)).astype(np.int32)
-forward = jax.jit(transformer.forward, static_argnames=("cfg", "sharding", "experts"))
+forward = jax.jit(transformer.forward, static_argnames=("cfg", "sharding", "implementations"))
 DRAW = np.random.default_rng(0).standard_normal
 
 
@@ -67,7 +74,9 @@ def merged(w, *adapters):
 
 
 def logits(cfg: ModelConfig, w, sharding=SINGLE) -> np.ndarray:
-    return np.asarray(forward(w, TOKENS, cfg=cfg, sharding=sharding, experts="reference")[0])
+    return np.asarray(
+        forward(w, TOKENS, cfg=cfg, sharding=sharding, implementations=Implementations(experts="reference"))[0]
+    )
 
 
 # One weight
@@ -95,7 +104,7 @@ def test_an_equation_becomes_two_thin_ones(eqn, down, up):
     got = jax.jit(partial(einsum, eqn))(x, LowRank(w=w, pairs=tuple(pairs)))
     want = np.einsum(eqn, np.asarray(x, np.float64), dense(w, pairs))
     np.testing.assert_allclose(got, want, atol=1e-4)
-    np.testing.assert_allclose(plain(LowRank(w=w, pairs=tuple(pairs))), dense(w, pairs), atol=1e-5)
+    np.testing.assert_allclose(materialize(LowRank(w=w, pairs=tuple(pairs))), dense(w, pairs), atol=1e-5)
 
 
 @pytest.mark.by_turns
@@ -114,7 +123,7 @@ def test_the_result_has_the_dtype_that_a_plain_weight_gives():
     x = drawn(1, 2, 4).astype("bfloat16")
     assert einsum("BTD,DF->BTF", x, w).dtype == jnp.bfloat16
     assert einsum("BTD,DV->BTV", x, w, preferred_element_type=jnp.float32).dtype == jnp.float32
-    assert plain(dataclasses.replace(w, w=w.w.astype("bfloat16"))).dtype == jnp.bfloat16
+    assert materialize(dataclasses.replace(w, w=w.w.astype("bfloat16"))).dtype == jnp.bfloat16
 
 
 @pytest.mark.by_turns
@@ -125,7 +134,7 @@ def test_the_base_may_be_quantised(scheme):
     base = quantize.quantize(w, transformer.specs(MOE), Scheme.named(scheme))
     tree = lora.attach(base, [pairs])
     assert tree.stacks[0][0].attn.q.w.values is base.stacks[0][0].attn.q.values
-    whole = jax.tree.map(plain, base, is_leaf=quantize.is_quantized)
+    whole = jax.tree.map(materialize, base, is_leaf=quantize.is_quantized)
     want = logits(MOE, merged(whole, pairs))
     np.testing.assert_allclose(logits(MOE, tree), want, atol=2e-5 * np.abs(want).max())
     np.testing.assert_allclose(logits(MOE, lora.merge(tree)), want, atol=2e-5 * np.abs(want).max())

@@ -7,11 +7,11 @@ import pytest
 
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform
+from vishwamai.models.config import ModelConfig, uniform_stacks
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
 from vishwamai.weights import quantize, spec
-from vishwamai.weights.linear import einsum, grouped_einsum, plain
+from vishwamai.weights.linear import einsum, grouped_einsum, materialize
 from vishwamai.weights.quantize import Quantized, Scheme
 from vishwamai.weights.spec import Param
 
@@ -49,7 +49,7 @@ def test_rounding_moves_a_weight_by_half_a_step_at_most(name, param):
     step = np.maximum(np.abs(w) / 16, scale * 2**-9) if name.startswith("fp8") else scale / 2
     assert (np.abs(got - w) <= step * (1 + 1e-2)).all()
     assert np.abs(got).max() >= 0.99 * np.abs(w).max()  # nothing of the range is given away
-    np.testing.assert_allclose(plain(quantized), got, rtol=1e-6)
+    np.testing.assert_allclose(materialize(quantized), got, rtol=1e-6)
 
 
 def test_what_shares_a_scale():
@@ -65,7 +65,7 @@ def test_what_shares_a_scale():
 def test_zeros_stay_zeros():
     scheme = Scheme.named("int4")
     quantized = quantize.rounded(jnp.zeros(Q.shape), quantize.specs(Q, scheme).scale.shape, scheme)
-    assert not np.asarray(plain(quantized)).any() and np.isfinite(np.asarray(quantized.scale, np.float32)).all()
+    assert not np.asarray(materialize(quantized)).any() and np.isfinite(np.asarray(quantized.scale, np.float32)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +100,7 @@ def test_an_unknown_name_is_refused(name):
 
 
 MODEL = ModelConfig(
-    vocab_size=24, d_model=32, d_ff=64, n_heads=4, n_kv_heads=2, head_dim=16, stacks=uniform(2, moe=True),
+    vocab_size=24, d_model=32, d_ff=64, n_heads=4, n_kv_heads=2, head_dim=16, stacks=uniform_stacks(2, moe=True),
     n_experts=4, n_experts_per_token=2, d_expert=32, d_shared=16, shared_gate=True, attn_bias=True,
 )  # fmt: skip
 SPECS = transformer.specs(MODEL)
@@ -139,5 +139,5 @@ def test_a_quantised_model_is_the_same_on_eight_devices(name, sizes):
     there = jax.tree.map(jax.device_put, w, shardings(targets, sharding))
     alone = np.asarray(logits(w))
     np.testing.assert_allclose(logits(there, sharding), alone, atol=1e-5 * np.abs(alone).max())
-    dense = jax.tree.map(plain, w, is_leaf=quantize.is_quantized)
+    dense = jax.tree.map(materialize, w, is_leaf=quantize.is_quantized)
     np.testing.assert_allclose(alone, logits(dense), atol=1e-5 * np.abs(alone).max())

@@ -122,7 +122,7 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         open=rules.limit > 0,
     )
-    logits_BV = transformer.project(weights, x_B1D, cfg, sharding)[:, 0]
+    logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
     return _laid_out(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
 
 
@@ -135,8 +135,10 @@ def search(
 
     def body(state: BeamState) -> BeamState:
         last_R1 = state.running.tokens[:, :, state.step - 1].reshape(-1, 1)
-        x, cache = transformer.cached_hidden(weights, last_R1, cfg, state.cache, sharding=sharding, dtype=dtypes[0])
-        logits_RV = transformer.logits(head, x, cfg)[:, 0]
+        x, cache = transformer.cached_hidden_states(
+            weights, last_R1, cfg, state.cache, sharding=sharding, dtype=dtypes[0]
+        )
+        logits_RV = transformer.apply_lm_head(head, x, cfg)[:, 0]
         return extend(dataclasses.replace(state, cache=cache), logits_RV, rules, beams)
 
     state = jax.lax.while_loop(lambda s: jnp.any(s.open) & (s.step < last_step), body, state)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vishwamai.generation import sampling
 from vishwamai.generation.sampling import Controls
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_whole
+from vishwamai.models.attention import attend_full
 from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -74,7 +74,7 @@ def extend(
         new_BT = jnp.take_along_axis(tokens_BS, jnp.minimum(cache.length[:, None] + offsets_1T, S - 1), axis=1)
         n_B = jnp.clip(lengths_B - cache.length, 0, span)
         options = {"lengths_B": n_B, "sharding": sharding, "dtype": dtypes[0]}
-        x_BTD, cache = transformer.cached_hidden(weights, new_BT, cfg, cache, **options)
+        x_BTD, cache = transformer.cached_hidden_states(weights, new_BT, cfg, cache, **options)
         last_B1D = jnp.take_along_axis(x_BTD, jnp.maximum(n_B - 1, 0)[:, None, None], axis=1)
         return jnp.where(n_B[:, None, None] > 0, last_B1D, x_B1D), cache
 
@@ -99,7 +99,7 @@ def _begun(weights, x_B1D, cache, tokens_BT, lengths_B, rules: Rules, *, cfg: Mo
         length=lengths_B,
         reason=jnp.where(lengths_B < rules.limit, RUNNING, LENGTH),
     )
-    logits_BV = transformer.project(weights, x_B1D, cfg, sharding)[:, 0]
+    logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
     return laid_out(accept(state, logits_BV, rules), sharding)
 
 
@@ -107,8 +107,8 @@ def read(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size:
     """Whole prompts into a new cache of `size` positions. Returns (the last position's residuals [B, 1, D], cache)."""
     compute, stored = dtypes
     cache = init_cache(cfg, tokens_BT.shape[0], size, stored, sharding)
-    options = {"attend": attend_whole, "lengths_B": lengths_B, "sharding": sharding, "dtype": compute}
-    x_BTD, cache = transformer.cached_hidden(weights, tokens_BT, cfg, cache, **options)
+    options = {"attend": attend_full, "lengths_B": lengths_B, "sharding": sharding, "dtype": compute}
+    x_BTD, cache = transformer.cached_hidden_states(weights, tokens_BT, cfg, cache, **options)
     return jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1), cache
 
 
@@ -131,10 +131,10 @@ def decode_step(weights, head, state: State, rules: Rules, *, cfg: ModelConfig, 
     """One more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
     last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
     active_B = (state.reason == RUNNING).astype(jnp.int32)
-    x_B1D, cache = transformer.cached_hidden(
+    x_B1D, cache = transformer.cached_hidden_states(
         weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
     )
-    logits_BV = transformer.logits(head, x_B1D, cfg)[:, 0]
+    logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
     return accept(dataclasses.replace(state, cache=cache), logits_BV, rules)
 
 

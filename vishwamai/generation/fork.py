@@ -78,12 +78,12 @@ def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cf
         pool, sums = carry
         part = _tile(jobs, i, tile)
         row = crop(select_rows(pool.cache, part.src), part.kept)
-        x_PTD, cache = transformer.cached_hidden(
+        x_PTD, cache = transformer.cached_hidden_states(
             weights, part.tokens, cfg, row, lengths_B=part.lengths, sharding=sharding, dtype=dtypes[0]
         )
         if scored:
             before = jnp.concatenate([pool.last[part.src][:, None], x_PTD[:, :-1]], axis=1)
-            new = _sums(transformer.logits(head, before, cfg), part)
+            new = _sums(transformer.apply_lm_head(head, before, cfg), part)
             sums = jax.lax.dynamic_update_slice_in_dim(sums, new, i * tile, 0)
         last_PD = jnp.take_along_axis(x_PTD, jnp.maximum(part.lengths - 1, 0)[:, None, None], axis=1)[:, 0]
         return laid_out(_stored(pool, part, cache, last_PD), sharding), sums
@@ -125,7 +125,7 @@ def draw(
         src_B, own = _tile((src_M, rules), i, tile)
         state = _begun(pool, src_B, own, top, cfg)
         start_B = state.length
-        logits_BV = transformer.logits(head, pool.last[src_B][:, None], cfg)[:, 0]
+        logits_BV = transformer.apply_lm_head(head, pool.last[src_B][:, None], cfg)[:, 0]
         state = decode.accept(state, logits_BV, own)
         state = jax.lax.while_loop(lambda s: jnp.any(s.reason == RUNNING), lambda s: step(weights, head, s, own), state)
         new = _new_tokens(state, start_B, room)
@@ -155,7 +155,7 @@ def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:
 
     pairs = zip(pool.cache.stacks, cache.stacks, strict=True)
     stacks = tuple(tuple(place(a, b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
-    whole, part_of = ({"length": c.length, "border": c.border} for c in (pool.cache, cache))
+    whole, part_of = ({"length": c.length, "rope_switch": c.rope_switch} for c in (pool.cache, cache))
     rest = jax.tree.map(lambda old, new: old.at[dst_P].set(new, mode="drop"), whole, part_of)
     return Pool(
         cache=KVCache(stacks=stacks, **rest),

@@ -50,7 +50,7 @@ def score_rows(
 
 def score_tokens(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:
     """`[B, T]` float32: at place t the logprob of token t + 1; the last place means nothing."""
-    x_BTD, _ = transformer.hidden(weights, tokens_BT, cfg, lengths_B=lengths_B, sharding=sharding, dtype=dtype)
+    x_BTD, _ = transformer.hidden_states(weights, tokens_BT, cfg, lengths_B=lengths_B, sharding=sharding, dtype=dtype)
     head = transformer.lm_head(weights, sharding)
     next_BT = jnp.roll(tokens_BT, -1, axis=1)
     B, T, D = x_BTD.shape
@@ -60,7 +60,7 @@ def score_tokens(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfi
     targets = jnp.pad(next_BT, ((0, 0), (0, pad))).reshape(B, n, -1).swapaxes(0, 1)
 
     def one(span):
-        logits = transformer.logits(head, span[0], cfg)
+        logits = transformer.apply_lm_head(head, span[0], cfg)
         chosen = jnp.take_along_axis(logits, span[1][..., None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 

@@ -17,7 +17,7 @@ from vishwamai.hf.family import Family
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.problem import Problem, short
 from vishwamai.hf.quantized import Storage
-from vishwamai.models.config import Layer, ModelConfig, stacks_of
+from vishwamai.models.config import Layer, ModelConfig, group_layers
 
 QUANTIZATION = "quantization_config"  # of the folder's weights, whatever model they are of
 STORED = (QUANTIZATION, "compression_config")  # its older name
@@ -185,7 +185,7 @@ def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
     act = a.get("hidden_act") or a.get("hidden_activation")
     fields |= {"activation": HIDDEN_ACT[act]} if act is not None else {}
     layers = family.layers(a)
-    fields["stacks"] = stacks_of(layers)
+    fields["stacks"] = group_layers(layers)
     fields["max_length"] = _longest(layers) or fields["max_length"]
     fields |= {**family.switches, **family.read(a)}
     return {k: float(v) if k in FLOATS and v is not None else v for k, v in fields.items()}

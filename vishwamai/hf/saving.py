@@ -29,7 +29,7 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.weights import spec
-from vishwamai.weights.linear import plain
+from vishwamai.weights.linear import materialize
 from vishwamai.weights.quantize import Quantized, Scheme, is_quantized
 
 
@@ -139,6 +139,6 @@ def _stored(parts: list[tuple[Any, Piece]], dtype) -> np.ndarray:
 def _take(leaf, index: jax.Array, shape: tuple[int, ...], transposed: bool, dtype, whole):
     for i in range(index.shape[0]):
         leaf = jax.tree.map(lambda a, i=i: jax.lax.dynamic_index_in_dim(a, index[i], 0, keepdims=False), leaf)
-    out = plain(leaf).astype(dtype).reshape(shape[::-1] if transposed else shape)
+    out = materialize(leaf).astype(dtype).reshape(shape[::-1] if transposed else shape)
     out = out.T if transposed else out
     return out if whole is None else jax.lax.with_sharding_constraint(out, whole)

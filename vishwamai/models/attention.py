@@ -3,7 +3,7 @@
 B batch, T positions, S key positions, D d_model, N query heads, K kv heads, H head_dim. It knows no layer around it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from vishwamai.models import cache as kv
 from vishwamai.models import norm
 from vishwamai.models.cache import LayerCache
-from vishwamai.models.config import Layer, ModelConfig
-from vishwamai.models.norm import Norm, normed
+from vishwamai.models.config import Layer, ModelConfig, Rope
+from vishwamai.models.norm import Norm, apply_norm
 from vishwamai.ops import rope
 from vishwamai.parallel.attention import sharded_attention
-from vishwamai.parallel.sharding import Sharding
-from vishwamai.weights.linear import biased, einsum
+from vishwamai.parallel.sharding import SINGLE, Sharding
+from vishwamai.weights.linear import add_bias, einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -25,7 +25,7 @@ Array = jax.Array
 
 @pytree
 class Attention:
-    """Projections to and from the heads."""
+    """The projections to and from the heads."""
 
     q: Array  # [D, N, H]
     k: Array  # [D, K, H]
@@ -41,7 +41,7 @@ class Attention:
 
 
 def attention_specs(cfg: ModelConfig) -> Attention:
-    """The weights of one layer's attention, declared."""
+    """Returns the specs of one layer's attention weights."""
     D, N, K, H = cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
     kv_axes = ("embed", "kv_heads", "head_dim")
 
@@ -68,84 +68,111 @@ def attention_specs(cfg: ModelConfig) -> Attention:
     )
 
 
-class Turn(NamedTuple):
-    """The rotation of every position of a batch, for layers with one kind of rotary positions."""
+class RopeAngles(NamedTuple):
+    """Sines and cosines of every position of a batch, for layers with one kind of rotary positions."""
 
     sin: Array  # [B, T, R]
     cos: Array  # [B, T, R]
     interleaved: bool
 
 
-class Context(NamedTuple):
-    """What every layer is given besides its weights and the residual stream."""
+class Implementations(NamedTuple):
+    """Which implementation of an operation runs; None chooses by platform."""
+
+    attention: str | None = None
+    experts: str | None = None
+
+
+BY_PLATFORM = Implementations()
+
+
+class LayerInputs(NamedTuple):
+    """What every layer is given besides its weights, the residual stream and its cache."""
 
     positions: Array  # [B, T] each token's position in its own sequence
     lengths: Array  # [B, T] how long that sequence is, these tokens included; [B, 1] where a row has one
     segments: Array | None  # [B, T] which packed sequence a token is of; 0 is padding
     counts: Array  # [B, T] 1 where a token is no padding
-    sharding: Sharding
-    attention: str | None  # implementation, None: by platform
-    experts: str | None  # implementation, None: by platform
+    attend: Callable  # attend_full or attend_cached
+    angles: Mapping[Rope | None, RopeAngles | None] = {}  # of each kind of rotary positions in the model
+    sharding: Sharding = SINGLE
+    implementations: Implementations = BY_PLATFORM
 
 
-def attend_whole(q, k, v, c: Context, place: LayerCache | None, index, slots, **mask):
-    """Attention of whole rows over themselves: training, and the prefill of an empty cache, which it fills."""
-    segments = {} if c.segments is None else {"q_segments_BT": c.segments, "kv_segments_BS": c.segments}
-    out = sharded_attention(q, k, v, c.sharding, implementation=c.attention, **segments, **mask)
-    return out, None if place is None else kv.write(place, index, slots, k, v)
+class CacheSlot(NamedTuple):
+    """Where a layer's keys and values are written: layer `index` of a `LayerCache`, at these slots."""
+
+    cache: LayerCache
+    index: Array  # []
+    slots: Array  # [B, T]
+
+    def write(self, k: Array, v: Array) -> LayerCache:
+        """Returns the cache with new keys and values `[B, T, K, H]` in it."""
+        return kv.write(self.cache, self.index, self.slots, k, v)
 
 
-def attend_cached(q, k, v, c: Context, place: LayerCache, index, slots, **mask):
-    """Attention of new positions over the cache and themselves: decoding, and text that continues a cache."""
-    new = kv.write(place, index, slots, k, v)
+def attend_full(q, k, v, inputs: LayerInputs, slot: CacheSlot | None, **mask):
+    """Attends over the rows themselves, as in training and the prefill of an empty cache, which it fills."""
+    segments = inputs.segments
+    packed = {} if segments is None else {"q_segments_BT": segments, "kv_segments_BS": segments}
+    out = sharded_attention(q, k, v, inputs.sharding, implementation=inputs.implementations.attention, **packed, **mask)
+    return out, None if slot is None else slot.write(k, v)
+
+
+def attend_cached(q, k, v, inputs: LayerInputs, slot: CacheSlot, **mask):
+    """Attends from new positions over the cache and themselves, as in decoding and in text that continues a cache."""
+    old, i, new = slot.cache, slot.index, slot.write(k, v)
     if q.shape[1] == 1:
-        keys, values, positions = new.k[index], new.v[index], kv.write_positions(place, slots, c.positions).positions
+        keys, values = new.k[i], new.v[i]
+        positions = kv.write_positions(old, slot.slots, inputs.positions).positions
     else:  # a ring may lose, to the last of several new positions, what the first of them still sees
-        keys, values = (jnp.concatenate([o[index], n.astype(o.dtype)], 1) for o, n in ((place.k, k), (place.v, v)))
-        positions = jnp.concatenate([place.positions, jnp.where(c.counts > 0, c.positions, -1)], 1)
-    places = {"q_positions_BT": c.positions, "kv_positions_BS": positions}
+        keys, values = (jnp.concatenate([o[i], n.astype(o.dtype)], 1) for o, n in ((old.k, k), (old.v, v)))
+        positions = jnp.concatenate([old.positions, jnp.where(inputs.counts > 0, inputs.positions, -1)], 1)
+    mask |= {"q_positions_BT": inputs.positions, "kv_positions_BS": positions}
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
-    return sharded_attention(q, keys, values, c.sharding, implementation=c.attention, **places, **mask), new
+    implementation = inputs.implementations.attention
+    return sharded_attention(q, keys, values, inputs.sharding, implementation=implementation, **mask), new
 
 
-def self_attention(w: Attention, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
-    """One layer's attention: `attend(q, k, v, c, window=..., ...)` does the rest. Returns (output [B, T, D], cache)."""
-    q = biased(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
-    k = biased(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
-    v = biased(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
+def self_attention(w: Attention, x, inputs: LayerInputs, slot: CacheSlot | None, cfg: ModelConfig, layer: Layer):
+    """Applies one layer's attention. Returns (output [B, T, D], the layer's cache or None)."""
+    q = add_bias(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
+    k = add_bias(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
+    v = add_bias(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
     if not cfg.qk_norm_late:
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
-    q, k, v = (clipped(y, cfg.attn_clip) for y in (q, k, v))
-    q, k = turned(q, turn), turned(k, turn)
+    q, k, v = (clip(y, cfg.attn_clip) for y in (q, k, v))
+    angles = inputs.angles[layer.rope]
+    q, k = apply_rope(q, angles), apply_rope(k, angles)
     if cfg.qk_norm_late:
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
-    q = warmed(q, c.positions, cfg)
+    q = scale_queries(q, inputs.positions, cfg)
     mask = {"window": layer.window, "softcap": cfg.attn_softcap, "scale": cfg.attn_scale, "sinks_N": w.sinks}
-    out, place = attend(q, k, v, c, **mask)
-    return biased(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), place
+    out, cache = inputs.attend(q, k, v, inputs, slot, **mask)
+    return add_bias(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), cache
 
 
 def head_norm(w: Norm | None, x_BTNH: Array, cfg: ModelConfig) -> Array:
-    """Queries or keys normed in each head, or over all of them together."""
+    """Normalises queries or keys in each head, or over all of them together."""
     if not cfg.qk_norm_whole:
-        return normed(w, x_BTNH, cfg)
-    return normed(w, x_BTNH.reshape(*x_BTNH.shape[:2], -1), cfg).reshape(x_BTNH.shape)
+        return apply_norm(w, x_BTNH, cfg)
+    return apply_norm(w, x_BTNH.reshape(*x_BTNH.shape[:2], -1), cfg).reshape(x_BTNH.shape)
 
 
-def turned(x_BTNH: Array, turn: Turn | None) -> Array:
-    """Queries or keys turned by their positions; as they are in a layer without positions."""
-    return x_BTNH if turn is None else rope.rotate(x_BTNH, turn.sin, turn.cos, interleaved=turn.interleaved)
+def apply_rope(x_BTNH: Array, angles: RopeAngles | None) -> Array:
+    """Rotates queries or keys by their positions; without angles they stay as they are."""
+    return x_BTNH if angles is None else rope.rotate(x_BTNH, angles.sin, angles.cos, interleaved=angles.interleaved)
 
 
-def warmed(q_BTNH: Array, positions_BT: Array, cfg: ModelConfig) -> Array:
-    """Queries that grow with the logarithm of their position (Ministral 3, after Llama 4)."""
+def scale_queries(q_BTNH: Array, positions_BT: Array, cfg: ModelConfig) -> Array:
+    """Scales queries with the logarithm of their position (Ministral 3, after Llama 4)."""
     if not cfg.attn_temperature:
         return q_BTNH
     steps_BT = jnp.floor(positions_BT.astype(jnp.float32) / cfg.attn_temperature_length)
-    warmth_BT = 1.0 + cfg.attn_temperature * jnp.log1p(steps_BT)
-    return q_BTNH * warmth_BT[..., None, None].astype(q_BTNH.dtype)
+    scale_BT = 1.0 + cfg.attn_temperature * jnp.log1p(steps_BT)
+    return q_BTNH * scale_BT[..., None, None].astype(q_BTNH.dtype)
 
 
-def clipped(x: Array, limit: float | None) -> Array:
-    """`x` within +- the limit, where there is one."""
+def clip(x: Array, limit: float | None) -> Array:
+    """Bounds `x` to +- the limit, where there is one."""
     return x if limit is None else jnp.clip(x, -limit, limit)

@@ -26,20 +26,20 @@ class LayerCache:
 
 
 @pytree
-class Border:
-    """What it takes to read rows anew, of a model whose positions all turn otherwise in texts that are longer."""
+class RopeSwitch:
+    """What it takes to read rows again, of a model whose positions all rotate otherwise in longer texts (longrope)."""
 
-    tokens: Array  # [B, the border] int32, the first tokens of each row
-    longest: Array  # [B] int32, the length of the text that each row's keys are turned for
+    tokens: Array  # [B, the switch] int32, the first tokens of each row
+    longest: Array  # [B] int32, the length of the text that each row's keys are rotated for
 
 
 @pytree
 class KVCache:
-    """The whole model's cache: one `LayerCache` for each place in each stack's pattern; see `Border`."""
+    """The whole model's cache: one `LayerCache` for each place in each stack's pattern; see `RopeSwitch`."""
 
     stacks: tuple[tuple[LayerCache, ...], ...]
     length: Array  # [B] int32, positions written so far
-    border: Border | None
+    rope_switch: RopeSwitch | None
 
 
 def init_cache(cfg: ModelConfig, batch: int, max_length: int, dtype="float32", sharding: Sharding = SINGLE) -> KVCache:
@@ -47,15 +47,15 @@ def init_cache(cfg: ModelConfig, batch: int, max_length: int, dtype="float32", s
 
     def place(repeats: int, window: int | None) -> LayerCache:
         S = max_length if window is None else min(window, max_length)
-        shape = (repeats, batch, S, cfg.n_kv_heads, cfg.d_cached)
+        shape = (repeats, batch, S, cfg.n_kv_heads, cfg.d_cache)
         zeros = sharding.constrain(jnp.zeros(shape, dtype), None, "batch", None, "kv_heads", None)
         return LayerCache(k=zeros, v=jnp.copy(zeros), positions=jnp.full((batch, S), -1, jnp.int32))
 
     stacks = tuple(tuple(place(s.repeats, layer.window) for layer in s.pattern) for s in cfg.stacks)
-    length, border = jnp.zeros((batch,), jnp.int32), None
-    if cfg.border is not None:
-        border = Border(tokens=jnp.zeros((batch, cfg.border), jnp.int32), longest=jnp.copy(length))
-    return KVCache(stacks=stacks, length=length, border=border)
+    length, rope_switch = jnp.zeros((batch,), jnp.int32), None
+    if cfg.rope_switch is not None:
+        rope_switch = RopeSwitch(tokens=jnp.zeros((batch, cfg.rope_switch), jnp.int32), longest=jnp.copy(length))
+    return KVCache(stacks=stacks, length=length, rope_switch=rope_switch)
 
 
 def slots(cache: LayerCache, positions_BT: Array, end_B: Array) -> Array:
@@ -110,19 +110,19 @@ def enlarge(cache: KVCache, cfg: ModelConfig, max_length: int, sharding: Shardin
     return jax.tree.map(lambda new, old: jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim), empty, cache)
 
 
-def can_cross(cache: KVCache, cfg: ModelConfig) -> bool:
-    """Whether a row may get longer than the model's border; a ring does not say how long."""
+def can_cross_rope_switch(cache: KVCache, cfg: ModelConfig) -> bool:
+    """Whether a row may get longer than the model's rope switch; a ring does not say how long."""
     places = (pair for s, of in zip(cache.stacks, cfg.stacks, strict=True) for pair in zip(s, of.pattern, strict=True))
     rooms = [c.positions.shape[1] for c, layer in places if layer.window is None]
-    return cache.border is not None and (not rooms or rooms[0] > cache.border.tokens.shape[1])
+    return cache.rope_switch is not None and (not rooms or rooms[0] > cache.rope_switch.tokens.shape[1])
 
 
-def noted(border: Border, tokens_BT: Array, positions_BT: Array, end_B: Array) -> Border:
-    """The border after these tokens, of which those at positions from `end` on are padding."""
+def note_tokens(rope_switch: RopeSwitch, tokens_BT: Array, positions_BT: Array, end_B: Array) -> RopeSwitch:
+    """Returns the switch after these tokens, of which those at positions from `end` on are padding."""
     rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
-    place_BT = jnp.where(positions_BT < end_B[:, None], positions_BT, border.tokens.shape[1])
-    longest_B = jnp.where(end_B > positions_BT[:, 0], end_B, border.longest)
-    return Border(tokens=border.tokens.at[rows_B1, place_BT].set(tokens_BT, mode="drop"), longest=longest_B)
+    place_BT = jnp.where(positions_BT < end_B[:, None], positions_BT, rope_switch.tokens.shape[1])
+    longest_B = jnp.where(end_B > positions_BT[:, 0], end_B, rope_switch.longest)
+    return RopeSwitch(tokens=rope_switch.tokens.at[rows_B1, place_BT].set(tokens_BT, mode="drop"), longest=longest_B)
 
 
 def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
@@ -132,4 +132,6 @@ def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
         return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B], positions=c.positions[rows_B])
 
     stacks = tuple(tuple(place(c) for c in s) for s in cache.stacks)
-    return KVCache(stacks=stacks, **jax.tree.map(lambda x: x[rows_B], {"length": cache.length, "border": cache.border}))
+    return KVCache(
+        stacks=stacks, **jax.tree.map(lambda x: x[rows_B], {"length": cache.length, "rope_switch": cache.rope_switch})
+    )

@@ -55,7 +55,7 @@ class Rope:
         if any(bool(factors) != is_longrope or not all(0 < f < math.inf for f in factors) for factors in lists):
             raise ConfigError("rope short_factors and long_factors must be more than 0, and are for longrope alone")
 
-    def turned(self, head_dim: int) -> int:
+    def rotary_dim(self, head_dim: int) -> int:
         """How many numbers of a head are turned."""
         return int(head_dim * self.fraction)
 
@@ -76,16 +76,16 @@ class Layer:
 class Latent:
     """Attention whose keys and values come from one narrow vector, and queries from another (None: from the residual).
 
-    `d_turned` numbers at the end of each head turn by position, and are the same in all heads of keys.
+    `d_rope` numbers at the end of each head turn by position, and are the same in all heads of keys.
     """
 
     q_rank: int | None = None
     kv_rank: int
-    d_turned: int
+    d_rope: int
     d_value: int
 
     def __post_init__(self):
-        check_numbers(self, "q_rank", "kv_rank", "d_turned", "d_value", above=0)
+        check_numbers(self, "q_rank", "kv_rank", "d_rope", "d_value", above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,17 +172,19 @@ class ModelConfig:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
-            turned = rope.turned(self.d_turned)
-            if rope.scaling == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {turned // 2}:
+            rotary_dim = rope.rotary_dim(self.d_rope)
+            if rope.scaling == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {rotary_dim // 2}:
                 lists = f"{len(rope.short_factors)} short_factors and {len(rope.long_factors)} long_factors"
-                raise ConfigError(f"rope has {lists}; {turned} numbers of a head turn, so each must have {turned // 2}")
-            if rope.scaling == "dynamic" and turned < 4:
-                raise ConfigError(f"a dynamic scaling needs 4 or more numbers of a head that turn, not {turned}")
-            if turned % 2:
-                what = f"head_dim {self.d_turned}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
+                raise ConfigError(
+                    f"rope has {lists}; {rotary_dim} numbers of a head turn, so each has {rotary_dim // 2}"
+                )
+            if rope.scaling == "dynamic" and rotary_dim < 4:
+                raise ConfigError(f"a dynamic scaling needs 4 or more numbers of a head that turn, not {rotary_dim}")
+            if rotary_dim % 2:
+                what = f"head_dim {self.d_rope}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
                 raise ConfigError(f"{what} is odd; rotary positions turn pairs, so it must be even")
-        if self.latent is not None and self.latent.d_turned > self.head_dim:
-            raise ConfigError(f"latent.d_turned {self.latent.d_turned} is more than head_dim {self.head_dim}")
+        if self.latent is not None and self.latent.d_rope > self.head_dim:
+            raise ConfigError(f"latent.d_rope {self.latent.d_rope} is more than head_dim {self.head_dim}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS), ("router", ROUTERS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(known)}")
@@ -209,18 +211,18 @@ class ModelConfig:
         return tuple(layer for stack in self.stacks for _ in range(stack.repeats) for layer in stack.pattern)
 
     @property
-    def d_turned(self) -> int:
+    def d_rope(self) -> int:
         """The width of the part of a head that rotary positions are of."""
-        return self.head_dim if self.latent is None else self.latent.d_turned
+        return self.head_dim if self.latent is None else self.latent.d_rope
 
     @property
-    def d_cached(self) -> int:
+    def d_cache(self) -> int:
         """The width of a head in attention and in the cache, where keys and values have one."""
         return self.head_dim if self.latent is None else max(self.head_dim, self.latent.d_value)
 
     @property
-    def border(self) -> int | None:
-        """The longest text of which every position turns otherwise in a longer one (`longrope`), if there is one."""
+    def rope_switch(self) -> int | None:
+        """The length of text past which every position rotates otherwise (`longrope`), or None."""
         ropes = [layer.rope for layer in self.layers if layer.rope is not None]
         return next((r.original_max_length for r in ropes if r.short_factors != r.long_factors), None)
 
@@ -230,12 +232,12 @@ class ModelConfig:
         return sum(len(stack.pattern) * stack.repeats for stack in self.stacks)
 
 
-def uniform(n_layers: int, **layer) -> tuple[Stack, ...]:
+def uniform_stacks(n_layers: int, **layer) -> tuple[Stack, ...]:
     """Stacks of `n_layers` equal layers: `uniform(16, moe=True)`."""
     return (Stack(pattern=(Layer(**layer),), repeats=n_layers),)
 
 
-def stacks_of(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:
+def group_layers(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:
     """The fewest stacks that give these layers in this order: the shortest pattern that repeats, then what is left."""
     stacks: list[Stack] = []
     while layers:

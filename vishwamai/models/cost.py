@@ -59,11 +59,11 @@ def six_n_flops(cfg: ModelConfig, tokens: int) -> int:
 def cache_bytes(cfg: ModelConfig, batch: int, length: int, itemsize: int = 2) -> int:
     """Bytes of keys and values for `batch` rows of `length` positions; a window keeps no more than itself."""
     slots = sum(length if layer.window is None else min(layer.window, length) for layer in cfg.layers)
-    return 2 * batch * slots * cfg.n_kv_heads * cfg.d_cached * itemsize
+    return 2 * batch * slots * cfg.n_kv_heads * cfg.d_cache * itemsize
 
 
 def _attention_flops(cfg: ModelConfig, layer: Layer, batch: int, length: int) -> int:
     """Scores and their weighted sum over the pairs that the causal mask and the window leave."""
     w = min(layer.window or length, length)
     pairs = w * (w + 1) // 2 + (length - w) * w
-    return 4 * batch * pairs * cfg.n_heads * cfg.d_cached
+    return 4 * batch * pairs * cfg.n_heads * cfg.d_cache

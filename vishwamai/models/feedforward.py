@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.models.config import ModelConfig
-from vishwamai.weights.linear import biased, einsum
+from vishwamai.weights.linear import add_bias, einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -68,17 +68,17 @@ def specs(cfg: ModelConfig, width: int, *, bias: bool) -> FeedForward:
 
 def feed_forward(w: FeedForward, x: Array, cfg: ModelConfig) -> Array:
     """The feed-forward network, `[B, T, D]` to `[B, T, D]`."""
-    up = biased(einsum("BTD,DF->BTF", x, w.up), w.up_bias)
+    up = add_bias(einsum("BTD,DF->BTF", x, w.up), w.up_bias)
     if cfg.activation == "xielu":
         hidden = xielu(w.xielu, up)
     elif cfg.gated:
-        hidden = between(biased(einsum("BTD,DF->BTF", x, w.gate), w.gate_bias), up, cfg)
+        hidden = gated_activation(add_bias(einsum("BTD,DF->BTF", x, w.gate), w.gate_bias), up, cfg)
     else:
         hidden = ACTIVATIONS[cfg.activation](up)
-    return biased(einsum("BTF,FD->BTD", hidden, w.down), w.down_bias)
+    return add_bias(einsum("BTF,FD->BTD", hidden, w.down), w.down_bias)
 
 
-def between(gate: Array, up: Array, cfg: ModelConfig) -> Array:
+def gated_activation(gate: Array, up: Array, cfg: ModelConfig) -> Array:
     """What the last matmul of a gated network reads: `up` times the activation of `gate`."""
     if cfg.glu_limit is None:
         return ACTIVATIONS[cfg.activation](gate) * up

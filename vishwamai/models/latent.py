@@ -4,15 +4,13 @@ B batch, T positions, D d_model, N heads, R a latent's width; of a head's H numb
 not, and values may be narrower or wider. It knows no layer around it.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from vishwamai.models.attention import Context, Turn, turned
+from vishwamai.models.attention import CacheSlot, LayerInputs, apply_rope
 from vishwamai.models.config import Layer, ModelConfig
 from vishwamai.ops.norms import rms_norm
-from vishwamai.weights.linear import biased, einsum
+from vishwamai.weights.linear import add_bias, einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -37,9 +35,9 @@ class LatentAttention:
 
 
 def specs(cfg: ModelConfig) -> LatentAttention:
-    """The weights of one layer's latent attention, declared."""
+    """Returns the specs of one layer's latent attention weights."""
     D, N, H, m = cfg.d_model, cfg.n_heads, cfg.head_dim, cfg.latent
-    narrow = m.kv_rank + m.d_turned
+    narrow = m.kv_rank + m.d_rope
 
     def down(width: int) -> Param:
         return Param((D, width), ("embed", None), contract=("embed",))
@@ -60,32 +58,32 @@ def specs(cfg: ModelConfig) -> LatentAttention:
         kv_down=down(narrow),
         kv_down_bias=vector(narrow, 0.0, cfg.attn_bias),
         kv_norm=vector(m.kv_rank, 1.0),
-        kv_up=up(m.kv_rank, H - m.d_turned + m.d_value),
+        kv_up=up(m.kv_rank, H - m.d_rope + m.d_value),
         o=Param((N, m.d_value, D), ("heads", "head_dim", "embed"), contract=("heads", "head_dim")),
         o_bias=Param((D,), ("embed",), value=0.0) if cfg.o_bias else None,
     )
 
 
 def latent_attention(
-    w: LatentAttention, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable
+    w: LatentAttention, x, inputs: LayerInputs, slot: CacheSlot | None, cfg: ModelConfig, layer: Layer
 ):
-    """One layer's attention, as `self_attention`. The cache holds whole keys and values, not the latents."""
-    still = cfg.head_dim - cfg.latent.d_turned
+    """Applies one layer's attention, as `self_attention`. The cache holds whole keys and values, not the latents."""
+    angles, still = inputs.angles[layer.rope], cfg.head_dim - cfg.latent.d_rope
     q = _queries(w, x)
-    down = biased(einsum("BTD,DR->BTR", x, w.kv_down), w.kv_down_bias)
+    down = add_bias(einsum("BTD,DR->BTR", x, w.kv_down), w.kv_down_bias)
     latent, shared = jnp.split(down, [cfg.latent.kv_rank], -1)
     k, v = jnp.split(einsum("BTR,RNH->BTNH", rms_norm(latent, w.kv_norm, eps=EPS), w.kv_up), [still], -1)
-    shared = jnp.broadcast_to(turned(shared[:, :, None], turn), (*k.shape[:3], cfg.latent.d_turned))
-    q = jnp.concatenate([q[..., :still], turned(q[..., still:], turn)], -1)
+    shared = jnp.broadcast_to(apply_rope(shared[:, :, None], angles), (*k.shape[:3], cfg.latent.d_rope))
+    q = jnp.concatenate([q[..., :still], apply_rope(q[..., still:], angles)], -1)
     k = jnp.concatenate([k, shared], -1)
-    q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, cfg.d_cached - x.shape[-1])]) for x in (q, k, v))  # attention wants one
+    q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, cfg.d_cache - x.shape[-1])]) for x in (q, k, v))  # attention wants one
     scale = cfg.head_dim**-0.5 if cfg.attn_scale is None else cfg.attn_scale
-    out, place = attend(q, k, v, c, window=layer.window, softcap=cfg.attn_softcap, scale=scale)
-    return biased(einsum("BTNH,NHD->BTD", out[..., : cfg.latent.d_value], w.o), w.o_bias), place
+    out, cache = inputs.attend(q, k, v, inputs, slot, window=layer.window, softcap=cfg.attn_softcap, scale=scale)
+    return add_bias(einsum("BTNH,NHD->BTD", out[..., : cfg.latent.d_value], w.o), w.o_bias), cache
 
 
 def _queries(w: LatentAttention, x: Array) -> Array:
     if w.q is not None:
         return einsum("BTD,DNH->BTNH", x, w.q)
-    down = biased(einsum("BTD,DR->BTR", x, w.q_down), w.q_down_bias)
+    down = add_bias(einsum("BTD,DR->BTR", x, w.q_down), w.q_down_bias)
     return einsum("BTR,RNH->BTNH", rms_norm(down, w.q_norm, eps=EPS), w.q_up)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from vishwamai.models import feedforward
 from vishwamai.models.config import ModelConfig
-from vishwamai.models.feedforward import FeedForward, between, feed_forward
+from vishwamai.models.feedforward import FeedForward, feed_forward, gated_activation
 from vishwamai.ops import moe as ops
 from vishwamai.parallel.expert import EXPERT_AXES, expert_parallel
 from vishwamai.parallel.sharding import Sharding
-from vishwamai.weights.linear import biased, einsum, grouped_einsum
+from vishwamai.weights.linear import add_bias, einsum, grouped_einsum
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -61,11 +61,11 @@ def specs(cfg: ModelConfig) -> MoE:
     )
 
 
-def mixture(
+def mixture_of_experts(
     w: MoE, x_BTD: Array, counts_BT: Array, cfg: ModelConfig, sharding: Sharding, implementation=None
 ) -> tuple[Array, ops.RouterSums]:
     """The layer's output `[B, T, D]` and what its router did with the tokens that count."""
-    logits_BTE = biased(einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w.router), w.router_bias)
+    logits_BTE = add_bias(einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w.router), w.router_bias)
     routing = ops.route(
         logits_BTE,
         cfg.n_experts_per_token,
@@ -76,7 +76,7 @@ def mixture(
         n_groups=cfg.n_expert_groups,
         n_groups_chosen=cfg.n_groups_per_token,
     )
-    local = partial(experts, between=partial(between, cfg=cfg), implementation=implementation)
+    local = partial(experts, gated_activation=partial(gated_activation, cfg=cfg), implementation=implementation)
     mine = {name: getattr(w, name) for name in EXPERT_AXES if getattr(w, name) is not None}
     out = expert_parallel(local, x_BTD, routing.experts, routing.weights, mine, sharding)
     return out + _shared(w, x_BTD, cfg), ops.router_sums(logits_BTE, routing, counts_BT)
@@ -97,12 +97,12 @@ def experts(
     w: dict[str, Array],
     *,
     n_experts: int,
-    between,
+    gated_activation,
     implementation=None,
 ):
     """Each token's weighted sum of its experts' outputs `[M, D]`; an expert `n_experts` contributes nothing.
 
-    `w` has gate, up and down, and may have a bias of each; `between(gate, up)` is what the last matmul reads.
+    `w` has gate, up and down, and may have a bias of each; `gated_activation(gate, up)` is what the last matmul reads.
     """
     rows, order, sizes = ops.dispatch(x_MD, experts_MC, n_experts)
 
@@ -110,4 +110,4 @@ def experts(
         out = grouped_einsum(x, w[name], sizes, implementation=implementation)
         return ops.grouped_bias(out, w.get(f"{name}_bias"), sizes)
 
-    return ops.combine(matmul(between(matmul(rows, "gate"), matmul(rows, "up")), "down"), order, weights_MC)
+    return ops.combine(matmul(gated_activation(matmul(rows, "gate"), matmul(rows, "up")), "down"), order, weights_MC)

@@ -28,7 +28,7 @@ def specs(cfg: ModelConfig, width: int, axis: str) -> Norm:
     )
 
 
-def normed(w: Norm | None, x: Array, cfg: ModelConfig) -> Array:
+def apply_norm(w: Norm | None, x: Array, cfg: ModelConfig) -> Array:
     """`x` normed over its last axis; as it is where the model has no norm in this place."""
     if w is None:
         return x

@@ -4,7 +4,7 @@ B batch, T positions, D d_model, F d_ff, V vocab, L repeats of a stack's pattern
 
 It knows no file format, optimiser or sampling. Layers that differ are places in a stack's pattern, and each place's
 weights carry a leading axis of the repeats that a scan walks. Training, prefill and decoding are one function: they
-differ by shapes and by the `attend` that is passed in.
+differ by shapes and by the `attend` of their `LayerInputs`.
 """
 
 import dataclasses
@@ -17,24 +17,27 @@ import jax.numpy as jnp
 from vishwamai.models import cache as kv
 from vishwamai.models import feedforward, latent, moe, norm
 from vishwamai.models.attention import (
+    BY_PLATFORM,
     Attention,
-    Context,
-    Turn,
+    CacheSlot,
+    Implementations,
+    LayerInputs,
+    RopeAngles,
     attend_cached,
-    attend_whole,
+    attend_full,
     attention_specs,
     self_attention,
 )
 from vishwamai.models.cache import KVCache
-from vishwamai.models.config import Layer, ModelConfig, Rope
+from vishwamai.models.config import Layer, ModelConfig, Rope, Stack
 from vishwamai.models.feedforward import FeedForward, feed_forward
 from vishwamai.models.latent import LatentAttention, latent_attention
-from vishwamai.models.norm import Norm, normed
+from vishwamai.models.norm import Norm, apply_norm
 from vishwamai.ops import rope
 from vishwamai.ops.moe import RouterSums, check_implementation
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
-from vishwamai.weights.linear import biased, einsum, layout, lookup, plain
+from vishwamai.weights.linear import add_bias, einsum, layout, lookup_rows, materialize
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -73,7 +76,7 @@ class Transformer:
 
 
 def specs(cfg: ModelConfig) -> Transformer:
-    """The model's weights, declared."""
+    """Returns the specs of the model's weights."""
     D, V = cfg.d_model, cfg.vocab_size
     table = partial(Param, contract=("embed",))
     return Transformer(
@@ -101,28 +104,29 @@ def _block_specs(cfg: ModelConfig, layer: Layer) -> Block:
     )
 
 
-def block(w: Block, x, turn: Turn | None, c: Context, cfg: ModelConfig, layer: Layer, attend: Callable):
-    """One layer. Returns (residual stream [B, T, D], the layers' cache, its router's sums or None)."""
-    before = normed(w.attn_norm, x, cfg)
+def block(w: Block, x, slot: CacheSlot | None, inputs: LayerInputs, cfg: ModelConfig, layer: Layer):
+    """Applies one layer. Returns (residual stream [B, T, D], the layer's cache, its router's sums or None)."""
     attention = self_attention if cfg.latent is None else latent_attention
-    a, place = attention(w.attn, before, turn, c, cfg, layer, attend)
-    after = x + _added(w.attn_post_norm, a, cfg)
-    y, sums = before if cfg.parallel else normed(w.ffn_norm, after, cfg), None
+    before = apply_norm(w.attn_norm, x, cfg)
+    a, cache = attention(w.attn, before, inputs, slot, cfg, layer)
+    after = x + _scale_residual(w.attn_post_norm, a, cfg)
+    y, sums = before if cfg.parallel else apply_norm(w.ffn_norm, after, cfg), None
     if layer.moe:
-        f, sums = moe.mixture(w.ffn, y, c.counts, cfg, c.sharding, c.experts)
+        experts = inputs.implementations.experts
+        f, sums = moe.mixture_of_experts(w.ffn, y, inputs.counts, cfg, inputs.sharding, experts)
     else:
         f = feed_forward(w.ffn, y, cfg)
-    x = after + _added(w.ffn_post_norm, f, cfg)
-    return c.sharding.constrain(x, "batch", "seq", "embed"), place, sums
+    x = after + _scale_residual(w.ffn_post_norm, f, cfg)
+    return inputs.sharding.constrain(x, "batch", "seq", "embed"), cache, sums
 
 
-def _added(post_norm: Norm | None, x: Array, cfg: ModelConfig) -> Array:
-    """What a part of a layer adds to the residual stream."""
-    x = normed(post_norm, x, cfg)
+def _scale_residual(post_norm: Norm | None, x: Array, cfg: ModelConfig) -> Array:
+    """Returns what a part of a layer adds to the residual stream."""
+    x = apply_norm(post_norm, x, cfg)
     return x if cfg.residual_scale is None else x * jnp.asarray(cfg.residual_scale, x.dtype)
 
 
-def hidden(
+def hidden_states(
     w: Transformer,
     tokens_BT: Array,
     cfg: ModelConfig,
@@ -133,14 +137,13 @@ def hidden(
     sharding: Sharding = SINGLE,
     dtype="float32",
     remat: str = "none",
-    attention: str | None = None,
-    experts: str | None = None,
+    implementations: Implementations = BY_PLATFORM,
 ) -> tuple[Array, RouterSums]:
-    """The normed residual stream after the last layer, `[B, T, D]`, and the routers' sums over all layers.
+    """Returns the normed residual stream after the last layer, `[B, T, D]`, and the routers' sums over all layers.
 
     For packed rows give `segments` (0: padding) and `positions` that restart in each segment; of others row b has
     `lengths[b]` tokens (None: all T), the rest is padding at the right. `dtype` is that of the activations, `remat` one
-    of `REMAT`; `attention` and `experts` name implementations.
+    of `REMAT`.
     """
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
@@ -149,12 +152,12 @@ def hidden(
     else:
         lengths = (jnp.max(positions_BT, 1) + 1 if lengths_B is None else lengths_B)[:, None]
         counts = (positions_BT < lengths).astype(jnp.int32)
-    c = Context(positions_BT, lengths, segments_BT, counts, sharding, attention, experts)
-    x, _, sums = _layers(w, tokens_BT, cfg, c, None, attend_whole, dtype, remat)
+    inputs = LayerInputs(positions_BT, lengths, segments_BT, counts, attend_full, {}, sharding, implementations)
+    x, _, sums = _run_layers(w, tokens_BT, cfg, inputs, None, dtype, remat)
     return x, sums
 
 
-def cached_hidden(
+def cached_hidden_states(
     w: Transformer,
     tokens_BT: Array,
     cfg: ModelConfig,
@@ -164,51 +167,51 @@ def cached_hidden(
     lengths_B: Array | None = None,
     sharding: Sharding = SINGLE,
     dtype="float32",
-    attention: str | None = None,
-    experts: str | None = None,
+    implementations: Implementations = BY_PLATFORM,
 ) -> tuple[Array, KVCache]:
-    """`hidden` of tokens that continue `cache`, and the cache after them.
+    """Returns the `hidden_states` of tokens that continue `cache`, and the cache after them.
 
-    Row b has `lengths[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_whole` is for an empty
+    Row b has `lengths[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_full` is for an empty
     cache, and then uses the kernels for whole rows.
     """
     B, T = tokens_BT.shape
     lengths_B = jnp.full((B,), T, jnp.int32) if lengths_B is None else lengths_B
-    options = {"sharding": sharding, "dtype": dtype, "attention": attention, "experts": experts}
-    if kv.can_cross(cache, cfg) and attend is not attend_whole:
-        cache = _read_anew(w, cfg, cache, lengths_B, options)
-    c = _context(cache.length, T, lengths_B, cache.length + lengths_B, options)
-    x, stacks, _ = _layers(w, tokens_BT, cfg, c, cache, attend, dtype, "none")
-    end_B = cache.length + lengths_B
-    border = None if cache.border is None else kv.noted(cache.border, tokens_BT, c.positions, end_B)
-    return x, KVCache(stacks=stacks, length=end_B, border=border)
+    start_B, end_B = cache.length, cache.length + lengths_B
+    inputs = _continued(start_B, T, lengths_B, end_B)
+    inputs = inputs._replace(attend=attend, sharding=sharding, implementations=implementations)
+    if kv.can_cross_rope_switch(cache, cfg) and attend is not attend_full:
+        cache = _reread(w, cfg, cache, lengths_B, inputs, dtype)
+    x, stacks, _ = _run_layers(w, tokens_BT, cfg, inputs, cache, dtype)
+    switch = cache.rope_switch
+    switch = None if switch is None else kv.note_tokens(switch, tokens_BT, inputs.positions, end_B)
+    return x, KVCache(stacks=stacks, length=end_B, rope_switch=switch)
 
 
-def _context(start_B: Array, T: int, counts_B: Array, lengths_B: Array, options) -> Context:
-    """T positions of each row from `start` on, of which the first `counts` are no padding."""
+def _continued(start_B: Array, T: int, counts_B: Array, lengths_B: Array) -> LayerInputs:
+    """Returns the inputs of T positions of each row from `start` on, of which the first `counts` are no padding."""
     offsets_1T = jnp.arange(T, dtype=jnp.int32)[None]
     counts_BT = (offsets_1T < counts_B[:, None]).astype(jnp.int32)
-    names = ("sharding", "attention", "experts")
-    return Context(start_B[:, None] + offsets_1T, lengths_B[:, None], None, counts_BT, *(options[n] for n in names))
+    return LayerInputs(start_B[:, None] + offsets_1T, lengths_B[:, None], None, counts_BT, attend_full)
 
 
-def _read_anew(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, options) -> KVCache:
-    """The cache with those rows read again that `lengths` more tokens take over the border, or that were cut behind it.
+def _reread(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, inputs: LayerInputs, dtype) -> KVCache:
+    """Reads those rows again that `lengths` more tokens take over the rope switch, or that were cut behind it.
 
-    All of their positions turn otherwise then, so nothing that was read before them is right (`generate` in
+    All of their positions rotate otherwise then, so nothing that was read before them is right (`generate` in
     transformers reads them again too). A row is read again once, with all that the cache has of it.
     """
-    tokens_BT, longest_B = cache.border.tokens, cache.border.longest
-    T, after_B = tokens_BT.shape[1], cache.length + lengths_B
-    crosses_B = ((longest_B > T) != (after_B > T)) & (lengths_B > 0) & (cache.length > 0)
+    tokens_BT, longest_B = cache.rope_switch.tokens, cache.rope_switch.longest
+    T, end_B = tokens_BT.shape[1], cache.length + lengths_B
+    crosses_B = ((longest_B > T) != (end_B > T)) & (lengths_B > 0) & (cache.length > 0)
 
-    def again(cache: KVCache) -> KVCache:
+    def reread(cache: KVCache) -> KVCache:
         kept_B = jnp.where(crosses_B, jnp.minimum(cache.length, T), 0)
-        c = _context(jnp.zeros_like(kept_B), T, kept_B, after_B, options)
-        _, stacks, _ = _layers(w, tokens_BT, cfg, c, cache, attend_whole, options["dtype"], "none")
+        first = _continued(jnp.zeros_like(kept_B), T, kept_B, end_B)
+        first = first._replace(sharding=inputs.sharding, implementations=inputs.implementations)
+        _, stacks, _ = _run_layers(w, tokens_BT, cfg, first, cache, dtype)
         return dataclasses.replace(cache, stacks=stacks)
 
-    return jax.lax.cond(jnp.any(crosses_B), again, lambda cache: cache, cache)
+    return jax.lax.cond(jnp.any(crosses_B), reread, lambda cache: cache, cache)
 
 
 def _segment_lengths(positions_BT: Array, segments_BT: Array) -> Array:
@@ -220,105 +223,106 @@ def _segment_lengths(positions_BT: Array, segments_BT: Array) -> Array:
     return jax.vmap(row)(positions_BT, segments_BT)
 
 
-def project(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sharding = SINGLE) -> Array:
-    """Logits `[B, T, V]`, float32, of normed residuals."""
-    return logits(lm_head(w, sharding), x_BTD, cfg)
+def compute_logits(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sharding = SINGLE) -> Array:
+    """Returns logits `[B, T, V]`, float32, of normed residuals."""
+    return apply_lm_head(lm_head(w, sharding), x_BTD, cfg)
 
 
 def lm_head(w: Transformer, sharding: Sharding = SINGLE) -> tuple[Array, Array | None]:
-    """The output matrix `[D, V]`, gathered over everything but the vocabulary, and its bias. Take it before a loop."""
-    head = plain(w.embed).T if w.lm_head is None else w.lm_head
+    """Returns the output matrix `[D, V]`, gathered over all but the vocabulary, and its bias. Take it before a loop."""
+    head = materialize(w.embed).T if w.lm_head is None else w.lm_head
     return sharding.constrain(head, None, "vocab") if isinstance(head, jax.Array) else head, w.head_bias
 
 
-def untied(w: Transformer, cfg: ModelConfig, sharding: Sharding = SINGLE) -> tuple[Transformer, ModelConfig]:
-    """The same model with an output matrix of its own, so that it and the embedding can be changed apart."""
-    cfg = dataclasses.replace(cfg, tie_embeddings=False)
-    place = sharding.named("embed", "vocab", shape=(cfg.d_model, cfg.vocab_size))
-    head = jax.jit(lambda table: plain(table).T, out_shardings=place)(w.embed)
-    return dataclasses.replace(w, lm_head=head), cfg
-
-
-def logits(head: tuple[Array, Array | None], x_BTD: Array, cfg: ModelConfig) -> Array:
-    """Logits `[B, T, V]`, float32, from what `lm_head` gives."""
-    out = biased(einsum("BTD,DV->BTV", x_BTD, head[0], preferred_element_type=jnp.float32), head[1])
+def apply_lm_head(head: tuple[Array, Array | None], x_BTD: Array, cfg: ModelConfig) -> Array:
+    """Returns logits `[B, T, V]`, float32, from what `lm_head` gives."""
+    out = add_bias(einsum("BTD,DV->BTV", x_BTD, head[0], preferred_element_type=jnp.float32), head[1])
     out = out if cfg.logit_scale is None else out * cfg.logit_scale
     return out if cfg.final_softcap is None else jnp.tanh(out / cfg.final_softcap) * cfg.final_softcap
 
 
+def untie_embeddings(w: Transformer, cfg: ModelConfig, sharding: Sharding = SINGLE) -> tuple[Transformer, ModelConfig]:
+    """Gives the model an output matrix of its own, so that it and the embedding can be changed apart."""
+    cfg = dataclasses.replace(cfg, tie_embeddings=False)
+    layout = sharding.named("embed", "vocab", shape=(cfg.d_model, cfg.vocab_size))
+    head = jax.jit(lambda table: materialize(table).T, out_shardings=layout)(w.embed)
+    return dataclasses.replace(w, lm_head=head), cfg
+
+
 def forward(w: Transformer, tokens_BT: Array, cfg: ModelConfig, **options) -> tuple[Array, RouterSums]:
-    """Logits `[B, T, V]`, float32, and the routers' sums; `options` are those of `hidden`."""
-    x, sums = hidden(w, tokens_BT, cfg, **options)
-    return project(w, x, cfg, options.get("sharding", SINGLE)), sums
+    """Returns logits `[B, T, V]`, float32, and the routers' sums; `options` are those of `hidden_states`."""
+    x, sums = hidden_states(w, tokens_BT, cfg, **options)
+    return compute_logits(w, x, cfg, options.get("sharding", SINGLE)), sums
 
 
 def forward_cached(w: Transformer, tokens_BT: Array, cfg: ModelConfig, cache: KVCache, **options):
-    """Logits `[B, T, V]`, float32, and the cache after these tokens; `options` are those of `cached_hidden`."""
-    x, cache = cached_hidden(w, tokens_BT, cfg, cache, **options)
-    return project(w, x, cfg, options.get("sharding", SINGLE)), cache
+    """Returns logits `[B, T, V]`, float32, and the cache after; `options` are those of `cached_hidden_states`."""
+    x, cache = cached_hidden_states(w, tokens_BT, cfg, cache, **options)
+    return compute_logits(w, x, cfg, options.get("sharding", SINGLE)), cache
 
 
-def _layers(w: Transformer, tokens_BT, cfg: ModelConfig, c: Context, cache, attend, dtype, remat):
-    """Embeds, then scans every stack. Returns (normed residuals, the stacks' caches, the routers' sums)."""
-    check_implementation(c.experts)
-    axes = layout(w.embed, ("vocab", None))
-    table = jax.tree.map(lambda x, names: c.sharding.constrain(x, *names), w.embed, axes)
-    x = lookup(table, tokens_BT, dtype)
+def _run_layers(w: Transformer, tokens_BT, cfg: ModelConfig, inputs: LayerInputs, cache, dtype, remat: str = "none"):
+    """Embeds and runs every stack. Returns (normed residuals, the stacks' caches, the routers' sums)."""
+    check_implementation(inputs.implementations.experts)
+    constrain = inputs.sharding.constrain
+    table = jax.tree.map(lambda x, names: constrain(x, *names), w.embed, layout(w.embed, ("vocab", None)))
+    x = lookup_rows(table, tokens_BT, dtype)
     if cfg.embed_scale is not None:
         x = x * jnp.asarray(cfg.embed_scale, dtype)
     if w.positions is not None:
-        x = x + w.positions[c.positions].astype(dtype)
-    x = c.sharding.constrain(normed(w.embed_norm, x, cfg), "batch", "seq", "embed")
-    turns = {r: _turn(r, c, cfg.d_turned) for r in {layer.rope for layer in cfg.layers}}
-    sums, stacks = _no_sums(cfg), []
-    for i, s in enumerate(cfg.stacks):
-        places = None if cache is None else cache.stacks[i]
-        x, places, sums = _scan(w.stacks[i], s.pattern, x, places, sums, turns, c, cfg, attend, remat)
-        stacks.append(places)
-    return normed(w.final_norm, x, cfg), tuple(stacks), sums
+        x = x + w.positions[inputs.positions].astype(dtype)
+    x = constrain(apply_norm(w.embed_norm, x, cfg), "batch", "seq", "embed")
+    angles = {r: _rope_angles(r, inputs, cfg.d_rope) for r in {layer.rope for layer in cfg.layers}}
+    inputs, sums, stacks = inputs._replace(angles=angles), _zero_router_sums(cfg), []
+    for i, stack in enumerate(cfg.stacks):
+        caches = None if cache is None else cache.stacks[i]
+        x, caches, sums = _run_stack(w.stacks[i], (x, caches, sums), stack, inputs, cfg, REMAT[remat])
+        stacks.append(caches)
+    return apply_norm(w.final_norm, x, cfg), tuple(stacks), sums
 
 
-def _scan(blocks, pattern, x, places, sums, turns, c: Context, cfg: ModelConfig, attend, remat):
-    """One stack. The cache rides in the carry, where it is updated in place; as a scanned input it would be copied."""
-    end_B = c.positions[:, 0] + c.counts.sum(1)
-    slots = [None] * len(pattern) if places is None else [kv.slots(p, c.positions, end_B) for p in places]
+def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfig, remat):
+    """Runs one stack on `carry`: (residuals, the stack's caches or None, the routers' sums). Returns the carry after.
 
-    def run(block_weights, x, place, index, layer, slots):
-        bound = partial(attend, place=place, index=index, slots=slots)
-        return block(block_weights, x, turns[layer.rope], c, cfg, layer, bound)
+    The cache rides in the carry, where it is updated in place; as a scanned input it would be copied.
+    """
+    end_B = inputs.positions[:, 0] + inputs.counts.sum(1)
+    slots = None if carry[1] is None else [kv.slots(cache, inputs.positions, end_B) for cache in carry[1]]
 
-    def step(carry, xs):
-        x, places, sums = carry
-        blocks, index = xs
-        after = []
-        for i, layer in enumerate(pattern):
-            one = partial(run, layer=layer)
-            one = one if REMAT[remat] is None else jax.checkpoint(one, policy=REMAT[remat], prevent_cse=False)
-            x, place, new = one(blocks[i], x, None if places is None else places[i], index, slots=slots[i])
-            sums = sums if new is None else RouterSums(*(a + b for a, b in zip(sums, new, strict=True)))
-            after.append(place)
-        return (x, None if places is None else tuple(after), sums), None
+    def run_pattern(carry, blocks_and_index):
+        (x, caches, sums), (blocks, index) = carry, blocks_and_index
+        updated = []
+        for i, layer in enumerate(stack.pattern):
+            run = partial(block, inputs=inputs, cfg=cfg, layer=layer)
+            run = run if remat is None else jax.checkpoint(run, policy=remat, prevent_cse=False)
+            x, cache, routed = run(blocks[i], x, None if slots is None else CacheSlot(caches[i], index, slots[i]))
+            sums = sums if routed is None else RouterSums(*(a + b for a, b in zip(sums, routed, strict=True)))
+            updated.append(cache)
+        return (x, None if slots is None else tuple(updated), sums), None
 
-    n = jax.tree.leaves(blocks)[0].shape[0]
-    (x, places, sums), _ = jax.lax.scan(step, (x, places, sums), (blocks, jnp.arange(n)))
-    if places is not None:
-        places = tuple(kv.write_positions(p, s, c.positions) for p, s in zip(places, slots, strict=True))
-    return x, places, sums
+    if stack.repeats == 1:  # no loop, which would copy the weights out of the stack at each of its turns
+        carry, _ = run_pattern(carry, (jax.tree.map(lambda w: w[0], blocks), jnp.zeros((), jnp.int32)))
+    else:
+        carry, _ = jax.lax.scan(run_pattern, carry, (blocks, jnp.arange(stack.repeats)))
+    x, caches, sums = carry
+    if slots is not None:
+        caches = tuple(kv.write_positions(c, s, inputs.positions) for c, s in zip(caches, slots, strict=True))
+    return x, caches, sums
 
 
-def _turn(r: Rope | None, c: Context, width: int) -> Turn | None:
+def _rope_angles(r: Rope | None, inputs: LayerInputs, width: int) -> RopeAngles | None:
     if r is None:
         return None
-    sin, cos = rope.angles(c.positions, frequencies(r, width, c.lengths))
-    return Turn(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
+    sin, cos = rope.angles(inputs.positions, rope_frequencies(r, width, inputs.lengths))
+    return RopeAngles(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
 
 
-def frequencies(r: Rope, width: int, lengths_BT: Array) -> Array:
-    """The rotation frequencies of a layer, one for each pair of numbers that is turned: `[1, 1, R]`, or of each token.
+def rope_frequencies(r: Rope, width: int, lengths_BT: Array) -> Array:
+    """Returns the rotation frequencies of a layer, one for each pair of numbers: `[1, 1, R]`, or `[B, T, R]`.
 
     `lengths` says how long the text of each token is, or `[B, 1]` of each row.
     """
-    dim = r.turned(width)
+    dim = r.rotary_dim(width)
     freq = rope.frequencies(dim, r.theta)
     match r.scaling:
         case "longrope":
@@ -335,6 +339,6 @@ def frequencies(r: Rope, width: int, lengths_BT: Array) -> Array:
     return jnp.asarray(freq)[None, None]
 
 
-def _no_sums(cfg: ModelConfig) -> RouterSums:
+def _zero_router_sums(cfg: ModelConfig) -> RouterSums:
     zero = jnp.zeros((), jnp.float32)
     return RouterSums(balance=zero, z=zero, load=jnp.zeros((cfg.n_experts,), jnp.float32), tokens=zero)

@@ -294,7 +294,7 @@ def as_model(model: Any) -> Model:
 def _rows(model: Face, context: int) -> int:
     """The prefixes that the memory for them holds."""
     cfg = model.config
-    one = 2 * cfg.n_layers * context * cfg.n_kv_heads * cfg.d_cached * jax.numpy.dtype(model.generator.cache).itemsize
+    one = 2 * cfg.n_layers * context * cfg.n_kv_heads * cfg.d_cache * jax.numpy.dtype(model.generator.cache).itemsize
     return min(max(PREFIX_BYTES // one, 16), 1024)
 
 

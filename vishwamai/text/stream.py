@@ -97,7 +97,7 @@ class StopMatcher:
 
     `matched` is the stop string found, or None. Of several the one that is complete first counts, the longest of those
     that end together; the stop string itself and all after it are not given out. Hidden text (that of special tokens)
-    is never given out, and is seen by those stop strings alone that have some `hidden` text in them.
+    is never given out, and is seen by those stop strings alone that have some `hidden_states` text in them.
     """
 
     def __init__(self, stop: Sequence[str], hidden: Iterable[str] = ()):

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vishwamai.config import check_numbers
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
+from vishwamai.models.attention import Implementations
 from vishwamai.models.config import ModelConfig
 from vishwamai.ops import attention, moe
 from vishwamai.ops.losses import chunked_cross_entropy
@@ -104,12 +105,12 @@ def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding:
     """The sums of a batch (or of a part of it), the loss divided by `totals` = (loss weights, tokens) of the whole."""
     tokens, targets, target_weights, segments, positions = (sharding.constrain(a, "batch", "seq") for a in batch)
     w = whole(weights, base, s.compute)
-    x, routers = transformer.hidden(
+    x, routers = transformer.hidden_states(
         w, tokens, cfg, positions_BT=positions, segments_BT=segments, sharding=sharding, dtype=s.compute,
-        remat=s.remat, attention=s.attention, experts=s.experts,
+        remat=s.remat, implementations=Implementations(s.attention, s.experts),
     )  # fmt: skip
     head = transformer.lm_head(w, sharding)
-    project = partial(transformer.logits, head, cfg=cfg)
+    project = partial(transformer.apply_lm_head, head, cfg=cfg)
     sums = chunked_cross_entropy(x, project, targets, target_weights, chunks=s.loss_chunks)
     n_weights, n_tokens = totals
     n_routed = n_tokens * max(sum(layer.moe for layer in cfg.layers), 1)

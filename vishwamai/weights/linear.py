@@ -1,8 +1,8 @@
 """The one place where a weight meets an activation. It knows no model: an equation, an activation and a weight.
 
-A weight is whatever `contract` (and, for stacked experts, `contract_groups`; for a table, `lookup`) has an
-implementation for, `plain` makes an array of it and `layout` names the axes of its parts; other kinds register theirs
-beside their own definition.
+A weight is whatever `contract` (and, for stacked experts, `contract_groups`; for a table, `lookup_rows`) has an
+implementation for. `materialize` makes an array of it and `layout` names the axes of its parts. Other kinds register
+theirs beside their own definition.
 """
 
 import functools
@@ -28,8 +28,8 @@ def grouped_einsum(x_GD: Array, w, sizes_E: Array, *, implementation: str | None
     return contract_groups(w, x_GD, sizes_E, implementation)
 
 
-def biased(x: Array, bias: Array | None) -> Array:
-    """`x` plus a bias of its last axes, where there is one."""
+def add_bias(x: Array, bias: Array | None) -> Array:
+    """Adds a bias of the last axes of `x`, where there is one."""
     return x if bias is None else x + bias.astype(x.dtype)[(None,) * (x.ndim - bias.ndim)]
 
 
@@ -46,14 +46,14 @@ def contract_groups(w, x_GD: Array, sizes_E: Array, implementation: str | None) 
 
 
 @functools.singledispatch
-def lookup(w, tokens_BT: Array, dtype) -> Array:
+def lookup_rows(w, tokens_BT: Array, dtype) -> Array:
     """The rows of a table `[V, D]` for each token, `[B, T, D]` in `dtype`."""
     return w[tokens_BT].astype(dtype)
 
 
 @functools.singledispatch
-def plain(w) -> Array:
-    """One kind of weight as the array that it stands for."""
+def materialize(w) -> Array:
+    """Returns the array that one kind of weight stands for."""
     return w
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from vishwamai.errors import ConfigError, InputError
 from vishwamai.weights import spec
-from vishwamai.weights.linear import contract, contract_groups, layout, lookup, plain
+from vishwamai.weights.linear import contract, contract_groups, layout, lookup_rows, materialize
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -97,17 +97,17 @@ def _(w: LowRank, x_GD: Array, sizes_E: Array, implementation: str | None) -> Ar
     return out
 
 
-@lookup.register
+@lookup_rows.register
 def _(w: LowRank, tokens_BT: Array, dtype) -> Array:
-    out = lookup(w.base, tokens_BT, dtype)
+    out = lookup_rows(w.base, tokens_BT, dtype)
     for pair in w.pairs:
-        out = out + jnp.matmul(lookup(pair.a, tokens_BT, dtype), pair.scaled.astype(dtype))
+        out = out + jnp.matmul(lookup_rows(pair.a, tokens_BT, dtype), pair.scaled.astype(dtype))
     return out
 
 
-@plain.register
+@materialize.register
 def _(w: LowRank) -> Array:
-    base = plain(w.base)
+    base = materialize(w.base)
     total = base.astype(jnp.float32)
     for pair in w.pairs:
         total = total + pair.product.astype(jnp.float32).reshape(base.shape)
@@ -216,7 +216,7 @@ def merge(weights):
     def one(w):
         if not is_low_rank(w):
             return w
-        return jax.jit(plain, out_shardings=jax.tree.leaves(w.w)[0].sharding)(w)
+        return jax.jit(materialize, out_shardings=jax.tree.leaves(w.w)[0].sharding)(w)
 
     return jax.tree.map(one, weights, is_leaf=is_low_rank)
 

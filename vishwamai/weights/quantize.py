@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vishwamai.errors import ConfigError
 from vishwamai.weights import spec
-from vishwamai.weights.linear import contract, contract_groups, layout, plain
+from vishwamai.weights.linear import contract, contract_groups, layout, materialize
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -168,7 +168,7 @@ def quantize(weights, specs_tree, scheme: Scheme):
     return jax.tree.map(leaf, targets, weights, is_leaf=lambda x: is_quantized(x) or spec.is_param(x))
 
 
-@plain.register
+@materialize.register
 def _(w: Quantized) -> Array:
     parts = w.values.astype(jnp.float32).reshape(_split(w.values.shape, w.scale.shape))
     scale = w.scale.astype(jnp.float32).reshape([n for size in w.scale.shape for n in (size, 1)])
@@ -182,7 +182,7 @@ def _(w: Quantized, eqn: str, x: Array, preferred_element_type) -> Array:
     kept = "".join(letter for letter in letters if letter in out)
     shape = tuple(n for n, letter in zip(w.scale.shape, letters, strict=True) if letter in out)
     if math.prod(shape) != math.prod(w.scale.shape):  # groups: a sum over inputs mixes scales
-        return contract(plain(w).astype(x.dtype), eqn, x, preferred_element_type)
+        return contract(materialize(w).astype(x.dtype), eqn, x, preferred_element_type)
     y = jnp.einsum(eqn, x, w.values.astype(x.dtype), preferred_element_type=jnp.float32)
     scaled = jnp.einsum(f"{out},{kept}->{out}", y, w.scale.astype(jnp.float32).reshape(shape))
     return scaled.astype(preferred_element_type or x.dtype)
@@ -190,7 +190,7 @@ def _(w: Quantized, eqn: str, x: Array, preferred_element_type) -> Array:
 
 @contract_groups.register
 def _(w: Quantized, x_GD: Array, sizes_E: Array, implementation: str | None) -> Array:
-    return contract_groups(plain(w).astype(x_GD.dtype), x_GD, sizes_E, implementation)
+    return contract_groups(materialize(w).astype(x_GD.dtype), x_GD, sizes_E, implementation)
 
 
 @layout.register
