@@ -19,6 +19,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_multi_thread_eigen=false",
+        # Fake devices that others keep waiting: after 40 seconds in a collective XLA would end the process.
+        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        "--xla_cpu_collective_timeout_seconds=600",
         "--xla_cpu_parallel_codegen_split_count=1",  # a program is compiled in one piece, which costs less in all
     ]
 )
