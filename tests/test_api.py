@@ -42,7 +42,7 @@ def exact_logprobs(model, tokens: list[int]) -> np.ndarray:
 
 
 def test_a_saved_model_comes_back(model, folder):
-    back = VishwamAI.from_pretrained(folder)
+    back = VishwamAI.from_pretrained(folder, scan_layers=True)
     assert back.config == model.config and back.model_type == "qwen3_moe"
     assert back.generation_config.eos_ids == (EOS,) and back.generation_config.pad_id == PAD
     for a, b in zip(jax.tree.leaves(back.weights), jax.tree.leaves(model.weights), strict=True):

@@ -1,7 +1,5 @@
 """A tiny model of bytes with random weights, and what it must say: the likeliest token after a full forward pass."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,7 @@ EOS, PAD = 257, 258
 SIZES = {"vocab_size": 263, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
 EXPERTS = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16, "qk_norm": True}
 CONFIG = ModelConfig(**SIZES, **EXPERTS, stacks=uniform_stacks(2, moe=True), max_length=64, tie_embeddings=True)
-WHOLE = jax.jit(partial(forward, cfg=CONFIG))
+WHOLE = jax.jit(forward, static_argnames="cfg")
 
 
 def tiny_model() -> VishwamAI:
@@ -34,4 +32,4 @@ def greedy(model, prompt: list[int], n: int) -> list[int]:
 def logits_of(model, tokens: list[int]) -> np.ndarray:
     """Logits `[T, V]` of a row. It is padded, which no earlier position sees, so that one program serves all rows."""
     padded = jnp.asarray([tokens + [0] * (CONFIG.max_length - len(tokens))])
-    return np.asarray(WHOLE(model.weights, padded)[0][0], np.float64)[: len(tokens)]
+    return np.asarray(WHOLE(model.weights, padded, cfg=model.config)[0][0], np.float64)[: len(tokens)]

@@ -6,6 +6,7 @@ tokens. It knows how arguments may be said, and nothing of how a token is made.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from vishwamai import compile_cache
 from vishwamai import config as configurations
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
-from vishwamai.generation.options import NAMES, Options, beams, options, params, recommended
+from vishwamai.generation.options import NAMES, Options, beams, from_generation_config, options, params
 from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.prompt_cache import PromptCache
 from vishwamai.generation.prompts import PaddingToken, Prompts, rows_of
-from vishwamai.generation.requests import padded
+from vishwamai.generation.requests import pad_rows
 from vishwamai.generation.results import Generation as Made
 from vishwamai.hf import adapters as hf_adapters
 from vishwamai.hf import config as hf_config
@@ -32,7 +33,7 @@ from vishwamai.hf import weights as hf_weights
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hub import resolve
 from vishwamai.models import cost, transformer
-from vishwamai.models.config import ModelConfig
+from vishwamai.models.config import ModelConfig, is_unrolled_faster, unroll
 from vishwamai.models.transformer import Transformer
 from vishwamai.outputs import Chunk, Generated, Reply, Score
 from vishwamai.parallel import hosts
@@ -83,6 +84,7 @@ class VishwamAI:
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
         self.adapters: dict[str, lora.Adapter] = {}  # loaded, by name
         self.dtype_note = self.precision.compute  # and why, where it was chosen for a checkpoint
+        self.layers_note = ""  # how they lie, where that was chosen
         self._tokenizer, self._progress = tokenizer, progress
 
     @classmethod
@@ -95,6 +97,7 @@ class VishwamAI:
         quantization: str | None = None,
         mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
         rules: Any = DEFAULT_RULES,
+        scan_layers: bool | None = None,
         progress: Progress = silent,
     ) -> Self:
         """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
@@ -103,8 +106,10 @@ class VishwamAI:
         own, and float32 for bfloat16 on a CPU; the model's `dtype_note` says which was taken and why. `quantization`
         ("int8", "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in
         fewer bits; "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
-        `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. `progress` shows what
-        takes long, now and when the model is used.
+        `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. With `scan_layers`
+        layers that are alike are stacked and compiled once, as in training; without, each is compiled by itself, which
+        takes longer and decodes faster on a CPU (None: by device and depth; the model's `layers_note` says which).
+        `progress` shows what takes long, now and when the model is used.
         """
         compile_cache.enable()
         if dtype != AUTO:
@@ -114,6 +119,10 @@ class VishwamAI:
         if asked := found.generation.not_followed():
             warnings.warn(f"{folder}: in generating it asks for {asked}, which is not followed", stacklevel=2)
         dtype, why = hf_weights.dtype_of(folder, found, dtype, sharding.platform)
+        if scan_layers is None:
+            scan_layers = mesh is not None or not is_unrolled_faster(found.model, sharding.platform)
+        if not scan_layers:
+            found = dataclasses.replace(found, model=unroll(found.model))
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
         weights = hf_weights.load(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
@@ -122,6 +131,7 @@ class VishwamAI:
         precision = Precision(weights=dtype, compute=dtype, cache=dtype)
         model = cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
         model.dtype_note = f"{dtype}: {why}"
+        model.layers_note = "layers scanned in stacks" if scan_layers else "each layer compiled by itself"
         return model
 
     @classmethod
@@ -159,7 +169,7 @@ class VishwamAI:
     def load_adapter(self, source: str | Path, name: str = "default", *, revision: str | None = None) -> None:
         """Reads a PEFT adapter from a folder or a hub repository, and makes it the active one."""
         folder = resolve(source, revision=revision, part="adapter")
-        if hf_adapters.unties(folder, self.config, self.model_type):
+        if hf_adapters.needs_untying(folder, self.config, self.model_type):
             self.weights, self.config = transformer.untie_embeddings(
                 lora.detach(self.weights), self.config, self.sharding
             )
@@ -229,7 +239,7 @@ class VishwamAI:
         n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
         before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(n)]
         whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
-        sequences = jax.device_put(padded(whole, len(whole), max(map(len, whole)), pad_id))
+        sequences = jax.device_put(pad_rows(whole, len(whole), max(map(len, whole)), pad_id))
         if not return_dict:
             return sequences
         texts = None if self._tokenizer is None else self._texts(rows, made, asked)
@@ -294,7 +304,7 @@ class VishwamAI:
     # What these share.
 
     def _options(self, given: Mapping[str, Any], **kind: Any) -> Options:
-        return options(given, recommended(self.generation_config.settings()), **kind)
+        return options(given, from_generation_config(self.generation_config.settings()), **kind)
 
     def _rows(self, prompts: Prompts, mask: Any = None, pad_id: int | None = None) -> tuple[list[list[int]], list[int]]:
         return rows_of(prompts, self._encode, mask=mask, padding=lambda: self._padding_token(pad_id))

@@ -45,7 +45,7 @@ def test_a_sampling_flag_samples(capsys, folder):
 
 def test_the_stats_say_which_dtype_was_taken(capsys, folder):
     assert main(["generate", "hi", "-m", str(folder), "-n", "8", "--stats"]) == 0
-    assert capsys.readouterr().err.endswith("; float32: the checkpoint's own\n")
+    assert capsys.readouterr().err.endswith("; float32: the checkpoint's own; each layer compiled by itself\n")
 
 
 @pytest.mark.filterwarnings("default")

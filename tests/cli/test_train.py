@@ -49,7 +49,7 @@ def test_a_run_that_cannot_be_kept(capsys, tmp_path, name):
 
 
 def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
-    model = VishwamAI.from_pretrained(folder)
+    model = VishwamAI.from_pretrained(folder, scan_layers=True)
 
     def run(config, where, *, start, max_seconds, allow_changes, progress):
         assert (config.training.steps, where, start, max_seconds, allow_changes) == (7, tmp_path, None, 5, True)
@@ -70,7 +70,7 @@ def test_train_leaves_a_model(capsys, monkeypatch, folder, tmp_path):
 
 @pytest.mark.parametrize(("finished", "limit", "code"), [(True, [], 0), (False, [], 130), (False, ["5"], 0)])
 def test_a_run_that_a_signal_stopped_has_the_exit_code_of_one(monkeypatch, folder, tmp_path, finished, limit, code):
-    model = VishwamAI.from_pretrained(folder)
+    model = VishwamAI.from_pretrained(folder, scan_layers=True)
     found = trainer.Result(model.weights, model.tokenizer, 3, 1.0, finished)
     monkeypatch.setattr(trainer, "train", lambda *args, **options: found)
     sizes = [f"model.{name}={value}" for name, value in SIZES.items()]

@@ -336,7 +336,7 @@ def test_a_family_that_does_not_express_the_model_is_refused_before_anything_is_
 
 def test_weights_of_another_model_are_not_saved(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], d_ff=48)
-    with pytest.raises(CheckpointError, match="not of this model's shapes"):
+    with pytest.raises(CheckpointError, match="not of this configuration's shapes"):
         saving.save(tmp_path, saved("llama")[0], cfg)
 
 

@@ -36,7 +36,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.stats:
         pace = f"{stats.generated_tokens} tokens, {stats.tokens_per_second:,.0f} a second"
         compiled = f"{stats.compiles} programs compiled in {stats.compile_seconds:.1f} s"
-        print(f"{pace}; {compiled}; {model.dtype_note}", file=sys.stderr)
+        print(f"{pace}; {compiled}; {model.dtype_note}; {model.layers_note}", file=sys.stderr)
 
 
 def _stream(chunks: Any) -> Any:

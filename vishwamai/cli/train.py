@@ -64,7 +64,8 @@ def _model(run: Any, folder: Path, status: Status, **options: Any) -> Any:
 
     start = None
     if (name := run.training.start) is not None:
-        found = VishwamAI.from_pretrained(name, dtype="float32", mesh=run.tpu.sizes() or None, progress=status)
+        how = {"mesh": run.tpu.sizes() or None, "scan_layers": True, "progress": status}
+        found = VishwamAI.from_pretrained(name, dtype="float32", **how)
         if found.config != run.model:
             raise ConfigError(f"model is not that of training.start {name}; describe the same one")
         start = found.weights
@@ -81,8 +82,9 @@ def _adapter(run: Any, folder: Path, status: Status, **options: Any) -> Any:
     from vishwamai.training import trainer
 
     name, dtype = run.training.adapter.base, Precision.named(run.optimization.precision).compute
-    base = VishwamAI.from_pretrained(name, dtype=dtype, mesh=run.tpu.sizes() or None, progress=status)
-    result: Any = trainer.train(run.beside(base.config), folder, base=base.weights, progress=status, **options)
+    how = {"mesh": run.tpu.sizes() or None, "scan_layers": True, "progress": status}
+    base = VishwamAI.from_pretrained(name, dtype=dtype, **how)
+    result: Any = trainer.train(run.with_base_model(base.config), folder, base=base.weights, progress=status, **options)
     with status("writing the adapter"):
         adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result

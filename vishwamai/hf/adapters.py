@@ -30,7 +30,7 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import lora, spec
-from vishwamai.weights.lora import Adapter, Pair, Whole
+from vishwamai.weights.lora import Adapter, FullWeight, Pair
 from vishwamai.weights.spec import Param
 
 PREFIX = "base_model.model."
@@ -80,7 +80,7 @@ class Brought(NamedTuple):
     whole: np.ndarray | None
 
 
-def unties(folder: Path, cfg: ModelConfig, model_type: str | None = None) -> bool:
+def needs_untying(folder: Path, cfg: ModelConfig, model_type: str | None = None) -> bool:
     """Whether an adapter changes the embedding or the output matrix of a model that ties them, and not both as one.
 
     Such a model has to be untied first: `transformer.untied`.
@@ -241,7 +241,7 @@ def _read(tensor: np.ndarray, where: str) -> np.ndarray:
     return tensor.astype(np.float32)
 
 
-def _change(parts: list[tuple[Place, Brought]], sharding: Sharding, dtype) -> Pair | Whole:
+def _change(parts: list[tuple[Place, Brought]], sharding: Sharding, dtype) -> Pair | FullWeight:
     """What an adapter has for one weight of ours."""
     pairs = [(place, brought.pair) for place, brought in parts if brought.pair is not None]
     pair = _pair(pairs, sharding, dtype) if pairs else None
@@ -250,7 +250,7 @@ def _change(parts: list[tuple[Place, Brought]], sharding: Sharding, dtype) -> Pa
         return pair
     values = (brought.whole.T if place.piece.transposed else brought.whole).reshape(param.shape)
     home = sharding.named(*param.axes, shape=param.shape)
-    return Whole(w=jax.device_put(values, home).astype(dtype), pair=pair)
+    return FullWeight(w=jax.device_put(values, home).astype(dtype), pair=pair)
 
 
 def _pair(parts: list[tuple[Place, Thin]], sharding: Sharding, dtype) -> Pair:
@@ -282,7 +282,7 @@ def save(
     family = FAMILIES[export.family_for(cfg, model_type)]
     places, (table, head) = _places(family, cfg), _ends(family)
     host = {path: jax.tree.map(_on_host, change) for path, change in adapter.items()}
-    pairs = {path: change.pair if isinstance(change, Whole) else change for path, change in host.items()}
+    pairs = {path: change.pair if isinstance(change, FullWeight) else change for path, change in host.items()}
     every = {module: _stored(inside, pairs, module) for module, inside in places.items()}
     found = {module: stored for module, stored in every.items() if stored is not None}
     whole = {module: _turned_back(inside[0], host) for module, inside in places.items() if _has_whole(inside[0], host)}
@@ -300,14 +300,14 @@ def save(
         tensors.append(Outgoing(name, values.shape, values.dtype, lambda values=values: values))
     try:
         with files.replacing(folder, last=adapter_config.FILE) as staging:
-            safetensors.write_file(staging / TENSORS, tensors)
+            safetensors.write_file(staging / TENSORS, sorted(tensors, key=lambda tensor: tensor.name))
             adapter_config.write(staging, ranks, places, **said)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
 
 
 def _has_whole(place: Place, adapter: Adapter) -> bool:
-    return isinstance(adapter.get(place.path), Whole)
+    return isinstance(adapter.get(place.path), FullWeight)
 
 
 def _turned_back(place: Place, adapter: Adapter) -> np.ndarray:

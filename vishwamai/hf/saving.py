@@ -37,7 +37,7 @@ from vishwamai.weights.quantize import Quantized, Scheme, is_quantized
 def replacing(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder to `save` a model into, and other files; at the end they replace at once what `folder` has of such.
 
-    `beside` are patterns of the other files. In a run of several processes the first one's does so.
+    `with_base_model` are patterns of the other files. In a run of several processes the first one's does so.
     """
     if jax.process_index() != 0:
         yield folder
@@ -87,7 +87,7 @@ def _check(w: Transformer, specs: Transformer) -> None:
     leaves = compressed.leaves(w)
     shapes = [leaf.values.shape if is_quantized(leaf) else getattr(leaf, "shape", None) for leaf in leaves]
     if shapes != [param.shape for param in spec.leaves(specs)]:
-        raise CheckpointError("these weights are not of this model's shapes; merge or detach adapters first")
+        raise CheckpointError("these weights are not of this configuration's shapes; merge or detach adapters first")
 
 
 def _outgoing(

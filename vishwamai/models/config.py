@@ -237,6 +237,23 @@ def uniform_stacks(n_layers: int, **layer) -> tuple[Stack, ...]:
     return (Stack(pattern=(Layer(**layer),), repeats=n_layers),)
 
 
+MAX_UNROLLED = 64  # layers, each of which is compiled by itself
+
+
+def unroll(cfg: ModelConfig) -> ModelConfig:
+    """Returns the same model with its layers one by one, each with weights of its own, and not scanned in stacks."""
+    return dataclasses.replace(cfg, stacks=(Stack(pattern=cfg.layers, repeats=1),))
+
+
+def is_unrolled_faster(cfg: ModelConfig, platform: str) -> bool:
+    """Whether inference should unroll the layers.
+
+    On a CPU a scan copies each layer's weights out of their stack in every decoding step. Elsewhere the scan stays, as
+    it does for very deep models, which would take long to compile.
+    """
+    return platform == "cpu" and cfg.n_layers <= MAX_UNROLLED
+
+
 def group_layers(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:
     """The fewest stacks that give these layers in this order: the shortest pattern that repeats, then what is left."""
     stacks: list[Stack] = []
