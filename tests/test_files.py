@@ -202,7 +202,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         assert other.stdout.readline() == "True\n"
         with files.locked(tmp_path) as ours:
             assert not ours
-        with pytest.raises(run_folder.CheckpointError, match="another run is at work"), run_folder.held(tmp_path):
+        with pytest.raises(run_folder.CheckpointError, match="another run is at work"), run_folder.lock_run(tmp_path):
             raise AssertionError("it was not held")
         other.send_signal(signal.SIGKILL)
     with files.locked(tmp_path) as ours:

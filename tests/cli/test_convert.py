@@ -67,7 +67,7 @@ def test_a_training_run_is_converted_from_its_newest_checkpoint(capsys, folder, 
     model = VishwamAI.from_pretrained(folder)
     run = SimpleNamespace(model=model.config, training=SimpleNamespace(steps=9))
     left = trainer.Result(model.weights, model.tokenizer, 4, 0.0, False)
-    monkeypatch.setattr(trainer, "newest", lambda where: (run, left))
+    monkeypatch.setattr(trainer, "load_newest", lambda where: (run, left))
     (tmp_path / "run.json").write_text("{}")
     command = ["convert", str(tmp_path), str(tmp_path / "new"), "--as", "vishwamai", "--certificate", "hashes"]
     assert main(command) == 0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.generation import decode
-from vishwamai.generation.decode import LENGTH, RUNNING, STOP, Rules
+from vishwamai.generation.decode import LENGTH, RUNNING, STOP, BatchParams
 from vishwamai.generation.sampling import SamplingParams, controls
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform_stacks
@@ -113,12 +113,12 @@ def begun():
 
 
 @functools.cache
-def rules() -> Rules:
+def rules() -> BatchParams:
     table_of_ends = np.full((len(PROMPTS), 4), -1, np.int32)
     for row, ids in zip(table_of_ends, ends(), strict=True):
         row[: len(ids)] = ids
     asked = jax.tree.map(jnp.asarray, controls(ASKED))
-    return Rules(controls=asked, end_ids=jnp.asarray(table_of_ends), limit=jnp.asarray(LIMITS, jnp.int32))
+    return BatchParams(controls=asked, end_ids=jnp.asarray(table_of_ends), limit=jnp.asarray(LIMITS, jnp.int32))
 
 
 def after(*turns: int):
@@ -195,7 +195,7 @@ def test_the_cache_holds_all_but_the_last_token():
 def test_seen_tokens_are_those_inside():
     rng = np.random.default_rng(2)
     tokens, inside = rng.integers(0, V, (5, 9)), rng.random((5, 9)) < 0.5
-    got = decode.seen_tokens(jnp.asarray(tokens, jnp.int32), jnp.asarray(inside), V)
+    got = decode.find_seen_tokens(jnp.asarray(tokens, jnp.int32), jnp.asarray(inside), V)
     want = [sorted(set(row[real].tolist())) for row, real in zip(tokens, inside, strict=True)]
     assert [np.flatnonzero(row).tolist() for row in got] == want
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import InputError
-from vishwamai.generation.fork import Sizes, fingerprint
+from vishwamai.generation.fork import PoolSizes, fingerprint
 from vishwamai.generation.forking import Forks
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.programs import Programs
@@ -27,7 +27,7 @@ CFG = ModelConfig(  # a ring smaller than the texts, a mixture of experts, and p
     n_experts=4, n_experts_per_token=2, d_expert=16,
     stacks=(Stack(pattern=(Layer(window=8, moe=True), Layer()), repeats=1),),
 )  # fmt: skip
-SIZES = Sizes(rows=13, context=64, jobs=40, tile=8, read=64)
+SIZES = PoolSizes(rows=13, context=64, jobs=40, tile=8, read=64)
 ENDS = [3, 5]
 PROGRAMS = Programs()
 PLAIN = Generator(cfg=CFG, programs=PROGRAMS)
@@ -260,6 +260,6 @@ def test_fingerprints_are_spread():
 def test_quantised_weights_have_fingerprints(scheme):
     how = quantize.Scheme.named(scheme)
     w = np.random.default_rng(2).normal(0, 1, (2, 64, 8)).astype(np.float32)
-    one, again, other = (quantize.rounded(jnp.asarray(x), (2, 2, 8), how) for x in (w, w.copy(), w[::-1]))
+    one, again, other = (quantize.round_to_scheme(jnp.asarray(x), (2, 2, 8), how) for x in (w, w.copy(), w[::-1]))
     assert prints(one) == prints(again) != prints(other)
     assert prints(dataclasses.replace(one, scale=one.scale * 2)) != prints(one)

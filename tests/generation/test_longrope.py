@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.generation.beam import BeamParams
-from vishwamai.generation.fork import Sizes
+from vishwamai.generation.fork import PoolSizes
 from vishwamai.generation.forking import Forks
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.sampling import SamplingParams
@@ -78,7 +78,7 @@ def test_a_beam_has_the_logprob_of_its_text():
 
 
 def test_prompts_in_runs_that_cross_in_their_midst():
-    forks = Forks(CFG, Sizes(rows=8, context=32, jobs=4, tile=2))
+    forks = Forks(CFG, PoolSizes(rows=8, context=32, jobs=4, tile=2))
     prompts = [tuple(map(tuple, (PROMPTS[0], PROMPTS[0][:n]))) for n in (2, 3, 4)]
     rows = forks.draw(weights(), prompts, [GREEDY] * 3, ())
     for prompt, row in zip(prompts, rows, strict=True):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vishwamai.generation.prefixes import Job, Prefixes, tiles
+from vishwamai.generation.prefixes import Prefixes, PrefixRead, group_by_length
 
 
 class Lists:
@@ -107,6 +107,6 @@ def test_a_round_has_one_depth():
 
 
 def test_jobs_go_by_the_length_to_which_they_are_filled_up():
-    jobs = [Job(0, i, 0, (7,) * n) for i, n in enumerate((1, 4, 5, 2))]
-    found = tiles(jobs, lambda n: 4 if n <= 4 else 16)
+    jobs = [PrefixRead(0, i, 0, (7,) * n) for i, n in enumerate((1, 4, 5, 2))]
+    found = group_by_length(jobs, lambda n: 4 if n <= 4 else 16)
     assert found == {4: [jobs[0], jobs[1], jobs[3]], 16: [jobs[2]]}

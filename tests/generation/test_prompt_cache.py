@@ -179,7 +179,7 @@ def test_a_run_that_fails_leaves_nothing_behind(read, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("vishwamai.generation.generator.look", fail)
+        patch.setattr("vishwamai.generation.generator.fetch_state", fail)
         next(stream)
     assert generator(cfg).generate(weights(cfg), [first], ASKED, cache=cache).tokens[0] == greedy(cfg, first)
     assert read == [20, 20]

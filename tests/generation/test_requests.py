@@ -12,13 +12,13 @@ import pytest
 from vishwamai.errors import InputError
 from vishwamai.generation.programs import bucket
 from vishwamai.generation.requests import (
-    checked_params,
-    checked_rows,
-    job_of,
-    limits,
-    new_tokens,
-    on_device,
-    padded,
+    check_params,
+    check_rows,
+    count_new_tokens,
+    make_request,
+    pad_rows,
+    put_on_device,
+    row_limits,
 )
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models.config import ModelConfig, uniform_stacks
@@ -35,7 +35,7 @@ def short(max_length: int) -> ModelConfig:
 
 def job(lengths: list[int], params: list[SamplingParams] | None = None, cfg: ModelConfig = CFG):
     rows = [[i + 1] * n for i, n in enumerate(lengths)]
-    return job_of(rows, params or [SamplingParams(max_tokens=5)] * len(rows), cfg, (2, 3), SINGLE)
+    return make_request(rows, params or [SamplingParams(max_tokens=5)] * len(rows), cfg, (2, 3), SINGLE)
 
 
 # How many new tokens
@@ -53,26 +53,26 @@ def job(lengths: list[int], params: list[SamplingParams] | None = None, cfg: Mod
     ],
 )
 def test_new_tokens(prompt, given, n):
-    got = new_tokens(prompt, **given)
+    got = count_new_tokens(prompt, **given)
     assert got == n and type(got) in (int, type(None))
 
 
 def test_the_number_of_new_tokens_wins_over_the_length_with_a_warning():
     with pytest.warns(UserWarning, match="max_new_tokens=7 wins over max_length=2"):
-        assert new_tokens(5, max_length=2, max_new_tokens=7) == 7
+        assert count_new_tokens(5, max_length=2, max_new_tokens=7) == 7
 
 
 @pytest.mark.parametrize("name", ["max_length", "max_new_tokens"])
 @pytest.mark.parametrize("value", [0, -3, 2.0, True, "5"])
 def test_lengths_are_whole_numbers(name, value):
     with pytest.raises(InputError, match=f"^{name} is {value!r}; it must be a whole number"):
-        new_tokens(1, **{name: value})
+        count_new_tokens(1, **{name: value})
 
 
 @pytest.mark.parametrize("prompt", [6, 7])
 def test_a_length_that_the_prompt_fills_is_refused(prompt):
     with pytest.raises(InputError, match=f"max_length is 6 .* has {prompt} tokens"):
-        new_tokens(prompt, max_length=6)
+        count_new_tokens(prompt, max_length=6)
 
 
 @pytest.mark.parametrize(
@@ -80,21 +80,21 @@ def test_a_length_that_the_prompt_fills_is_refused(prompt):
 )
 def test_the_context_bounds_what_a_row_may_have(length, most, limit):
     other = SamplingParams(max_tokens=2)
-    assert limits([[1], [1] * length], [other, SamplingParams(max_tokens=most)], short(10)) == [3, limit]
+    assert row_limits([[1], [1] * length], [other, SamplingParams(max_tokens=most)], short(10)) == [3, limit]
 
 
 def test_a_prompt_that_fills_the_context_is_refused():
     with pytest.raises(InputError, match="prompt 1 has 10 tokens; a context of 10 leaves no room"):
-        limits([[1], [1] * 10], [SamplingParams()] * 2, short(10))
+        row_limits([[1], [1] * 10], [SamplingParams()] * 2, short(10))
 
 
 # Rows and parameters
 
 
 def test_rows_of_any_kind_become_lists():
-    rows = checked_rows([[0, 49], (1,), np.array([2, 3], np.uint8)], CFG)
+    rows = check_rows([[0, 49], (1,), np.array([2, 3], np.uint8)], CFG)
     assert rows == [[0, 49], [1], [2, 3]] and type(rows[2][0]) is int
-    assert checked_rows([[1] * 200], CFG) == [[1] * 200]
+    assert check_rows([[1] * 200], CFG) == [[1] * 200]
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_rows_of_any_kind_become_lists():
 )
 def test_wrong_rows_are_refused(rows, says):
     with pytest.raises(InputError, match=says):
-        checked_rows(rows, CFG, "text")
+        check_rows(rows, CFG, "text")
 
 
 def test_one_for_all_rows_or_one_a_row():
     a, b = SamplingParams(seed=1), SamplingParams(seed=2)
-    assert checked_params(a, 3) == [a, a, a]
-    assert checked_params((a, b), 2) == [a, b]
+    assert check_params(a, 3) == [a, a, a]
+    assert check_params((a, b), 2) == [a, b]
     for wrong, n in (([a], 2), ([a, b, a], 2), ([], 1), ([a, {"seed": 1}], 2)):
         with pytest.raises(InputError, match=f"params has {len(wrong)} entries for {n} rows"):
-            checked_params(wrong, n)
+            check_params(wrong, n)
 
 
 # Shapes
@@ -138,14 +138,14 @@ def test_sizes_are_the_next_power_of_two():
 
 
 def test_padding_at_the_right_and_below():
-    got = padded([[1, 2], [3]], 3, 4, pad_id=9)
+    got = pad_rows([[1, 2], [3]], 3, 4, pad_id=9)
     assert got.dtype == np.int32 and got.tolist() == [[1, 2, 9, 9], [3, 9, 9, 9], [9, 9, 9, 9]]
 
 
 def test_a_job_holds_its_rows_and_fillers_that_have_ended():
     got = job([3, 20, 7])
     assert got.tokens.shape == (4, 32) and got.size == 64 and got.top == 0
-    want = padded([[1] * 3, [2] * 20, [3] * 7], 4, 32)
+    want = pad_rows([[1] * 3, [2] * 20, [3] * 7], 4, 32)
     np.testing.assert_array_equal(got.tokens, want)
     np.testing.assert_array_equal(got.lengths, [3, 20, 7, 1])
     np.testing.assert_array_equal(got.rules.limit, [8, 25, 12, 0])
@@ -204,7 +204,7 @@ def test_as_many_likeliest_tokens_as_the_row_that_asks_for_most(asked, top):
 def test_rows_are_split_over_a_mesh():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
     tree = (np.arange(24, dtype=np.int32).reshape(8, 3), np.arange(8, dtype=np.float32))
-    for host, device in zip(tree, on_device(tree, Sharding(mesh)), strict=True):
+    for host, device in zip(tree, put_on_device(tree, Sharding(mesh)), strict=True):
         assert device.sharding.shard_shape(device.shape) == (2, *host.shape[1:])
         np.testing.assert_array_equal(device, host)
         assert device.dtype == host.dtype

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from vishwamai.generation.results import Row, generation
+from vishwamai.generation.results import GeneratedRow, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -32,9 +32,9 @@ def tokenizer_with(decoder) -> VishwamAITokenizer:
 METASPACE, BYTES = tokenizer_with(decoders.Metaspace()), tokenizer_with(LLAMA)
 
 
-def grown(tokenizer, prompt: list[int], new: list[int], stop: list[str], turns: list[int]) -> tuple[Row, list]:
+def grown(tokenizer, prompt: list[int], new: list[int], stop: list[str], turns: list[int]) -> tuple[GeneratedRow, list]:
     """The row after the device has made `new`, looked at after so many tokens each time; and its chunks."""
-    row = Row(index=0, start=len(prompt), params=SamplingParams(stop=stop, logprobs=2))
+    row = GeneratedRow(index=0, start=len(prompt), params=SamplingParams(stop=stop, logprobs=2))
     row.text = Continuation(tokenizer, prompt, stop) if stop else None
     size = len(prompt) + len(new)
     pairs = np.arange(2 * size).reshape(1, size, 2)

@@ -157,7 +157,7 @@ def test_draws_follow_the_distribution(vary):
     p = SamplingParams(temperature=1.4, top_k=5, top_p=0.95, repetition_penalty=1.3, seed=0)
     c = controls([p] * n)
     seeds = np.stack([np.zeros(n), np.arange(n)], 1).astype(np.uint32)
-    c = sampling.Controls(**{**vars(c), "seed": seeds if vary == "seed" else c.seed})
+    c = sampling.SamplingArrays(**{**vars(c), "seed": seeds if vary == "seed" else c.seed})
     position = np.arange(n) if vary == "position" else np.zeros(n)
     seen_too = jnp.broadcast_to(jnp.asarray(seen), (n, 6))
     got = choose(jnp.broadcast_to(jnp.asarray(logits), (n, 6)), c, seen_too, column(position))

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from vishwamai.monitor.display import in_words, shown
+from vishwamai.monitor.display import describe_numbers, show_progress
 
 LOGGED = [(1, {"loss": 6.25, "compile_seconds": 2.0}), (20, {"loss": 2.5, "tokens_per_second": 12345.6})]
 LOGGED += [(20, {"eval_loss": 3.0, "eval_accuracy": 0.5}), (1000, {"loss": math.nan})]
@@ -14,7 +14,7 @@ LOGGED += [(20, {"eval_loss": 3.0, "eval_accuracy": 0.5}), (1000, {"loss": math.
 
 def printed(**console) -> str:
     file = io.StringIO()
-    with shown(1000, 0, True, Console(file=file, width=120, **console)) as sink:
+    with show_progress(1000, 0, True, Console(file=file, width=120, **console)) as sink:
         for step, numbers in LOGGED:
             sink(step, numbers)
     return file.getvalue()
@@ -39,10 +39,10 @@ def test_a_terminal_gets_a_bar():
 
 def test_nothing_is_shown_where_nobody_wants_it():
     file = io.StringIO()
-    with shown(10, 0, False, Console(file=file)) as sink:
+    with show_progress(10, 0, False, Console(file=file)) as sink:
         assert sink is None
     assert file.getvalue() == ""
 
 
 def test_only_what_says_how_it_goes_is_shown():
-    assert in_words({"loss": 1.0, "mfu_6nd": 0.5, "grad_norm": 3.0}) == "loss 1  mfu_6nd 0.5"
+    assert describe_numbers({"loss": 1.0, "mfu_6nd": 0.5, "grad_norm": 3.0}) == "loss 1  mfu_6nd 0.5"

@@ -63,7 +63,11 @@ def test_experts_equal_the_dense_form_and_drop_nothing(implementation):
     chosen = np.asarray(routing.experts)
     want = sum(np.asarray(routing.weights)[:, i, None] * every[np.arange(17), chosen[:, i]] for i in range(2))
     w = {"gate": gate, "up": up, "down": down}
-    options = {"n_experts": 4, "between": lambda gate, up: jax.nn.silu(gate) * up, "implementation": implementation}
+    options = {
+        "n_experts": 4,
+        "gated_activation": lambda gate, up: jax.nn.silu(gate) * up,
+        "implementation": implementation,
+    }
     got = jax.jit(partial(experts, **options))(x, routing.experts, routing.weights, w)
     np.testing.assert_allclose(got, want, atol=2e-5)
 
@@ -72,7 +76,7 @@ def test_a_token_sent_to_no_expert_contributes_nothing():
     x, w = normal(0, 3, 6), normal(1, 2, 6, 6)
     chosen = jnp.array([[0, 2], [2, 2], [1, 2]], jnp.int32)
     w = {name: w for name in ("gate", "up", "down")} | {"up_bias": normal(2, 2, 6), "down_bias": normal(3, 2, 6)}
-    got = experts(x, chosen, jnp.ones((3, 2)), w, n_experts=2, between=jnp.multiply, implementation="blocked")
+    got = experts(x, chosen, jnp.ones((3, 2)), w, n_experts=2, gated_activation=jnp.multiply, implementation="blocked")
     np.testing.assert_array_equal(got[1], np.zeros(6))
     assert float(jnp.abs(got[0]).min()) > 0
 

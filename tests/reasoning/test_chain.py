@@ -7,7 +7,7 @@ import pytest
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.chain import ChainOfThought
-from vishwamai.reasoning.model import Completion, seed_of, whole
+from vishwamai.reasoning.model import Completion, join_prompt, seed_of
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.tasks.gsm8k import GSM8K
 from vishwamai.reasoning.tasks.text import FreeText
@@ -307,4 +307,4 @@ def test_the_prompt_of_a_task_stays_in_pieces():
     ChainOfThought(Pieces(lambda p, n: ["a b c"] * n), task=GSM8K(), thinking=2, refinements=1).solve(QUESTION)
     start = GSM8K().prompt(QUESTION)
     assert all(prompt[: len(start)] == start for prompt in seen) and len(seen) > 1
-    assert whole(seen[-1]).startswith(whole(start))
+    assert join_prompt(seen[-1]).startswith(join_prompt(start))

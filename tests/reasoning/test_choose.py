@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vishwamai.reasoning.choose import Chain, chosen, decided, standing
+from vishwamai.reasoning.choose import Chain, is_decided, select_answer, standing
 
 
 def chain(i, answer, verified=None, *, tokens=1, logprob=0.0, mended=0) -> Chain:
@@ -16,7 +16,7 @@ def of(*answers) -> list[Chain]:
 
 
 def picked(chains, choose="vote", weights="count"):
-    best, confidence = chosen(chains, choose, weights)
+    best, confidence = select_answer(chains, choose, weights)
     return best.answer, None if confidence is None else round(confidence, 4)
 
 
@@ -29,7 +29,7 @@ def test_equal_answers_are_one_however_they_are_written():
 def test_a_chain_without_an_answer_has_no_vote_and_makes_it_less_sure():
     assert picked(of(None, "5", None)) == ("5", round(1 / 3, 4))
     assert picked(of(None, None)) == (None, 0.0)
-    assert chosen([], "vote", "count") == (None, None)
+    assert select_answer([], "vote", "count") == (None, None)
 
 
 def test_one_chain_is_as_sure_as_its_judge():
@@ -90,13 +90,13 @@ def test_a_mended_chain_votes_once_by_its_best_attempt():
 )
 def test_a_vote_is_decided_where_the_rest_cannot_change_it(answers, left, done):
     for choose in ("vote", "best"):
-        assert decided(of(*answers), left, choose, "count") is done
-    assert not decided(of(*answers), left, "vote", "logprob")
+        assert is_decided(of(*answers), left, choose, "count") is done
+    assert not is_decided(of(*answers), left, "vote", "logprob")
 
 
 def test_the_best_is_found_when_one_is_right():
     wrong = [chain(i, "18", False) for i in range(9)]
-    assert not decided(wrong, 1, "best", "count")
-    assert decided([*wrong, chain(9, "7", True)], 5, "best", "count")
-    assert decided(wrong, 1, "vote", "count")  # a vote asks no checker
-    assert not decided(of(None, None), 1, "best", "count")
+    assert not is_decided(wrong, 1, "best", "count")
+    assert is_decided([*wrong, chain(9, "7", True)], 5, "best", "count")
+    assert is_decided(wrong, 1, "vote", "count")  # a vote asks no checker
+    assert not is_decided(of(None, None), 1, "best", "count")

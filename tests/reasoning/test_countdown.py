@@ -12,7 +12,7 @@ from vishwamai.data import countdown, game24
 from vishwamai.data.rows import encode_row
 from vishwamai.errors import InputError
 from vishwamai.reasoning.local import Local
-from vishwamai.reasoning.model import Completion, whole
+from vishwamai.reasoning.model import Completion, join_prompt
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.tasks.countdown import NO, YES, Countdown, Game24
 from vishwamai.reasoning.tree import TreeOfThoughts
@@ -102,8 +102,8 @@ def test_prompts_have_the_tokens_of_the_rows_that_were_trained_on(tokenizer):
                     continue
                 prompt = task.prompt(problem, steps[:n])
                 made = read(tokenizer, prompt)
-                assert made == tokens[: len(made)] and whole(prompt) == "\n".join([asked, *steps[:n], ""])
-                assert tokenizer.decode(made) == whole(prompt)
+                assert made == tokens[: len(made)] and join_prompt(prompt) == "\n".join([asked, *steps[:n], ""])
+                assert tokenizer.decode(made) == join_prompt(prompt)
                 if n < len(steps):
                     choice = (*prompt, steps[n].split(" =")[0])
                     made = read(tokenizer, choice)
@@ -120,7 +120,7 @@ def test_a_prompt_without_steps_has_the_tokens_of_its_rows(tokenizer):
 
 
 def test_a_step_that_is_gone_on_from_is_not_taken_back():
-    prompt = whole(GAME.prompt("13 4 9 10", [" 10 - 4 = 6, left 6 9 13 no", "13 - 9 = 4, left 4 6 yes "]))
+    prompt = join_prompt(GAME.prompt("13 4 9 10", [" 10 - 4 = 6, left 6 9 13 no", "13 - 9 = 4, left 4 6 yes "]))
     assert prompt == "Make 24 from 13 4 9 10.\n 10 - 4 = 6, left 6 9 13 yes\n 13 - 9 = 4, left 4 6 yes\n"
     assert GAME.takes_back(" 10 - 4 = 6, left 6 9 13 no ") and not GAME.takes_back(" 10 - 4 = 6, left 6 9 13 yes")
 

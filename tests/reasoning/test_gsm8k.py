@@ -10,7 +10,7 @@ import pytest
 from vishwamai.data import word_problems
 from vishwamai.errors import InputError
 from vishwamai.reasoning.answers import equal, extract, vote
-from vishwamai.reasoning.model import whole
+from vishwamai.reasoning.model import join_prompt
 from vishwamai.reasoning.tasks.gsm8k import EXAMPLES, GSM8K
 from vishwamai.reasoning.tasks.word_problems import WordProblems
 from vishwamai.reasoning.verify import arithmetic, calculator
@@ -42,9 +42,9 @@ def test_the_examples_are_right_and_of_the_form_that_is_asked_for():
 def test_the_prompt_has_the_examples_then_the_question_then_each_step():
     prompt = GSM8K().prompt(QUESTION, STEPS[:2])
     assert prompt[1:] == (f"Question: {QUESTION}\nAnswer:\n", *(f"{step}\n" for step in STEPS[:2]))
-    assert whole(prompt).count("Question: ") == 4 and whole(prompt).count("#### ") == 3
-    assert whole(GSM8K(n_shots=0).prompt(QUESTION)) == f"Question: {QUESTION}\nAnswer:\n"
-    direct = whole(GSM8K(n_shots=2).direct_prompt(QUESTION))
+    assert join_prompt(prompt).count("Question: ") == 4 and join_prompt(prompt).count("#### ") == 3
+    assert join_prompt(GSM8K(n_shots=0).prompt(QUESTION)) == f"Question: {QUESTION}\nAnswer:\n"
+    direct = join_prompt(GSM8K(n_shots=2).direct_prompt(QUESTION))
     assert direct.endswith(f"Question: {QUESTION}\nAnswer:\n####") and "<<" not in direct
     assert direct.count("\n#### ") == 2
 
@@ -111,7 +111,7 @@ def test_the_corpus_own_answers_are_walked_to_the_end_and_judged_right():
         assert task.check(problem.prompt, answer) is True
         assert task.check(problem.prompt, str(int(answer) + 1)) is False
         assert task.extract(problem.answer) == answer
-        assert whole(task.prompt(problem.prompt, steps)) == problem.prompt + problem.answer + "\n"
+        assert join_prompt(task.prompt(problem.prompt, steps)) == problem.prompt + problem.answer + "\n"
     assert task.check("Why?", "2") is None
 
 
@@ -142,7 +142,7 @@ def test_word_problems_refuse_steps_that_are_wrong_or_no_calculation():
     for wrong in ["Answer: 84", "so it is 85", "85 + 1 = 87", ""]:
         assert task.step(state, wrong) is None
     assert task.step(task.step(state, "Answer: 85"), "1 + 1 = 2") is None
-    assert whole(task.direct_prompt("What is 1 + 1?")) == "What is 1 + 1?\n Answer:"
+    assert join_prompt(task.direct_prompt("What is 1 + 1?")) == "What is 1 + 1?\n Answer:"
 
 
 # In the form of the published solutions: the gold answer, a model's solution, whether it is right.

@@ -185,7 +185,7 @@ def test_turns_change_no_text(face, model, monkeypatch):
     prompts, n, how = PROMPTS[:2], [26, 2], dataclasses.replace(HOW, stop=(".", "t s"))
     want = model.generate(prompts, n, how, [1, 2])
     check_against_the_plain_generator(model, want, how, prompts=prompts, n=n, seeds=[1, 2])
-    monkeypatch.setattr(local, "TURN", 5)
+    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
     turned = Local(face, rows=16)
     made = turned.generate(prompts, n, how, [1, 2])
     for row, wanted in zip(made, want, strict=True):
@@ -196,7 +196,7 @@ def test_turns_change_no_text(face, model, monkeypatch):
 
 
 def test_a_turn_reads_what_is_new_alone(face, monkeypatch):
-    monkeypatch.setattr(local, "TURN", 5)
+    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
     model = Local(face, rows=16)
     made = model.generate(["So: "], [3], dataclasses.replace(HOW, ignore_eos=True), [5])
     assert [c.tokens for c in made[0]] == [16] * 3
@@ -264,7 +264,7 @@ def test_a_deadline_ends_rows_where_they_are(face, model, want, monkeypatch):
     assert [len(row) for row in late] == N
     assert {(c.text, c.tokens, c.logprob, c.finish_reason) for row in late for c in row} == {("", 0, 0.0, "length")}
     assert model.generate(PROMPTS, N, HOW, SEEDS, deadline=time.monotonic() + 1000) == want
-    monkeypatch.setattr(local, "TURN", 5)
+    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
     times = iter([0.0, 1.0, 2.0])
     clock = types.SimpleNamespace(monotonic=lambda: next(times), perf_counter=time.perf_counter)
     monkeypatch.setattr(local, "time", clock)

@@ -13,7 +13,7 @@ import pytest
 from vishwamai.errors import InputError
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.growth import spread
-from vishwamai.reasoning.model import Completion, seed_of, whole
+from vishwamai.reasoning.model import Completion, join_prompt, seed_of
 from vishwamai.reasoning.proposals import sampled
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.search.beam import LEAST
@@ -259,7 +259,7 @@ class Drawn(Scripted):
         self.task = task
 
     def generate(self, prompts, n, sampling, seeds, *, deadline=None):
-        self.asked.append([whole(prompt) for prompt in prompts])
+        self.asked.append([join_prompt(prompt) for prompt in prompts])
         rows = zip(self.asked[-1], n, seeds, strict=True)
         return [[self.road(text, seed_of(seed, j)) for j in range(many)] for text, many, seed in rows]
 

@@ -8,7 +8,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive, tasks
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.model import Completion, whole
+from vishwamai.reasoning.model import Completion, join_prompt
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Task, Verdict, guarded
 from vishwamai.reasoning.tasks.crosswords import PUZZLES
@@ -103,7 +103,7 @@ def test_a_task_has_the_rest_without_asking():
     assert TASK.extract("2\n4\n2 steps\n\n") == "2 steps" and TASK.extract(" \n") is None
     assert TASK.value(Completion(text="2", tokens=1)) is None
     assert TASK.direct_prompt("5") == TASK.prompt("5") == ("Double, or add one. Start at 1.\n", "Reach 5:\n")
-    assert whole(TASK.prompt("5", ["2", "4"])).endswith("Reach 5:\n2\n4\n")
+    assert join_prompt(TASK.prompt("5", ["2", "4"])).endswith("Reach 5:\n2\n4\n")
     assert (TASK.stop, TASK.depth) == (("\n",), None)
 
 

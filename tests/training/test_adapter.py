@@ -17,11 +17,11 @@ from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform_stacks
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
-from vishwamai.training.adapter import Adapter, trained
+from vishwamai.training.adapter import Adapter, trained_specs
 from vishwamai.training.config import RunConfig
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state
-from vishwamai.training.trainer import newest, train
+from vishwamai.training.trainer import load_newest, train
 from vishwamai.weights import lora, spec
 
 pytestmark = pytest.mark.by_turns
@@ -44,7 +44,7 @@ def drawn(specs, seed: int):
     return spec.map_params(one, specs)
 
 
-BASE, PAIRS = drawn(transformer.specs(CFG), 0), drawn(trained(CFG, ADAPTER), 1)
+BASE, PAIRS = drawn(transformer.specs(CFG), 0), drawn(trained_specs(CFG, ADAPTER), 1)
 
 
 def batch(rows: int = 8, length: int = 12) -> Batch:
@@ -75,7 +75,7 @@ def test_a_step_moves_the_pairs_alone_and_a_mesh_moves_them_alike():
     before = jax.tree.map(np.array, BASE)
     o = Optimizer(learning_rate=0.02, warmup_steps=1, weight_decay=0.1)
     state = init_state(CFG, o, 20, jax.random.key(0), adapter=ADAPTER)
-    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * spec.count(trained(CFG, ADAPTER))
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * spec.count(trained_specs(CFG, ADAPTER))
     step, losses = compiled_step(CFG, o, STEP, 20), []
     for _ in range(20):
         state, numbers = step(state, batch(), base=BASE)
@@ -139,12 +139,12 @@ def test_what_is_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match="model is missing; describe it, or name"):
         config.from_dict(RunConfig, run_of(folder, adapter=None))
     with pytest.raises(ConfigError, match=r"model is not that of training\.adapter\.base"):
-        dataclasses.replace(run, model=CFG).beside(model.config)
+        dataclasses.replace(run, model=CFG).with_base_model(model.config)
     with pytest.raises(ConfigError, match="longer than model.max_length 96"):
-        config.override(run, "training.length=128").beside(model.config)
+        config.override(run, "training.length=128").with_base_model(model.config)
     with pytest.raises(ConfigError, match="rank is 0; it must be 1 or more"):
         config.override(run, "training.adapter.rank=0")
     (tmp_path / "run.json").write_text(json.dumps(config.to_dict(run)))
     with pytest.raises(ConfigError, match="is no model; `vishwamai merge .*/adapter TO` writes"):
-        newest(tmp_path)
-    assert run.beside(model.config).training.data.tokenizer == str(folder)
+        load_newest(tmp_path)
+    assert run.with_base_model(model.config).training.data.tokenizer == str(folder)

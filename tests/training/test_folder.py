@@ -49,7 +49,7 @@ SAME = [
 @pytest.fixture
 def begun(tmp_path):
     """A folder with a run that has saved a checkpoint, and the file that says what it is."""
-    run_folder.begin(tmp_path, RUN)
+    run_folder.start_run(tmp_path, RUN)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     return tmp_path
 
@@ -58,9 +58,9 @@ def begun(tmp_path):
 def test_another_run_is_refused_and_what_differs_is_named(begun, change):
     other, before = config.override(RUN, change), (begun / "run.json").read_bytes()
     with pytest.raises(ConfigError, match="holds another run: .*--allow-changes") as error:
-        run_folder.begin(begun, other)
+        run_folder.start_run(begun, other)
     assert OTHERS[change] in str(error.value) and (begun / "run.json").read_bytes() == before
-    run_folder.begin(begun, other, allow_changes=True)
+    run_folder.start_run(begun, other, allow_changes=True)
     assert run_folder.read(begun) == other
 
 
@@ -68,7 +68,7 @@ def test_another_run_is_refused_and_what_differs_is_named(begun, change):
 def test_what_is_not_trained_may_be_another_from_start_to_start(begun, change):
     other = config.override(RUN, change)
     assert other != RUN
-    run_folder.begin(begun, other)
+    run_folder.start_run(begun, other)
     assert run_folder.read(begun) == other
 
 
@@ -85,23 +85,23 @@ def test_of_many_differences_the_first_are_named_and_the_rest_counted(begun):
     changes = [f"model.{name}=128" for name in ("vocab_size", "d_model", "d_ff", "head_dim", "d_expert", "max_length")]
     changes += ["training.seed=1", "training.batch=2", "training.data.seed=3", "training.z_loss=1.0"]
     with pytest.raises(ConfigError, match="and 2 more. Choose"):
-        run_folder.begin(begun, config.override(RUN, *changes))
+        run_folder.start_run(begun, config.override(RUN, *changes))
 
 
 def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with(tmp_path):
-    run_folder.begin(tmp_path, RUN)
+    run_folder.start_run(tmp_path, RUN)
     (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "tokenizer").mkdir()
-    run_folder.begin(tmp_path, RUN)
+    run_folder.start_run(tmp_path, RUN)
     assert (tmp_path / "tokenizer").exists()
     other = config.override(RUN, "training.data.seed=1")
-    run_folder.begin(tmp_path, other)
+    run_folder.start_run(tmp_path, other)
     assert run_folder.read(tmp_path) == other and not (tmp_path / "tokenizer").exists()
 
 
 def test_a_tokenizer_that_somebody_put_there_is_kept(tmp_path):
     (tmp_path / "tokenizer").mkdir()
-    run_folder.begin(tmp_path, RUN)
+    run_folder.start_run(tmp_path, RUN)
     assert (tmp_path / "tokenizer").exists()
 
 
@@ -109,16 +109,16 @@ def test_a_tokenizer_that_somebody_put_there_is_kept(tmp_path):
 def test_a_damaged_note_is_refused_where_it_matters(begun, tmp_path, raw):
     (begun / "run.json").write_bytes(raw)
     with pytest.raises(ConfigError, match="run.json.*--allow-changes"):
-        run_folder.begin(begun, RUN)
+        run_folder.start_run(begun, RUN)
     assert (begun / "run.json").read_bytes() == raw
-    run_folder.begin(begun, RUN, allow_changes=True)
+    run_folder.start_run(begun, RUN, allow_changes=True)
     assert run_folder.read(begun) == RUN
 
 
 def test_a_damaged_note_before_the_first_checkpoint_is_written_anew(tmp_path):
     (tmp_path / "run.json").write_text("{")
     (tmp_path / "tokenizer").mkdir()
-    run_folder.begin(tmp_path, RUN)
+    run_folder.start_run(tmp_path, RUN)
     assert run_folder.read(tmp_path) == RUN and not (tmp_path / "tokenizer").exists()
 
 
@@ -126,33 +126,33 @@ def test_a_note_of_before_a_field_was_there_has_its_default(begun):
     plain = json.loads((begun / "run.json").read_text())
     del plain["training"]["z_loss"], plain["optimization"]
     (begun / "run.json").write_text(json.dumps(plain))
-    run_folder.begin(begun, RUN)
+    run_folder.start_run(begun, RUN)
     with pytest.raises(ConfigError, match="training.z_loss: 0.0 -> 0.5"):
-        run_folder.begin(begun, dataclasses.replace(RUN, training=dataclasses.replace(RUN.training, z_loss=0.5)))
+        run_folder.start_run(begun, dataclasses.replace(RUN, training=dataclasses.replace(RUN.training, z_loss=0.5)))
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with run_folder.held(tmp_path / "run"):
+    with run_folder.lock_run(tmp_path / "run"):
         with (
             pytest.raises(CheckpointError, match="another run is at work in this folder"),
-            run_folder.held(tmp_path / "run"),
+            run_folder.lock_run(tmp_path / "run"),
         ):
             raise AssertionError("both hold it")
-        with run_folder.held(tmp_path / "other"):
+        with run_folder.lock_run(tmp_path / "other"):
             pass
-    with run_folder.held(tmp_path / "run"):
+    with run_folder.lock_run(tmp_path / "run"):
         pass
 
 
 def test_the_processes_of_one_run_share_its_folder(tmp_path, monkeypatch):
-    with run_folder.held(tmp_path):
+    with run_folder.lock_run(tmp_path):
         monkeypatch.setattr(hosts, "is_first", lambda: False)
-        with run_folder.held(tmp_path):
-            run_folder.begin(tmp_path, RUN)
+        with run_folder.lock_run(tmp_path):
+            run_folder.start_run(tmp_path, RUN)
     assert not (tmp_path / "run.json").exists()  # the first one writes it
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be made"), run_folder.held(tmp_path / "file" / "run"):
+    with pytest.raises(CheckpointError, match="cannot be made"), run_folder.lock_run(tmp_path / "file" / "run"):
         raise AssertionError

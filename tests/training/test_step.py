@@ -12,7 +12,7 @@ import pytest
 from vishwamai.data.packing import Batch
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, stacks_of
+from vishwamai.models.config import Layer, ModelConfig, group_layers
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.training.optim import Optimizer
@@ -24,13 +24,13 @@ from ..random_weights import random_weights
 pytestmark = pytest.mark.by_turns
 
 SIZES = dict(vocab_size=64, d_model=32, d_ff=32, n_heads=4, n_kv_heads=2, head_dim=8, qk_norm=True)
-DENSE = ModelConfig(**SIZES, stacks=stacks_of((Layer(),) * 3))
+DENSE = ModelConfig(**SIZES, stacks=group_layers((Layer(),) * 3))
 MOE = ModelConfig(
-    **SIZES, stacks=stacks_of((Layer(window=6, moe=True),) * 2), n_experts=4, n_experts_per_token=2, d_expert=16,
+    **SIZES, stacks=group_layers((Layer(window=6, moe=True),) * 2), n_experts=4, n_experts_per_token=2, d_expert=16,
     tie_embeddings=True,
 )  # fmt: skip
 # So deep that a whole stacked weight is larger than anything that may be gathered.
-DEEP_MOE = dataclasses.replace(MOE, stacks=stacks_of((Layer(window=6, moe=True),) * 6))
+DEEP_MOE = dataclasses.replace(MOE, stacks=group_layers((Layer(window=6, moe=True),) * 6))
 STEP = StepConfig(loss_chunks=2, z_loss=1e-3, balance_loss=0.02, router_z_loss=1e-3)
 ADAM = Optimizer(warmup_steps=2)
 
@@ -105,7 +105,7 @@ def largest_gather(hlo: str) -> int:
 
 
 def test_even_routers_cost_their_weights_in_the_loss_however_many_they_are():
-    mixed = dataclasses.replace(MOE, stacks=stacks_of((Layer(), *[Layer(moe=True)] * 5)))
+    mixed = dataclasses.replace(MOE, stacks=group_layers((Layer(), *[Layer(moe=True)] * 5)))
     even = jax.tree.map(lambda w: jnp.zeros_like(w) if w.shape[-1] == 4 else w, weights(mixed))  # [L, D, E]
     s = dataclasses.replace(STEP, z_loss=0.0, balance_loss=0.5, router_z_loss=0.25)
     lines = batch(8)
@@ -152,7 +152,9 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts():
     jax.tree.map(np.testing.assert_array_equal, (after.weights, after.opt_state), before)
 
 
-TINY = ModelConfig(vocab_size=64, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=stacks_of((Layer(),)))
+TINY = ModelConfig(
+    vocab_size=64, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=group_layers((Layer(),))
+)
 # Without moments Adam moves each weight by just the learning rate.
 SIGNS = Optimizer(
     learning_rate=1e-2, warmup_steps=8, final_fraction=0.0, weight_decay=0.0, beta1=0.0, beta2=0.0, clip_norm=1e9,

@@ -17,7 +17,7 @@ from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.monitor.metrics import read
 from vishwamai.training import trainer
 from vishwamai.training.config import RunConfig
-from vishwamai.training.trainer import newest, train
+from vishwamai.training.trainer import load_newest, train
 
 pytestmark = pytest.mark.by_turns
 
@@ -100,14 +100,14 @@ def test_a_run_tells_how_it_went(whole):
 
 
 def test_the_step_at_which_a_run_is_stopped_is_logged(tmp_path, monkeypatch):
-    def place(batch, sharding, real=trainer.place):
-        placed.append(batch)
-        if len(placed) == 4:  # the first is the evaluation's
+    def put_batch(batch, sharding, real=trainer.put_batch):
+        batches.append(batch)
+        if len(batches) == 4:  # the first is the evaluation's
             os.kill(os.getpid(), signal.SIGTERM)
         return real(batch, sharding)
 
-    placed = []
-    monkeypatch.setattr(trainer, "place", place)
+    batches = []
+    monkeypatch.setattr(trainer, "put_batch", put_batch)
     run = dataclasses.replace(tiny(), logging=dataclasses.replace(tiny().logging, log_every=6, save_every=6))
     result = train(run, tmp_path, show=False)
     assert result.step == 3 and [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 3]
@@ -122,7 +122,7 @@ def test_a_finished_run_does_nothing_more(whole):
 def test_the_newest_checkpoint_is_had_without_training(whole):
     folder, result = whole
     before = sorted(path for path in (folder / "checkpoints").rglob("*"))
-    run, left = newest(folder)
+    run, left = load_newest(folder)
     assert run == tiny() and (left.step, left.finished) == (6, True) and len(left.tokenizer) == len(result.tokenizer)
     jax.tree.map(np.testing.assert_array_equal, left.weights, result.weights)
     assert sorted(path for path in (folder / "checkpoints").rglob("*")) == before
@@ -130,10 +130,10 @@ def test_the_newest_checkpoint_is_had_without_training(whole):
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(whole, tmp_path):
     with pytest.raises(ConfigError, match=r"run.json: cannot be read"):
-        newest(tmp_path)
+        load_newest(tmp_path)
     (tmp_path / "run.json").write_bytes((whole[0] / "run.json").read_bytes())
     with pytest.raises(CheckpointError, match="has saved no checkpoint yet"):
-        newest(tmp_path)
+        load_newest(tmp_path)
 
 
 def test_the_time_limit_saves_and_stops(tmp_path):
@@ -145,7 +145,7 @@ def test_another_model_is_refused(whole):
     other = dataclasses.replace(run, model=dataclasses.replace(run.model, d_model=48))
     with pytest.raises(ConfigError, match="model.d_model: 32 -> 48"):
         train(other, whole[0], show=False)
-    assert newest(whole[0])[0] == run
+    assert load_newest(whole[0])[0] == run
 
 
 def test_another_model_cannot_go_on_on_purpose_either(whole, tmp_path):

@@ -29,7 +29,7 @@ def made(param: Param, name: str) -> tuple[np.ndarray, Quantized]:
         jnp.asarray(np.random.default_rng(0).normal(0, param.fan_in**-0.5, param.shape), "float32"),
         Scheme.named(name),
     )
-    return np.asarray(w, np.float64), quantize.rounded(w, quantize.specs(param, scheme).scale.shape, scheme)
+    return np.asarray(w, np.float64), quantize.round_to_scheme(w, quantize.specs(param, scheme).scale.shape, scheme)
 
 
 def stands_for(w: Quantized) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_what_shares_a_scale():
 
 def test_zeros_stay_zeros():
     scheme = Scheme.named("int4")
-    quantized = quantize.rounded(jnp.zeros(Q.shape), quantize.specs(Q, scheme).scale.shape, scheme)
+    quantized = quantize.round_to_scheme(jnp.zeros(Q.shape), quantize.specs(Q, scheme).scale.shape, scheme)
     assert not np.asarray(materialize(quantized)).any() and np.isfinite(np.asarray(quantized.scale, np.float32)).all()
 
 
@@ -120,8 +120,8 @@ def test_projections_of_layers_are_quantised_and_nothing_else():
 
 def test_a_weight_that_only_small_groups_divide_stays_as_it_is():
     odd = {"stacks": {"w": Param((12, 4), ("embed", "mlp"), contract=("embed",))}}
-    assert quantize.chosen_specs(odd, Scheme.named("int4")) == odd
-    assert quantize.is_quantized(quantize.chosen_specs(odd, Scheme.named("int8"))["stacks"]["w"])
+    assert quantize.quantizable_specs(odd, Scheme.named("int4")) == odd
+    assert quantize.is_quantized(quantize.quantizable_specs(odd, Scheme.named("int8"))["stacks"]["w"])
 
 
 @jax.jit(static_argnames="sharding")
@@ -135,7 +135,7 @@ def logits(w, sharding: Sharding = SINGLE):
 def test_a_quantised_model_is_the_same_on_eight_devices(name, sizes):
     scheme, sharding = Scheme.named(name), Sharding(make_mesh(**sizes))
     w = quantize.quantize(WEIGHTS, SPECS, scheme)
-    targets = quantize.chosen_specs(SPECS, scheme)
+    targets = quantize.quantizable_specs(SPECS, scheme)
     there = jax.tree.map(jax.device_put, w, shardings(targets, sharding))
     alone = np.asarray(logits(w))
     np.testing.assert_allclose(logits(there, sharding), alone, atol=1e-5 * np.abs(alone).max())

@@ -75,7 +75,7 @@ def _source(args: argparse.Namespace, status: Status) -> Iterator[Path]:
     from vishwamai.training import trainer
 
     with status("reading the checkpoint"):
-        run, result = trainer.newest(folder)
+        run, result = trainer.load_newest(folder)
     model: Any = run.model
     left: Any = result
     print(f"{folder}: step {left.step:,} of {run.training.steps:,}")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from vishwamai.cli.texts import standard_input, whole
+from vishwamai.cli.texts import check_utf8, standard_input
 
 HISTORY_LENGTH = 1000
 QUOTES = '"""'  # before and after a text of several lines
@@ -57,8 +57,8 @@ class LineEditor:
 
     def _line(self, prompt: str) -> str:
         if not self.is_interactive:
-            return whole(input())
-        return whole(input(ESCAPE.sub("\001\\g<0>\002", prompt) if self._readline is not None else prompt))
+            return check_utf8(input())
+        return check_utf8(input(ESCAPE.sub("\001\\g<0>\002", prompt) if self._readline is not None else prompt))
 
     def _rest(self, text: str, more: str) -> str:
         """A text whose first line is here, up to the quotes that end it, or the end of what is piped in."""

@@ -30,7 +30,7 @@ def _utf8(raw: bytes, where: str) -> str:
         raise not_utf8(where, error) from None
 
 
-def whole(text: str) -> str:
+def check_utf8(text: str) -> str:
     """The same text. Raises `UnicodeDecodeError` where Python smuggled bytes into it, as the C locale has it do."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8")
 

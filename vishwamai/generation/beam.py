@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
-from vishwamai.generation.decode import laid_out, read, seen_tokens
-from vishwamai.generation.sampling import Controls, check_whole
+from vishwamai.generation.decode import constrain_state, find_seen_tokens, read
+from vishwamai.generation.sampling import SamplingArrays, check_whole
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -60,7 +60,7 @@ class BeamParams:
 class BeamRules:
     """What does not change during a search."""
 
-    controls: Controls  # of the B prompts
+    controls: SamplingArrays  # of the B prompts
     end_ids: Array  # [E] int32
     limit: Array  # [B] int32, the most new tokens; 0 for a prompt that only fills the batch
     length_penalty: Array  # [] float32
@@ -117,13 +117,13 @@ def begin(
         cache=select_rows(cache, jnp.repeat(jnp.arange(B), W)),
         running=dataclasses.replace(empty, score=empty.score.at[:, 0].set(0.0)),  # the copies are equal: one counts
         finished=empty,
-        seen=jnp.repeat(seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
+        seen=jnp.repeat(find_seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
         start=lengths_B,
         step=jnp.zeros((), jnp.int32),
         open=rules.limit > 0,
     )
     logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
-    return _laid_out(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
+    return _constrain_state(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
 
 
 def search(
@@ -142,7 +142,7 @@ def search(
         return extend(dataclasses.replace(state, cache=cache), logits_RV, rules, beams)
 
     state = jax.lax.while_loop(lambda s: jnp.any(s.open) & (s.step < last_step), body, state)
-    return _laid_out(state, sharding)
+    return _constrain_state(state, sharding)
 
 
 def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> BeamState:
@@ -229,6 +229,6 @@ def _rows(beam_BW: Array) -> Array:
     return (jnp.arange(B)[:, None] * W + beam_BW).reshape(-1)
 
 
-def _laid_out(state: BeamState, sharding: Sharding) -> BeamState:
+def _constrain_state(state: BeamState, sharding: Sharding) -> BeamState:
     rest = dataclasses.replace(state, step=state.step[None])
-    return dataclasses.replace(laid_out(rest, sharding), step=state.step)
+    return dataclasses.replace(constrain_state(rest, sharding), step=state.step)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.generation import sampling
-from vishwamai.generation.sampling import Controls
+from vishwamai.generation.sampling import SamplingArrays
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_full
 from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache
@@ -24,40 +24,54 @@ RUNNING, STOP, LENGTH = 0, 1, 2
 
 
 @pytree
-class Rules:
-    """What each row was asked for; it does not change while the row is made."""
+class BatchParams:
+    """What each row was asked for, as arrays; it does not change while the row is decoded."""
 
-    controls: Controls
+    controls: SamplingArrays
     end_ids: Array  # [B, E] int32 tokens that end a row, -1: none
     limit: Array  # [B] int32 the most tokens of a row, its prompt included
 
 
 @pytree
-class State:
-    """Everything that decoding changes. Token p of a row stands at place p, those of the prompt included."""
+class DecodeState:
+    """Everything that decoding changes. Token p of a row stands at index p, those of the prompt included."""
 
     cache: KVCache
     tokens: Array  # [B, S] int32, the padding token where nothing is yet
     logprobs: Array  # [B, S] float32, of each new token under the model's own distribution
-    top_ids: Array  # [B, S, n] int32, the likeliest tokens at each new place
+    top_ids: Array  # [B, S, n] int32, the likeliest tokens at each new token
     top_logprobs: Array  # [B, S, n] float32
     seen: Array  # [B, V] bool, tokens of the row so far
     length: Array  # [B] int32, tokens so far
     reason: Array  # [B] int32, why the row ended (STOP, LENGTH), or RUNNING
 
 
-def prefill(weights, tokens_BT, lengths_B, rules: Rules, *, cfg: ModelConfig, size, pad_id, top, dtypes, sharding):
+def prefill(
+    weights, tokens_BT, lengths_B, rules: BatchParams, *, cfg: ModelConfig, size, pad_id, top, dtypes, sharding
+):
     """Reads the prompts and chooses each row's first new token. `dtypes` are those of activations and cache.
 
     `size` is at least T. A row whose limit is not above its length (one that only fills the batch) has ended already.
     """
     x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
     shape = {"size": size, "pad_id": pad_id, "top": top}
-    return _begun(weights, x_B1D, cache, tokens_BT, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+    return _initial_state(weights, x_B1D, cache, tokens_BT, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
 
 
 def extend(
-    weights, cache, kept_B, tokens_BS, lengths_B, rules: Rules, *, cfg: ModelConfig, span, pad_id, top, dtypes, sharding
+    weights,
+    cache,
+    kept_B,
+    tokens_BS,
+    lengths_B,
+    rules: BatchParams,
+    *,
+    cfg: ModelConfig,
+    span,
+    pad_id,
+    top,
+    dtypes,
+    sharding,
 ):
     """`prefill` of prompts whose first `kept` tokens lie in the cache, one at least not; these are read in `span`s.
 
@@ -81,26 +95,28 @@ def extend(
     nothing = jnp.zeros((lengths_B.shape[0], 1, cfg.d_model), dtypes[0])
     x_B1D, cache = jax.lax.while_loop(unread, body, (nothing, crop(cache, kept_B)))
     shape = {"size": S, "pad_id": pad_id, "top": top}
-    return _begun(weights, x_B1D, cache, tokens_BS, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+    return _initial_state(weights, x_B1D, cache, tokens_BS, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
 
 
-def _begun(weights, x_B1D, cache, tokens_BT, lengths_B, rules: Rules, *, cfg: ModelConfig, size, pad_id, top, sharding):
-    """The state after the prompts were read and each row's first new token was chosen."""
+def _initial_state(
+    weights, x_B1D, cache, tokens_BT, lengths_B, rules: BatchParams, *, cfg: ModelConfig, size, pad_id, top, sharding
+):
+    """Returns the state after the prompts were read and each row's first new token was chosen."""
     B, T = tokens_BT.shape
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
     padded = jnp.full((B, size), pad_id, jnp.int32).at[:, :T].set(jnp.where(inside, tokens_BT, pad_id))
-    state = State(
+    state = DecodeState(
         cache=cache,
         tokens=padded,
         logprobs=jnp.zeros((B, size), jnp.float32),
         top_ids=jnp.zeros((B, size, top), jnp.int32),
         top_logprobs=jnp.zeros((B, size, top), jnp.float32),
-        seen=seen_tokens(tokens_BT, inside, cfg.vocab_size),
+        seen=find_seen_tokens(tokens_BT, inside, cfg.vocab_size),
         length=lengths_B,
         reason=jnp.where(lengths_B < rules.limit, RUNNING, LENGTH),
     )
     logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
-    return laid_out(accept(state, logits_BV, rules), sharding)
+    return constrain_state(append_token(state, logits_BV, rules), sharding)
 
 
 def read(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding):
@@ -112,8 +128,10 @@ def read(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size:
     return jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1), cache
 
 
-def decode(weights, state: State, rules: Rules, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding) -> State:
-    """Up to `steps` more tokens of every row that has not ended, in one loop on the device."""
+def decode(
+    weights, state: DecodeState, rules: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
+) -> DecodeState:
+    """Decodes up to `steps` more tokens of every row that has not ended, in one loop on the device."""
     head = transformer.lm_head(weights, sharding)
 
     def running(carry):
@@ -124,62 +142,64 @@ def decode(weights, state: State, rules: Rules, steps, *, cfg: ModelConfig, dtyp
         step, state = carry
         return step + 1, decode_step(weights, head, state, rules, cfg=cfg, dtypes=dtypes, sharding=sharding)
 
-    return laid_out(jax.lax.while_loop(running, body, (jnp.zeros((), jnp.int32), state))[1], sharding)
+    return constrain_state(jax.lax.while_loop(running, body, (jnp.zeros((), jnp.int32), state))[1], sharding)
 
 
-def decode_step(weights, head, state: State, rules: Rules, *, cfg: ModelConfig, dtypes, sharding: Sharding) -> State:
-    """One more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
+def decode_step(
+    weights, head, state: DecodeState, rules: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
+) -> DecodeState:
+    """Decodes one more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
     last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
     active_B = (state.reason == RUNNING).astype(jnp.int32)
     x_B1D, cache = transformer.cached_hidden_states(
         weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
     )
     logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
-    return accept(dataclasses.replace(state, cache=cache), logits_BV, rules)
+    return append_token(dataclasses.replace(state, cache=cache), logits_BV, rules)
 
 
-def accept(state: State, logits_BV: Array, rules: Rules) -> State:
-    """The state with each running row's next token chosen and noted."""
+def append_token(state: DecodeState, logits_BV: Array, rules: BatchParams) -> DecodeState:
+    """Chooses the next token of each running row and appends it to the state."""
     token_B = sampling.choose(logits_BV, rules.controls, state.seen, state.length)
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
     logprob_B = (jnp.take_along_axis(logits_BV, token_B[:, None], axis=1) - total_B1)[:, 0]
     rows_B = jnp.arange(token_B.shape[0])
     running_B = state.reason == RUNNING
-    place_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
+    index_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
     length_B = state.length + running_B.astype(jnp.int32)
     ended_B = jnp.any(token_B[:, None] == rules.end_ids, axis=1)
     reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= rules.limit, LENGTH, RUNNING))
     return dataclasses.replace(
         state,
-        **_likeliest(state, logits_BV - total_B1, rows_B, place_B),
-        tokens=state.tokens.at[rows_B, place_B].set(token_B, mode="drop"),
-        logprobs=state.logprobs.at[rows_B, place_B].set(logprob_B, mode="drop"),
+        **_top_logprobs(state, logits_BV - total_B1, rows_B, index_B),
+        tokens=state.tokens.at[rows_B, index_B].set(token_B, mode="drop"),
+        logprobs=state.logprobs.at[rows_B, index_B].set(logprob_B, mode="drop"),
         seen=state.seen.at[rows_B, token_B].max(running_B),
         length=length_B,
         reason=jnp.where(running_B, reason_B, state.reason),
     )
 
 
-def _likeliest(state: State, logprobs_BV: Array, rows_B: Array, place_B: Array) -> dict[str, Array]:
+def _top_logprobs(state: DecodeState, logprobs_BV: Array, rows_B: Array, index_B: Array) -> dict[str, Array]:
     """The fields of the n likeliest tokens, with this step's noted."""
     n = state.top_ids.shape[2]
     if n == 0:
         return {}
     values, ids = jax.lax.top_k(logprobs_BV, n)
     return {
-        "top_ids": state.top_ids.at[rows_B, place_B].set(ids.astype(jnp.int32), mode="drop"),
-        "top_logprobs": state.top_logprobs.at[rows_B, place_B].set(values, mode="drop"),
+        "top_ids": state.top_ids.at[rows_B, index_B].set(ids.astype(jnp.int32), mode="drop"),
+        "top_logprobs": state.top_logprobs.at[rows_B, index_B].set(values, mode="drop"),
     }
 
 
-def seen_tokens(tokens_BT: Array, inside_BT: Array, vocab_size: int) -> Array:
-    """Which tokens stand in each row's prompt, `[B, V]` bool."""
+def find_seen_tokens(tokens_BT: Array, inside_BT: Array, vocab_size: int) -> Array:
+    """Returns which tokens stand in each row's prompt, `[B, V]` bool."""
     rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
     return jnp.zeros((tokens_BT.shape[0], vocab_size), bool).at[rows_B1, tokens_BT].max(inside_BT)
 
 
-def laid_out(state, sharding: Sharding):
-    """A state with its rows, and the cache's heads, split as `sharding` says, so that every program gives the same."""
+def constrain_state(state, sharding: Sharding):
+    """Lays a state's rows, and the cache's heads, out by `sharding`, so that every program gives the same layout."""
 
     def cache(c: LayerCache) -> LayerCache:
         keys, values = (sharding.constrain(x, None, "batch", None, "kv_heads", None) for x in (c.k, c.v))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.generation import decode
-from vishwamai.generation.decode import LENGTH, RUNNING, Rules, State, laid_out, seen_tokens
+from vishwamai.generation.decode import LENGTH, RUNNING, BatchParams, DecodeState, constrain_state, find_seen_tokens
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -26,7 +26,7 @@ Array = jax.Array
 
 
 @pytree
-class Pool:
+class PrefixPool:
     """Prefixes, one a row: keys and values, tokens, and the last token's residuals, from which the next is drawn."""
 
     cache: KVCache  # R rows
@@ -35,7 +35,7 @@ class Pool:
 
 
 @pytree
-class Reads:
+class PrefixReads:
     """What is to be read: row `dst` becomes row `src` with these tokens after its first `kept` ones."""
 
     src: Array  # [M] int32
@@ -46,7 +46,7 @@ class Reads:
 
 
 @pytree
-class Drawn:
+class ForkedTokens:
     """New tokens of each job; places from `length` on mean nothing."""
 
     tokens: Array  # [M, N] int32
@@ -57,17 +57,19 @@ class Drawn:
     reason: Array  # [M] int32, STOP or LENGTH
 
 
-def init_pool(*, cfg: ModelConfig, rows: int, size: int, dtypes, sharding: Sharding) -> Pool:
+def init_pool(*, cfg: ModelConfig, rows: int, size: int, dtypes, sharding: Sharding) -> PrefixPool:
     """An empty pool. `dtypes` are those of activations and cache."""
-    pool = Pool(
+    pool = PrefixPool(
         cache=init_cache(cfg, rows, size, dtypes[1], sharding),
         tokens=jnp.zeros((rows, size), jnp.int32),
         last=jnp.zeros((rows, cfg.d_model), dtypes[0]),
     )
-    return laid_out(pool, sharding)
+    return constrain_state(pool, sharding)
 
 
-def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cfg: ModelConfig, dtypes, sharding):
+def read(
+    weights, pool: PrefixPool, jobs: PrefixReads, tiles, *, tile: int, scored: bool, cfg: ModelConfig, dtypes, sharding
+):
     """Reads the first `tiles * tile` jobs into the pool.
 
     Returns (pool, logprobs [M]): with `scored` the log-probability of each job's tokens after the row that it forks.
@@ -86,16 +88,16 @@ def read(weights, pool: Pool, jobs: Reads, tiles, *, tile: int, scored: bool, cf
             new = _sums(transformer.apply_lm_head(head, before, cfg), part)
             sums = jax.lax.dynamic_update_slice_in_dim(sums, new, i * tile, 0)
         last_PD = jnp.take_along_axis(x_PTD, jnp.maximum(part.lengths - 1, 0)[:, None, None], axis=1)[:, 0]
-        return laid_out(_stored(pool, part, cache, last_PD), sharding), sums
+        return constrain_state(_store(pool, part, cache, last_PD), sharding), sums
 
     return jax.lax.fori_loop(0, tiles, body, (pool, jnp.zeros(jobs.src.shape, jnp.float32)))
 
 
 def draw(
     weights,
-    pool: Pool,
+    pool: PrefixPool,
     src_M,
-    rules: Rules,
+    rules: BatchParams,
     tiles,
     *,
     tile: int,
@@ -104,14 +106,14 @@ def draw(
     cfg: ModelConfig,
     dtypes,
     sharding,
-) -> Drawn:
+) -> ForkedTokens:
     """Continues row `src[m]` for each of the first `tiles * tile` jobs, at most `room` tokens; the pool stays as it is.
 
     A job whose limit is not above its row's length makes nothing.
     """
     head = transformer.lm_head(weights, sharding)
     M = src_M.shape[0]
-    empty = Drawn(
+    empty = ForkedTokens(
         tokens=jnp.zeros((M, room), jnp.int32),
         logprobs=jnp.zeros((M, room), jnp.float32),
         top_ids=jnp.zeros((M, room, top), jnp.int32),
@@ -121,12 +123,12 @@ def draw(
     )
     step = partial(decode.decode_step, cfg=cfg, dtypes=dtypes, sharding=sharding)
 
-    def body(i, out: Drawn) -> Drawn:
+    def body(i, out: ForkedTokens) -> ForkedTokens:
         src_B, own = _tile((src_M, rules), i, tile)
-        state = _begun(pool, src_B, own, top, cfg)
+        state = _initial_state(pool, src_B, own, top, cfg)
         start_B = state.length
         logits_BV = transformer.apply_lm_head(head, pool.last[src_B][:, None], cfg)[:, 0]
-        state = decode.accept(state, logits_BV, own)
+        state = decode.append_token(state, logits_BV, own)
         state = jax.lax.while_loop(lambda s: jnp.any(s.reason == RUNNING), lambda s: step(weights, head, s, own), state)
         new = _new_tokens(state, start_B, room)
         return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, i * tile, 0), out, new)
@@ -139,14 +141,14 @@ def _tile(jobs, i, tile: int):
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * tile, tile), jobs)
 
 
-def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:
+def _store(pool: PrefixPool, part: PrefixReads, cache: KVCache, last_PD: Array) -> PrefixPool:
     """The pool with the tile's rows in their places."""
     dst_P = jnp.where(part.lengths > 0, part.dst, pool.tokens.shape[0])
     offsets_1T = jnp.arange(part.tokens.shape[1])[None]
     places_PT = jnp.where(offsets_1T < part.lengths[:, None], part.kept[:, None] + offsets_1T, pool.tokens.shape[1])
     tokens = pool.tokens[part.src].at[jnp.arange(dst_P.shape[0])[:, None], places_PT].set(part.tokens, mode="drop")
 
-    def place(old: LayerCache, new: LayerCache) -> LayerCache:
+    def put(old: LayerCache, new: LayerCache) -> LayerCache:
         return LayerCache(
             k=old.k.at[:, dst_P].set(new.k, mode="drop"),
             v=old.v.at[:, dst_P].set(new.v, mode="drop"),
@@ -154,17 +156,17 @@ def _stored(pool: Pool, part: Reads, cache: KVCache, last_PD: Array) -> Pool:
         )
 
     pairs = zip(pool.cache.stacks, cache.stacks, strict=True)
-    stacks = tuple(tuple(place(a, b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
+    stacks = tuple(tuple(put(a, b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
     whole, part_of = ({"length": c.length, "rope_switch": c.rope_switch} for c in (pool.cache, cache))
     rest = jax.tree.map(lambda old, new: old.at[dst_P].set(new, mode="drop"), whole, part_of)
-    return Pool(
+    return PrefixPool(
         cache=KVCache(stacks=stacks, **rest),
         tokens=pool.tokens.at[dst_P].set(tokens, mode="drop"),
         last=pool.last.at[dst_P].set(last_PD.astype(pool.last.dtype), mode="drop"),
     )
 
 
-def _sums(logits_PTV: Array, part: Reads) -> Array:
+def _sums(logits_PTV: Array, part: PrefixReads) -> Array:
     """The log-probability of each job's tokens, `[P]`, from the logits before each of them."""
     chosen_PT = jnp.take_along_axis(logits_PTV, part.tokens[..., None], axis=-1)[..., 0]
     logprobs_PT = chosen_PT - jax.nn.logsumexp(logits_PTV, axis=-1)
@@ -172,23 +174,23 @@ def _sums(logits_PTV: Array, part: Reads) -> Array:
     return jnp.where(inside_PT, logprobs_PT, 0.0).sum(axis=1)
 
 
-def _begun(pool: Pool, src_B: Array, rules: Rules, top: int, cfg: ModelConfig) -> State:
+def _initial_state(pool: PrefixPool, src_B: Array, rules: BatchParams, top: int, cfg: ModelConfig) -> DecodeState:
     """The state of decoding with nothing made yet."""
     tokens_BS, length_B = pool.tokens[src_B], pool.cache.length[src_B]
     B, S = tokens_BS.shape
-    return State(
+    return DecodeState(
         cache=select_rows(pool.cache, src_B),
         tokens=tokens_BS,
         logprobs=jnp.zeros((B, S), jnp.float32),
         top_ids=jnp.zeros((B, S, top), jnp.int32),
         top_logprobs=jnp.zeros((B, S, top), jnp.float32),
-        seen=seen_tokens(tokens_BS, jnp.arange(S)[None] < length_B[:, None], cfg.vocab_size),
+        seen=find_seen_tokens(tokens_BS, jnp.arange(S)[None] < length_B[:, None], cfg.vocab_size),
         length=length_B,
         reason=jnp.where(length_B < rules.limit, RUNNING, LENGTH),
     )
 
 
-def _new_tokens(state: State, start_B: Array, room: int) -> Drawn:
+def _new_tokens(state: DecodeState, start_B: Array, room: int) -> ForkedTokens:
     """What a tile made, its first new tokens at place 0."""
     S = state.tokens.shape[1]
     places_BN = jnp.minimum(start_B[:, None] + jnp.arange(room)[None], S - 1)
@@ -199,7 +201,7 @@ def _new_tokens(state: State, start_B: Array, room: int) -> Drawn:
 
     names = ("tokens", "logprobs", "top_ids", "top_logprobs")
     made = {name: cut(getattr(state, name)) for name in names}
-    return Drawn(**made, length=state.length - start_B, reason=state.reason)
+    return ForkedTokens(**made, length=state.length - start_B, reason=state.reason)
 
 
 def fingerprint(weights) -> Array:
@@ -214,12 +216,12 @@ def fingerprint(weights) -> Array:
             place = place * jnp.uint32(n) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             leaf = jax.lax.bitcast_convert_type(leaf, f"uint{jnp.finfo(leaf.dtype).bits}")
-        one = _mixed(leaf.astype(jnp.uint32) ^ _mixed(place))
-        total = total * jnp.uint32(40503) + jnp.stack([one.sum(), _mixed(one + place).sum()])
+        one = _mix(leaf.astype(jnp.uint32) ^ _mix(place))
+        total = total * jnp.uint32(40503) + jnp.stack([one.sum(), _mix(one + place).sum()])
     return total
 
 
-def _mixed(x: Array) -> Array:
+def _mix(x: Array) -> Array:
     """Each uint32 as another one, in which all bits of the first have a part."""
     for shift in (16, 13, 15):
         x = (x ^ (x >> shift)) * jnp.uint32(2654435761)
@@ -227,7 +229,7 @@ def _mixed(x: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class PoolSizes:
     """The shapes of a pool and of its calls."""
 
     rows: int  # R

@@ -12,9 +12,9 @@ import numpy as np
 
 from vishwamai.errors import InputError
 from vishwamai.generation import fork
-from vishwamai.generation.decode import STOP, Rules
-from vishwamai.generation.fork import Drawn, Reads, Sizes
-from vishwamai.generation.prefixes import Job, Prefixes, Runs, tiles
+from vishwamai.generation.decode import STOP, BatchParams
+from vishwamai.generation.fork import ForkedTokens, PoolSizes, PrefixReads
+from vishwamai.generation.prefixes import Prefixes, PrefixRead, Runs, group_by_length
 from vishwamai.generation.programs import READ_LENGTHS, Programs, bucket, read_length
 from vishwamai.generation.requests import FEW_LOGPROBS, LEAST_ENDS
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, controls
@@ -23,7 +23,7 @@ from vishwamai.parallel.sharding import SINGLE, Sharding
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ForkedRow:
     """One continuation: its tokens, an end token included, their logprobs, and the likeliest ones at each step."""
 
     tokens: list[int]
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclasses.dataclass
-class Counts:
+class ForkCounts:
     """What was computed so far."""
 
     device_calls: int = 0
@@ -46,7 +46,7 @@ class Forks:
     def __init__(
         self,
         cfg: ModelConfig,
-        sizes: Sizes,
+        sizes: PoolSizes,
         *,
         compute: str = "float32",
         cache: str = "float32",
@@ -55,7 +55,7 @@ class Forks:
     ):
         if sizes.context > cfg.max_length:
             raise InputError(f"a context of {sizes.context} is longer than the model's {cfg.max_length}")
-        self.cfg, self.sizes, self.counts = cfg, sizes, Counts()
+        self.cfg, self.sizes, self.counts = cfg, sizes, ForkCounts()
         self.programs = Programs() if programs is None else programs
         self._fixed = {"cfg": cfg, "dtypes": (compute, cache), "sharding": sharding}
         self.forget()
@@ -87,14 +87,14 @@ class Forks:
             self.check((*prompt, new))
         rows, nowhere = self.read(weights, prompts), self.sizes.rows
         jobs = [
-            Job(row, nowhere, sum(map(len, prompt)), new)
+            PrefixRead(row, nowhere, sum(map(len, prompt)), new)
             for row, prompt, new in zip(rows, prompts, continuations, strict=True)
         ]
         return self._read(weights, jobs, scored=True)
 
     def draw(
         self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends: Sequence[int]
-    ) -> list[Row]:
+    ) -> list[ForkedRow]:
         """One continuation of each prompt, of which many may be equal; tokens of `ends` end a row."""
         unique = list(dict.fromkeys(prompts))
         of = dict(zip(unique, self.read(weights, unique), strict=True))
@@ -117,7 +117,7 @@ class Forks:
                 f"a prompt has {length} tokens and the context of this pool holds {self.sizes.context}; make it larger"
             )
 
-    def _read(self, weights, jobs: Sequence[Job], *, scored: bool) -> list[float]:
+    def _read(self, weights, jobs: Sequence[PrefixRead], *, scored: bool) -> list[float]:
         """Carries jobs out; the log-probability of each where `scored`."""
         try:
             return self._carry_out(weights, jobs, scored)
@@ -125,12 +125,12 @@ class Forks:
             self.forget()
             raise
 
-    def _carry_out(self, weights, jobs: Sequence[Job], scored: bool) -> list[float]:
+    def _carry_out(self, weights, jobs: Sequence[PrefixRead], scored: bool) -> list[float]:
         if self._pool is None:
             self._pool = self.programs.run(fork.init_pool, rows=self.sizes.rows, size=self.sizes.context, **self._fixed)
         sums: dict[int, float] = {}
         place = {id(job): i for i, job in enumerate(jobs)}
-        for T, group in tiles(jobs, read_length).items():
+        for T, group in group_by_length(jobs, read_length).items():
             tile = max(self.sizes.read // T, 1)
             for begin in range(0, len(group), self.sizes.jobs):
                 part = group[begin : begin + self.sizes.jobs]
@@ -143,7 +143,7 @@ class Forks:
                     sums |= {place[id(job)]: float(x) for job, x in zip(part, np.asarray(found), strict=False)}
         return [sums[i] for i in range(len(jobs))] if scored else []
 
-    def _reads(self, jobs: Sequence[Job], T: int) -> Reads:
+    def _reads(self, jobs: Sequence[PrefixRead], T: int) -> PrefixReads:
         M = self._padded(self.sizes.jobs, max(self.sizes.read // T, 1))
         columns = np.zeros((4, M), np.int32)
         columns[1] = self.sizes.rows
@@ -152,10 +152,10 @@ class Forks:
             columns[:, i] = job.src, job.dst, job.kept, len(job.tokens)
             tokens[i, : len(job.tokens)] = job.tokens
         src, dst, kept, lengths = map(jax.device_put, columns)
-        return Reads(src=src, dst=dst, kept=kept, tokens=jax.device_put(tokens), lengths=lengths)
+        return PrefixReads(src=src, dst=dst, kept=kept, tokens=jax.device_put(tokens), lengths=lengths)
 
-    def _draw(self, weights, rows, starts, params, limit, ends) -> list[Row]:
-        out: list[Row] = []
+    def _draw(self, weights, rows, starts, params, limit, ends) -> list[ForkedRow]:
+        out: list[ForkedRow] = []
         room = bucket(max(n - start for n, start in zip(limit, starts, strict=True)), 16, self.sizes.context)
         asked = max(p.logprobs or 0 for p in params)
         top = min(0 if not asked else FEW_LOGPROBS if asked <= FEW_LOGPROBS else MAX_LOGPROBS, self.cfg.vocab_size)
@@ -170,7 +170,7 @@ class Forks:
             call = {"tile": self.sizes.tile, "room": room, "top": top, **self._fixed}
             drawn = jax.device_get(self.programs.run(fork.draw, weights, self._pool, *args, **call))
             self.counts.device_calls += 1
-            out += [_row(drawn, i, asked) for i in range(n)]
+            out += [_forked_row(drawn, i, asked) for i in range(n)]
         return out
 
     def _src(self, rows: Sequence[int]) -> jax.Array:
@@ -178,13 +178,13 @@ class Forks:
         out[: len(rows)] = rows
         return jax.device_put(out)
 
-    def _rules(self, params: Sequence[SamplingParams], limit: Sequence[int], ends: Sequence[int]) -> Rules:
+    def _rules(self, params: Sequence[SamplingParams], limit: Sequence[int], ends: Sequence[int]) -> BatchParams:
         M = self._padded(self.sizes.jobs, self.sizes.tile)
         spare = M - len(params)
         end_ids = np.full((M, bucket(len(ends), LEAST_ENDS)), -1, np.int32)
         end_ids[:, : len(ends)] = ends
         drawn = controls([*params, *[SamplingParams(temperature=0.0, seed=0)] * spare])
-        rules = Rules(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
+        rules = BatchParams(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
         return jax.tree.map(jax.device_put, rules)
 
     @staticmethod
@@ -192,8 +192,8 @@ class Forks:
         return -(-n // tile) * tile
 
 
-def _row(drawn: Drawn, i: int, asked: int) -> Row:
+def _forked_row(drawn: ForkedTokens, i: int, asked: int) -> ForkedRow:
     n = int(drawn.length[i])
     pairs = zip(drawn.top_ids[i, :n, :asked].tolist(), drawn.top_logprobs[i, :n, :asked].tolist(), strict=True)
     top = [dict(zip(ids, values, strict=True)) for ids, values in pairs] if asked else []
-    return Row(drawn.tokens[i, :n].tolist(), drawn.logprobs[i, :n].tolist(), top, int(drawn.reason[i]) == STOP)
+    return ForkedRow(drawn.tokens[i, :n].tolist(), drawn.logprobs[i, :n].tolist(), top, int(drawn.reason[i]) == STOP)

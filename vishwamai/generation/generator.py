@@ -1,4 +1,4 @@
-"""`Generator`: prompts in, new tokens out. It rounds shapes up, runs the loop in turns and watches for stop strings.
+"""`Generator`: prompts in, new tokens out. It rounds shapes up, decodes in chunks and watches for stop strings.
 
 Rows are lists of token ids of any lengths. Text is known only through the function `text`, and made only where stop
 strings are asked for. It knows no file and no tokenizer, and holds no weights.
@@ -14,12 +14,20 @@ import numpy as np
 from vishwamai.errors import InputError
 from vishwamai.generation import decode
 from vishwamai.generation.beam import BeamParams
-from vishwamai.generation.decode import LENGTH, RUNNING, STOP, State
+from vishwamai.generation.decode import LENGTH, RUNNING, STOP, DecodeState
 from vishwamai.generation.programs import Clock, Programs, read_length
 from vishwamai.generation.prompt_cache import CachedRow, PromptCache
 from vishwamai.generation.prompts import id_rows
-from vishwamai.generation.requests import DEFAULTS, Job, checked_params, checked_rows, job_of, on_device, padded
-from vishwamai.generation.results import Chunk, Generation, NewText, Text, View, generation
+from vishwamai.generation.requests import (
+    DEFAULTS,
+    GenerationRequest,
+    check_params,
+    check_rows,
+    make_request,
+    pad_rows,
+    put_on_device,
+)
+from vishwamai.generation.results import Generation, HostState, NewText, RowChunk, Text, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import logits_of, score_rows
 from vishwamai.generation.search import search_rows
@@ -29,7 +37,7 @@ from vishwamai.parallel.sharding import SINGLE, Sharding
 
 Prompts = Sequence[Sequence[int]]
 Params = SamplingParams | Sequence[SamplingParams]
-TURN, WATCHFUL_TURN = 64, 16  # steps between two looks at the rows: without and with stop strings
+CHUNK_STEPS, CHUNK_STEPS_WITH_STOPS = 64, 16  # steps between two looks at the rows: without and with stop strings
 REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
 
 
@@ -57,13 +65,13 @@ class Generator:
 
         A `cache` is for one prompt: it is read where it holds its beginning, and holds the whole row afterwards.
         """
-        job, clock = self._job(prompts, params), Clock(self.programs)
-        turn = WATCHFUL_TURN if any(row.params.stop for row in job.rows) else TURN
+        request, clock = self._request(prompts, params), Clock(self.programs)
+        n_steps = CHUNK_STEPS_WITH_STOPS if any(row.params.stop for row in request.rows) else CHUNK_STEPS
         with self.programs.progress("generating"):
-            for _ in self._turns(weights, job, turn, clock, _checked(cache, job)):
+            for _ in self._decode_chunks(weights, request, n_steps, clock, _checked(cache, request)):
                 pass
-        made, cached = sum(len(row.tokens) for row in job.rows), 0 if cache is None else cache.cached_tokens
-        return generation(job.rows, clock.stats(sum(row.start for row in job.rows), made, cached))
+        made, cached = sum(len(row.tokens) for row in request.rows), 0 if cache is None else cache.cached_tokens
+        return generation(request.rows, clock.stats(sum(row.start for row in request.rows), made, cached))
 
     def stream(
         self,
@@ -73,16 +81,16 @@ class Generator:
         *,
         every: int = 1,
         cache: PromptCache | None = None,
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[RowChunk]:
         """`generate`, giving each row's new tokens as they come, after the prefill and then every `every` steps.
 
         A stream that is closed before its end leaves what it made in the cache.
         """
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every is {every!r}; it must be a whole number of steps, 1 or more")
-        job = self._job(prompts, params)
-        turns = self._turns(weights, job, every, Clock(self.programs), _checked(cache, job))
-        return (chunk for chunks in turns for chunk in chunks)
+        request = self._request(prompts, params)
+        chunks = self._decode_chunks(weights, request, every, Clock(self.programs), _checked(cache, request))
+        return (chunk for gained in chunks for chunk in gained)
 
     def search(self, weights, prompts: Prompts, beams: BeamParams, params: Params = DEFAULTS) -> Generation:
         """Beam search or beam sampling; `num_return` texts of each prompt in turn, the best first, with `scores`.
@@ -90,13 +98,13 @@ class Generator:
         A row's `max_tokens`, `seed`, `repetition_penalty` and end tokens count (the last must be the same for all
         rows), and with `beams.sample` its temperature and filters. Stop strings and logprobs are refused.
         """
-        job, clock = self._job(prompts, params), Clock(self.programs)
+        request, clock = self._request(prompts, params), Clock(self.programs)
         with self.programs.progress("searching"):
-            return search_rows(self.programs, weights, job, beams, clock, **self._fixed())
+            return search_rows(self.programs, weights, request, beams, clock, **self._fixed())
 
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
-        rows = checked_rows(texts, self.cfg, "text")
+        rows = check_rows(texts, self.cfg, "text")
         fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
         with self.programs.progress("scoring"):
             return score_rows(self.programs, weights, rows, batch, **fixed)
@@ -107,19 +115,19 @@ class Generator:
         masks = [np.ones(len(row), np.int32) for row in rows] if mask is None else id_rows(mask, "attention_mask")
         if len({len(row) for row in rows}) > 1 or list(map(len, masks)) != list(map(len, rows)):
             raise InputError("logits [B, T, V] need rows of one length, and a mask of the same shape: pad the rows")
-        checked_rows(rows, self.cfg)
+        check_rows(rows, self.cfg)
         fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
         with self.programs.progress("reading the prompt"):
             return logits_of(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **fixed)
 
-    def _job(self, prompts: Prompts, params: Params) -> Job:
-        prompts = checked_rows(prompts, self.cfg)
-        params = checked_params(params, len(prompts))
-        job = job_of(prompts, params, self.cfg, self.eos_ids, self.sharding)
-        for row, prompt in zip(job.rows, prompts, strict=True):
+    def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
+        prompts = check_rows(prompts, self.cfg)
+        params = check_params(params, len(prompts))
+        request = make_request(prompts, params, self.cfg, self.eos_ids, self.sharding)
+        for row, prompt in zip(request.rows, prompts, strict=True):
             if row.params.stop:
                 row.text = self._text(prompt, row.params.stop)
-        return job
+        return request
 
     def _text(self, prompt: Sequence[int], stop: Sequence[str]) -> Text:
         if self.text is None:
@@ -129,18 +137,18 @@ class Generator:
     def _fixed(self) -> dict:
         return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
 
-    def _turns(
-        self, weights, job: Job, turn: int, clock: Clock, cache: PromptCache | None = None
-    ) -> Iterator[list[Chunk]]:
-        """The rows of the job after the prefill, and after each turn of the loop, until all have ended."""
+    def _decode_chunks(
+        self, weights, request: GenerationRequest, n_steps: int, clock: Clock, cache: PromptCache | None = None
+    ) -> Iterator[list[RowChunk]]:
+        """Gives what the rows gained in the prefill, and in each chunk of steps after it, until all have ended."""
         fixed = self._fixed()
-        step = (job.rules, jax.device_put(np.int32(turn)))
+        step = (request.rules, jax.device_put(np.int32(n_steps)))
         with self.programs.progress("reading the prompt"):
-            state = self._prefill(weights, job, cache)
-            view = look(state)
+            state = self._prefill(weights, request, cache)
+            view = fetch_state(state)
         clock.lap("prefill")
-        chunks = self._grow(job, view)
-        if any(row.reason is None for row in job.rows):  # before the first token, which the next should follow soon
+        chunks = self._update_rows(request, view)
+        if any(row.reason is None for row in request.rows):  # before the first token, which the next should follow soon
             self.programs.prepare(decode.decode, weights, state, *step, donate=(1,), **fixed)
         while True:
             try:
@@ -148,58 +156,60 @@ class Generator:
             finally:  # here an abandoned stream ends; the state is donated only after this
                 if cache is not None:
                     cache.put(weights, fixed, _cached_row(state, view))
-            if all(row.reason is not None for row in job.rows):
+            if all(row.reason is not None for row in request.rows):
                 return
             if cache is not None:
                 cache.clear()
-            state = dataclasses.replace(state, reason=ended(state, job))
+            state = dataclasses.replace(state, reason=mark_stopped(state, request))
             clock.lap(None)
             state = self.programs.run(decode.decode, weights, state, *step, donate=(1,), **fixed)
-            view = look(state)
+            view = fetch_state(state)
             clock.lap("decode")
-            chunks = self._grow(job, view)
+            chunks = self._update_rows(request, view)
 
-    def _prefill(self, weights, job: Job, cache: PromptCache | None) -> State:
+    def _prefill(self, weights, request: GenerationRequest, cache: PromptCache | None) -> DecodeState:
         """The state after the prompts, of which a cached prefix is not read again."""
-        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "top": job.top}
-        row = None if cache is None else cache.take(weights, fixed, job.prompts[0])
+        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "top": request.top}
+        row = None if cache is None else cache.take(weights, fixed, request.prompts[0])
         if row is None:
-            args = job.tokens, job.lengths, job.rules
-            return self.programs.run(decode.prefill, weights, *args, size=job.size, **shape, **fixed)
-        kept, size, kv = len(row.tokens), max(row.size, job.size), row.cache
+            args = request.tokens, request.lengths, request.rules
+            return self.programs.run(decode.prefill, weights, *args, size=request.size, **shape, **fixed)
+        kept, size, kv = len(row.tokens), max(row.size, request.size), row.cache
         if size > row.size:
             kv = self.programs.run(enlarge, kv, cfg=self.cfg, max_length=size, sharding=self.sharding)
-        host = np.asarray([kept], np.int32), padded(job.prompts, 1, size, self.pad_id)
-        args = kv, *on_device(host, self.sharding), job.lengths, job.rules
-        shape["span"] = read_length(len(job.prompts[0]) - kept)
+        host = np.asarray([kept], np.int32), pad_rows(request.prompts, 1, size, self.pad_id)
+        args = kv, *put_on_device(host, self.sharding), request.lengths, request.rules
+        shape["span"] = read_length(len(request.prompts[0]) - kept)
         return self.programs.run(decode.extend, weights, *args, donate=(1,), **shape, **fixed)
 
-    def _grow(self, job: Job, view: View) -> list[Chunk]:
-        grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in job.rows]
+    def _update_rows(self, request: GenerationRequest, view: HostState) -> list[RowChunk]:
+        grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in request.rows]
         return [chunk for chunk in grown if chunk is not None]
 
 
-def _checked(cache: PromptCache | None, job: Job) -> PromptCache | None:
-    """The same cache. Raises `InputError` where it cannot be of this job."""
-    if cache is not None and len(job.rows) != 1:
-        raise InputError(f"a PromptCache is of one prompt, and there are {len(job.rows)}; leave it out, or give one")
+def _checked(cache: PromptCache | None, request: GenerationRequest) -> PromptCache | None:
+    """The same cache. Raises `InputError` where it cannot be of this request."""
+    if cache is not None and len(request.rows) != 1:
+        raise InputError(
+            f"a PromptCache is of one prompt, and there are {len(request.rows)}; leave it out, or give one"
+        )
     return cache
 
 
-def _cached_row(state: State, view: View) -> CachedRow:
+def _cached_row(state: DecodeState, view: HostState) -> CachedRow:
     """What the cache of a state with one row holds: all but the last token."""
     return CachedRow(state.cache, state.tokens.shape[1], view.tokens[0, : int(view.length[0]) - 1])
 
 
-def look(state: State) -> View:
+def fetch_state(state: DecodeState) -> HostState:
     """The state without its cache, fetched to the host."""
-    names = [field.name for field in dataclasses.fields(View)]
-    return View(**jax.device_get({name: getattr(state, name) for name in names}))
+    names = [field.name for field in dataclasses.fields(HostState)]
+    return HostState(**jax.device_get({name: getattr(state, name) for name in names}))
 
 
-def ended(state: State, job: Job) -> jax.Array:
+def mark_stopped(state: DecodeState, request: GenerationRequest) -> jax.Array:
     """The state's reasons with the rows that the host has ended marked as stopped."""
-    stopped = [row.index for row in job.rows if row.reason == "stop"]
+    stopped = [row.index for row in request.rows if row.reason == "stop"]
     reason = np.array(state.reason)
     if np.all(reason[stopped] != RUNNING):
         return state.reason

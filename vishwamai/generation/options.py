@@ -10,7 +10,7 @@ from typing import Any
 
 from vishwamai.errors import InputError, suggestion
 from vishwamai.generation.beam import MAX_BEAMS, BeamParams
-from vishwamai.generation.requests import new_tokens
+from vishwamai.generation.requests import count_new_tokens
 from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
 
 DEFAULT_NEW_TOKENS = 256
@@ -99,7 +99,7 @@ def options(
         unsaid.pop("max_length", None)
     if "max_length" in said:
         unsaid.pop("max_new_tokens", None)
-    merged = {**unsaid, **said, "do_sample": _draws(said, folder)}
+    merged = {**unsaid, **said, "do_sample": _is_sampling(said, folder)}
     if merged["do_sample"] is False:
         merged = {name: value for name, value in merged.items() if name not in SAMPLING}
     asked = Options(**merged)
@@ -111,12 +111,12 @@ def options(
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
 
-def recommended(settings: Mapping[str, Any]) -> dict[str, Any]:
+def from_generation_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder's generation_config.json says, by the names of `Options`."""
     return {OTHER_NAMES.get(name, name): value for name, value in settings.items()}
 
 
-def _draws(said: Mapping[str, Any], folder: Mapping[str, Any]) -> bool:
+def _is_sampling(said: Mapping[str, Any], folder: Mapping[str, Any]) -> bool:
     """Whether tokens are drawn: as `do_sample` says, else where a setting of drawing is given, else as the folder says.
 
     Raises `InputError` where two of these contradict each other.
@@ -147,7 +147,7 @@ def params(rows: Sequence[Sequence[int]], asked: Options) -> list[SamplingParams
     n = 1 if asked.num_beams > 1 else asked.num_return_sequences
     seeds = _seeds(asked, len(rows), n)
     lengths = {"max_length": asked.max_length, "max_new_tokens": asked.max_new_tokens}
-    room = [new_tokens(len(row), **lengths, default=DEFAULT_NEW_TOKENS) for row in rows for _ in range(n)]
+    room = [count_new_tokens(len(row), **lengths, default=DEFAULT_NEW_TOKENS) for row in rows for _ in range(n)]
     common = _sampling(asked) | _ends(asked.eos_token_id)
     common |= {"stop": asked.stop, "logprobs": asked.logprobs}
     return [SamplingParams(**common, max_tokens=most, seed=seed) for most, seed in zip(room, seeds, strict=True)]

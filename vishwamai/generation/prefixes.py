@@ -12,7 +12,7 @@ Runs = tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class PrefixRead:
     """One run to read: `tokens` after row `src`'s first `kept`, into row `dst`."""
 
     src: int
@@ -36,7 +36,7 @@ class Prefixes:
         """The row of a prefix that was read."""
         return self._row[prefix]
 
-    def rounds(self, prompts: Sequence[Runs]) -> Iterator[list[Job]]:
+    def rounds(self, prompts: Sequence[Runs]) -> Iterator[list[PrefixRead]]:
         """What must be read, parents before children; when all is done each prompt has its row.
 
         At most half of the rows may be prompts.
@@ -49,18 +49,18 @@ class Prefixes:
             for prefix in needed & self._row.keys():
                 self._row.move_to_end(prefix)
             if missing:
-                yield [self._job(prefix, needed) for prefix in missing]
+                yield [self._next_read(prefix, needed) for prefix in missing]
 
     def _deepest(self, prompt: Runs) -> Runs:
         """The longest prefix of a prompt that has a row; () where none has."""
         return next((prompt[:n] for n in range(len(prompt), 0, -1) if prompt[:n] in self._row), ())
 
-    def _job(self, prefix: Runs, needed: set[Runs]) -> Job:
+    def _next_read(self, prefix: Runs, needed: set[Runs]) -> PrefixRead:
         parent = prefix[:-1]
         src = self._row[parent] if parent else 0
         dst = self._free.pop() if self._free else self._given_up(needed)
         self._row[prefix] = dst
-        return Job(src, dst, sum(map(len, parent)), prefix[-1])
+        return PrefixRead(src, dst, sum(map(len, parent)), prefix[-1])
 
     def _given_up(self, needed: set[Runs]) -> int:
         """The row of the prefix that was not used for longest and is not needed now."""
@@ -68,9 +68,9 @@ class Prefixes:
         return self._row.pop(oldest)
 
 
-def tiles(jobs: Sequence[Job], size: Callable[[int], int]) -> dict[int, list[Job]]:
-    """The jobs by the length to which their tokens are filled up, which depends on each job alone."""
-    groups: dict[int, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(size(len(job.tokens)), []).append(job)
+def group_by_length(reads: Sequence[PrefixRead], size: Callable[[int], int]) -> dict[int, list[PrefixRead]]:
+    """Groups reads by the length to which their tokens are padded, which depends on each read alone."""
+    groups: dict[int, list[PrefixRead]] = {}
+    for read in reads:
+        groups.setdefault(size(len(read.tokens)), []).append(read)
     return groups

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from vishwamai.errors import InputError
-from vishwamai.generation.decode import Rules
+from vishwamai.generation.decode import BatchParams
 from vishwamai.generation.programs import bucket
-from vishwamai.generation.results import Row
+from vishwamai.generation.results import GeneratedRow
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, controls
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -22,7 +22,7 @@ LEAST_PROMPT, LEAST_CACHE, LEAST_ENDS, FEW_LOGPROBS = 16, 64, 4, 5
 DEFAULTS = SamplingParams()
 
 
-def new_tokens(
+def count_new_tokens(
     prompt_length: int, *, max_length: int | None = None, max_new_tokens: int | None = None, default: int | None = None
 ) -> int | None:
     """How many tokens to make: `max_length` counts the prompt, `max_new_tokens` does not and wins, with a warning.
@@ -46,7 +46,7 @@ def new_tokens(
     return int(max_length) - prompt_length
 
 
-def checked_rows(rows: Sequence[Sequence[int]], cfg: ModelConfig, what: str = "prompt") -> list[list[int]]:
+def check_rows(rows: Sequence[Sequence[int]], cfg: ModelConfig, what: str = "prompt") -> list[list[int]]:
     """The rows as lists of ids. Raises `InputError` for an empty one, an id out of range, or one too long."""
     rows = [np.asarray(row).tolist() for row in rows]
     if not rows:
@@ -65,7 +65,7 @@ def checked_rows(rows: Sequence[Sequence[int]], cfg: ModelConfig, what: str = "p
     return rows
 
 
-def checked_params(params, n_rows: int) -> list[SamplingParams]:
+def check_params(params, n_rows: int) -> list[SamplingParams]:
     """One `SamplingParams` for each row."""
     params = [params] * n_rows if isinstance(params, SamplingParams) else list(params)
     if len(params) != n_rows or not all(isinstance(p, SamplingParams) for p in params):
@@ -73,7 +73,7 @@ def checked_params(params, n_rows: int) -> list[SamplingParams]:
     return params
 
 
-def limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig) -> list[int]:
+def row_limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig) -> list[int]:
     """The most tokens that each row may have, its prompt included; the context bounds all of them."""
     for i, row in enumerate(rows):
         if len(row) >= cfg.max_length:
@@ -85,7 +85,7 @@ def limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig
     return [min(len(row) + n, cfg.max_length) for row, n in zip(rows, asked, strict=True)]
 
 
-def padded(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> np.ndarray:
+def pad_rows(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> np.ndarray:
     """The rows padded at the right and below, `[width, length]` int32."""
     out = np.full((width, length), pad_id, np.int32)
     for i, row in enumerate(rows):
@@ -94,45 +94,48 @@ def padded(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> n
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """One call's rows, and its arrays on the device."""
+class GenerationRequest:
+    """One call's rows, and its arrays on the devices."""
 
     prompts: list[list[int]]
-    rows: list[Row]
+    rows: list[GeneratedRow]
     tokens: jax.Array  # [B, T] int32
     lengths: jax.Array  # [B] int32
-    rules: Rules
+    rules: BatchParams
     size: int  # positions of the cache
     top: int  # likeliest tokens reported
 
 
-def job_of(
+def make_request(
     prompts: list[list[int]],
     params: list[SamplingParams],
     cfg: ModelConfig,
     eos_ids: tuple[int, ...],
     sharding: Sharding,
-) -> Job:
-    """The checked prompts as a job, its shapes rounded up: rows, prompt, cache, end tokens and likeliest tokens."""
-    limit = limits(prompts, params, cfg)
+) -> GenerationRequest:
+    """Returns checked prompts as a request, its shapes rounded up: rows, prompt, cache, end and likeliest tokens."""
+    limit = row_limits(prompts, params, cfg)
     width = bucket(len(prompts))
     T = bucket(max(map(len, prompts)), LEAST_PROMPT, cfg.max_length)
     spare = width - len(prompts)  # rows that only fill the batch: one token, ended from the start
-    rules = Rules(
+    rules = BatchParams(
         controls=controls([*params, *[SamplingParams(temperature=0.0)] * spare]),
         end_ids=_end_ids([(() if p.ignore_eos else tuple(eos_ids)) + p.stop_token_ids for p in params], width),
         limit=np.asarray(limit + [0] * spare, np.int32),
     )
     lengths = np.asarray([len(p) for p in prompts] + [1] * spare, np.int32)
-    tokens, lengths, rules = on_device((padded(prompts, width, T), lengths, rules), sharding)
-    return Job(
+    tokens, lengths, rules = put_on_device((pad_rows(prompts, width, T), lengths, rules), sharding)
+    return GenerationRequest(
         prompts=prompts,
-        rows=[Row(index=i, start=len(row), params=p) for i, (row, p) in enumerate(zip(prompts, params, strict=True))],
+        rows=[
+            GeneratedRow(index=i, start=len(row), params=p)
+            for i, (row, p) in enumerate(zip(prompts, params, strict=True))
+        ],
         tokens=tokens,
         lengths=lengths,
         rules=rules,
         size=max(T, bucket(max(limit), LEAST_CACHE, cfg.max_length)),
-        top=_top(params, cfg),
+        top=_n_top_logprobs(params, cfg),
     )
 
 
@@ -143,14 +146,14 @@ def _end_ids(ends: list[tuple[int, ...]], width: int) -> np.ndarray:
     return out
 
 
-def _top(params: list[SamplingParams], cfg: ModelConfig) -> int:
+def _n_top_logprobs(params: list[SamplingParams], cfg: ModelConfig) -> int:
     """How many likeliest tokens the program reports: none, a few, or as many as may be asked for."""
     asked = max(p.logprobs or 0 for p in params)
     return min(0 if asked == 0 else FEW_LOGPROBS if asked <= FEW_LOGPROBS else MAX_LOGPROBS, cfg.vocab_size)
 
 
-def on_device(tree, sharding: Sharding):
-    """Host arrays whose first axis is the batch, as device arrays laid out by rows."""
+def put_on_device(tree, sharding: Sharding):
+    """Puts host arrays whose first axis is the batch on the devices, laid out by rows."""
 
     def put(x: np.ndarray) -> jax.Array:
         return jax.device_put(x, sharding.named("batch", *[None] * (x.ndim - 1), shape=x.shape))

@@ -47,7 +47,7 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
+class RowChunk:
     """What one row gained since the last look at it; `finish_reason` comes with its last chunk."""
 
     row: int
@@ -58,7 +58,7 @@ class Chunk:
 
 
 @dataclasses.dataclass
-class Row:
+class GeneratedRow:
     """One row as the host knows it, growing."""
 
     index: int
@@ -70,7 +70,7 @@ class Row:
     reason: str | None = None
     text: Text | None = None  # where stop strings are looked for
 
-    def grow(self, view, reason: str | None) -> Chunk | None:
+    def grow(self, view, reason: str | None) -> RowChunk | None:
         """Takes up what is new in the device's arrays of this row; None if nothing is."""
         if self.reason is not None:
             return None
@@ -86,7 +86,7 @@ class Row:
         if self.text is not None:
             self._cut(known, self.text)
         parts = self.tokens[known:], self.logprobs[known:], self.top_logprobs[known:]
-        return Chunk(self.index, *parts, self.reason) if parts[0] else None
+        return RowChunk(self.index, *parts, self.reason) if parts[0] else None
 
     def _cut(self, known: int, text: Text) -> None:
         """Ends the row at the token that completes a stop string, if one does."""
@@ -99,7 +99,7 @@ class Row:
                 return
 
 
-def generation(rows: list[Row], stats: Stats) -> Generation:
+def generation(rows: list[GeneratedRow], stats: Stats) -> Generation:
     """The finished rows as one value."""
     return Generation(
         tokens=[row.tokens for row in rows],
@@ -111,7 +111,7 @@ def generation(rows: list[Row], stats: Stats) -> Generation:
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class HostState:
     """The small arrays of the state, on the host."""
 
     tokens: np.ndarray

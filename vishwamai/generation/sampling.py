@@ -96,7 +96,7 @@ def _ids(ids) -> tuple[int, ...]:
 
 
 @pytree
-class Controls:
+class SamplingArrays:
     """The parameters of a batch as arrays, one number for each row."""
 
     temperature: Array  # [B] float32, 0: greedy
@@ -107,14 +107,14 @@ class Controls:
     seed: Array  # [B, 2] uint32
 
 
-def controls(params: Sequence[SamplingParams]) -> Controls:
+def controls(params: Sequence[SamplingParams]) -> SamplingArrays:
     """The arrays of these rows. A greedy row's filters change nothing, so they are left out."""
     drawn = [p.temperature > 0 for p in params]
 
     def column(dtype, values, off):
         return np.asarray([v if d else off for v, d in zip(values, drawn, strict=True)], dtype)
 
-    return Controls(
+    return SamplingArrays(
         temperature=np.asarray([p.temperature for p in params], np.float32),
         top_k=column(np.int32, [max(p.top_k, 0) for p in params], 0),
         top_p=column(np.float32, [p.top_p for p in params], 1.0),
@@ -149,7 +149,7 @@ def penalise(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
     return jax.lax.cond(jnp.any(penalty_B != 1), apply, lambda: logits_BV)
 
 
-def warp(logits_BV: Array, c: Controls, *, keep: int = 1) -> Array:
+def warp(logits_BV: Array, c: SamplingArrays, *, keep: int = 1) -> Array:
     """Logits divided by the temperature, and -inf where a filter drops them; `keep` tokens are never dropped.
 
     A row with temperature 0 is left as it is.
@@ -160,7 +160,7 @@ def warp(logits_BV: Array, c: Controls, *, keep: int = 1) -> Array:
     return jnp.where(scores >= least[:, None], scores, NEVER)
 
 
-def _least_kept(scores_BV: Array, c: Controls, keep: int) -> Array:
+def _least_kept(scores_BV: Array, c: SamplingArrays, keep: int) -> Array:
     """The lowest score that all filters keep, `[B]`, by one sort."""
     V = scores_BV.shape[1]
     keep = min(keep, V)
@@ -185,7 +185,7 @@ def gumbel(key_B: Array, width: int) -> Array:
     return jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(key_B)
 
 
-def choose(logits_BV: Array, c: Controls, seen_BV: Array, position_B: Array) -> Array:
+def choose(logits_BV: Array, c: SamplingArrays, seen_BV: Array, position_B: Array) -> Array:
     """The next token of each row, `[B]` int32, at position `position`; `seen` marks the tokens of the row so far."""
     logits_BV = penalise(logits_BV, seen_BV, c.penalty)
     best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vishwamai.errors import InputError
 from vishwamai.generation.programs import Programs, bucket
-from vishwamai.generation.requests import LEAST_PROMPT, on_device, padded
+from vishwamai.generation.requests import LEAST_PROMPT, pad_rows, put_on_device
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -39,9 +39,9 @@ def score_rows(
     for start in range(0, len(order), batch):
         group = order[start : start + batch]
         length = bucket(max(len(rows[i]) for i in group), LEAST_PROMPT, cfg.max_length)
-        tokens = padded([rows[i] for i in group], bucket(min(batch, len(rows))), length)
+        tokens = pad_rows([rows[i] for i in group], bucket(min(batch, len(rows))), length)
         lengths = np.asarray([len(rows[i]) for i in group] + [1] * (len(tokens) - len(group)), np.int32)
-        args = (on_device(x, sharding) for x in (tokens, lengths))
+        args = (put_on_device(x, sharding) for x in (tokens, lengths))
         found = np.asarray(programs.run(score_tokens, weights, *args, cfg=cfg, dtype=dtype, sharding=sharding))
         for place, i in enumerate(group):
             out[i] = found[place, : len(rows[i]) - 1]
@@ -75,7 +75,7 @@ def logits_of(
     width, length = bucket(B), bucket(T, LEAST_PROMPT, cfg.max_length)
     arrays = tuple(np.pad(x, ((0, width - B), (0, length - T))).astype(np.int32) for x in (tokens_BT, mask_BT))
     fixed = {"cfg": cfg, "dtype": dtype, "sharding": sharding}
-    return programs.run(all_logits, weights, *on_device(arrays, sharding), **fixed)[:B, :T]
+    return programs.run(all_logits, weights, *put_on_device(arrays, sharding), **fixed)[:B, :T]
 
 
 def all_logits(weights, tokens_BT: Array, mask_BT: Array, *, cfg: ModelConfig, dtype, sharding: Sharding) -> Array:

@@ -1,4 +1,4 @@
-"""The host's part of a beam search: a job to arrays, the search in turns, and its best texts back to lists.
+"""The host's part of a beam search: a request to arrays, the search in chunks, and its best texts back to lists.
 
 It knows no arithmetic of beams; that is in `beam.py`.
 """
@@ -10,59 +10,63 @@ from vishwamai.errors import InputError
 from vishwamai.generation import beam
 from vishwamai.generation.beam import BeamParams, BeamRules, BeamState
 from vishwamai.generation.programs import Clock, Programs, bucket
-from vishwamai.generation.requests import Job
+from vishwamai.generation.requests import GenerationRequest
 from vishwamai.generation.results import Generation
 
 LEAST_ROOM = 16
-TURN = 64
+CHUNK_STEPS = 64
 
 
-def search_rows(programs: Programs, weights, job: Job, beams: BeamParams, clock: Clock, **fixed) -> Generation:
-    """The best texts of each of the job's prompts."""
-    ends = _checked_ends(job, beams)
-    limit = np.maximum(np.asarray(job.rules.limit) - np.asarray(job.lengths), 0)
+def search_rows(
+    programs: Programs, weights, request: GenerationRequest, beams: BeamParams, clock: Clock, **fixed
+) -> Generation:
+    """The best texts of each of the request's prompts."""
+    ends = _checked_ends(request, beams)
+    limit = np.maximum(np.asarray(request.rules.limit) - np.asarray(request.lengths), 0)
     rules = BeamRules(
-        controls=job.rules.controls,
+        controls=request.rules.controls,
         end_ids=jax.device_put(ends.astype(np.int32)),
-        limit=jax.device_put(limit, job.rules.limit.sharding),
+        limit=jax.device_put(limit, request.rules.limit.sharding),
         length_penalty=jax.device_put(np.float32(beams.length_penalty)),
     )
     fixed["beams"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
-    sizes = {"size": job.size, "room": bucket(int(limit.max()), LEAST_ROOM)}
-    state = programs.run(beam.begin, weights, job.tokens, job.lengths, rules, **sizes, **fixed)
+    sizes = {"size": request.size, "room": bucket(int(limit.max()), LEAST_ROOM)}
+    state = programs.run(beam.begin, weights, request.tokens, request.lengths, rules, **sizes, **fixed)
     going = np.asarray(state.open).any()
     clock.lap("prefill")
-    turn = jax.device_put(np.int32(TURN))
+    n_steps = jax.device_put(np.int32(CHUNK_STEPS))
     while going:
-        state = programs.run(beam.search, weights, state, rules, turn, donate=(1,), **fixed)
+        state = programs.run(beam.search, weights, state, rules, n_steps, donate=(1,), **fixed)
         going = np.asarray(state.open).any()
     clock.lap("decode")
-    return _generation(state, job, beams, ends, clock)
+    return _generation(state, request, beams, ends, clock)
 
 
-def _checked_ends(job: Job, beams: BeamParams) -> np.ndarray:
+def _checked_ends(request: GenerationRequest, beams: BeamParams) -> np.ndarray:
     """The end tokens, `[E]`, of all rows alike."""
-    ends = np.asarray(job.rules.end_ids)[: len(job.rows)]
+    ends = np.asarray(request.rules.end_ids)[: len(request.rows)]
     if np.any(ends != ends[:1]):
         raise InputError("the rows have different end tokens; a beam search needs the same for all of its rows")
-    if any(row.params.stop for row in job.rows):
+    if any(row.params.stop for row in request.rows):
         raise InputError("stop strings cannot end a beam; use stop_token_ids, or cut the text afterwards")
-    if any(row.params.logprobs is not None for row in job.rows):
+    if any(row.params.logprobs is not None for row in request.rows):
         raise InputError("a beam search reports scores and no logprobs; leave logprobs out and score the texts after")
-    if beams.sample and any(row.params.temperature == 0 for row in job.rows):
+    if beams.sample and any(row.params.temperature == 0 for row in request.rows):
         raise InputError("beam sampling needs a temperature above 0; for plain beam search leave sampling off")
     return np.unique(ends[0][ends[0] >= 0])
 
 
-def _generation(state: BeamState, job: Job, beams: BeamParams, ends: np.ndarray, clock: Clock) -> Generation:
+def _generation(
+    state: BeamState, request: GenerationRequest, beams: BeamParams, ends: np.ndarray, clock: Clock
+) -> Generation:
     best = jax.device_get(state.finished)
-    found = [(i, j) for i in range(len(job.rows)) for j in range(beams.num_return)]
+    found = [(i, j) for i in range(len(request.rows)) for j in range(beams.num_return)]
     tokens = [best.tokens[i, j, : best.length[i, j]].tolist() for i, j in found]
     return Generation(
         tokens=tokens,
         logprobs=[[] for _ in tokens],
         top_logprobs=[[] for _ in tokens],
         finish_reasons=["stop" if row and row[-1] in ends else "length" for row in tokens],
-        stats=clock.stats(sum(row.start for row in job.rows), sum(map(len, tokens))),
+        stats=clock.stats(sum(row.start for row in request.rows), sum(map(len, tokens))),
         scores=[float(best.score[i, j]) for i, j in found],
     )

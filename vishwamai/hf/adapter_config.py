@@ -16,7 +16,7 @@ from typing import Any
 from vishwamai import hub
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, HubError
-from vishwamai.hf.attributes import LIST, OBJECT, REQUIRED, Attribute, checked, flag, number, only, size
+from vishwamai.hf.attributes import LIST, OBJECT, REQUIRED, Attribute, check_attributes, flag, number, only, size
 from vishwamai.hf.safetensors import write_whole
 
 FILE, TENSORS = hub.WANTED["adapter"]
@@ -90,7 +90,7 @@ def read(folder: Path) -> Said:
         path = hub.member(folder, FILE)
     except HubError as error:
         raise ConfigError(f"{error}: an adapter is a folder with {FILE} and {TENSORS}") from None
-    a = checked(load_json(path), ATTRIBUTES, "LoRA", str(path), harmless=HARMLESS)
+    a = check_attributes(load_json(path), ATTRIBUTES, "LoRA", str(path), harmless=HARMLESS)
     return Said(
         rank=a["r"],
         alpha=a["lora_alpha"],

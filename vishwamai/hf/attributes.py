@@ -119,7 +119,7 @@ ALIASES = (  # names of one thing; a file may have both where they agree
 )
 
 
-def checked(
+def check_attributes(
     data: Mapping[str, Any],
     known: Mapping[str, Attribute],
     model_type: str,

@@ -96,7 +96,7 @@ def rounded(name: str, shape: tuple[int, int], scheme: Scheme, whole: Callable[[
     def part(which: str, last: bool) -> np.ndarray:
         if not made:
             scale_shape = (shape[0], shape[1] // (scheme.group or shape[1]))
-            made.append(quantize.rounded(jnp.asarray(whole()), scale_shape, scheme))
+            made.append(quantize.round_to_scheme(jnp.asarray(whole()), scale_shape, scheme))
         found = np.asarray(getattr(made[0], which))
         if last:
             made.clear()

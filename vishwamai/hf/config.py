@@ -161,7 +161,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     family = family_of(data["model_type"])
-    a = attributes.checked(data, family.attributes, family.model_type, where, architecture=family.architecture)
+    a = attributes.check_attributes(data, family.attributes, family.model_type, where, architecture=family.architecture)
     if family.text is not None:
         tied = {"tie_word_embeddings": a["tie_word_embeddings"]}
         inside = {**tied, **a["text_config"], "model_type": family.text}

@@ -112,7 +112,7 @@ def _specs(cfg: ModelConfig, quantization: str | None):
     if quantization is None:
         return specs
     quantize.check_groups(specs, Scheme.named(quantization))
-    return quantize.chosen_specs(specs, Scheme.named(quantization))
+    return quantize.quantizable_specs(specs, Scheme.named(quantization))
 
 
 def outgoing(

@@ -18,7 +18,7 @@ from vishwamai.hf.coded import View
 from vishwamai.hf.pieces import Piece
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights import quantize, spec
-from vishwamai.weights.quantize import Quantized, Scheme, group_of, rounded
+from vishwamai.weights.quantize import Quantized, Scheme, group_of, round_to_scheme
 from vishwamai.weights.spec import Param
 
 BLOCK = 8 * 2**20  # bytes of a tensor that are put on devices at once
@@ -172,10 +172,10 @@ def _rounded(stored, scheme: Scheme, group: int | None, transposed: bool, scale_
     """A block's values and scales, each as a block of its own leaf."""
     if transposed:
         inputs = stored.shape[-1]
-        found = rounded(stored, (*stored.shape[:-1], inputs // (group or inputs)), scheme)
+        found = round_to_scheme(stored, (*stored.shape[:-1], inputs // (group or inputs)), scheme)
     else:
         flat = stored.reshape(-1, *stored.shape[2:])
-        found = rounded(flat, (flat.shape[0] // (group or flat.shape[0]), *flat.shape[1:]), scheme)
+        found = round_to_scheme(flat, (flat.shape[0] // (group or flat.shape[0]), *flat.shape[1:]), scheme)
         scale = found.scale.reshape(scale_ways, -1, *flat.shape[1:])
         found = Quantized(values=found.values.reshape(stored.shape), scale=scale)
     if places[0] is None:

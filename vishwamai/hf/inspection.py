@@ -157,7 +157,7 @@ def weight_bytes(cfg: ModelConfig) -> dict[str, int]:
     """What the weights take in each format that they can be held in: quantised ones beside others in bfloat16."""
     plain = {name: size * cost.parameters(cfg).total for name, size in FORMATS.items()}
     specs = spec.with_dtype(transformer.specs(cfg), "bfloat16")
-    small = {name: spec.leaves(quantize.chosen_specs(specs, Scheme.named(name))) for name in quantize.NAMED}
+    small = {name: spec.leaves(quantize.quantizable_specs(specs, Scheme.named(name))) for name in quantize.NAMED}
     return plain | {name: sum(math.prod(p.shape) * _bits(p) for p in params) // 8 for name, params in small.items()}
 
 

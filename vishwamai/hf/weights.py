@@ -30,7 +30,7 @@ from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.precision import AUTO, choose_dtype
 from vishwamai.progress import Progress, Report, silent
 from vishwamai.weights import quantize, spec
-from vishwamai.weights.quantize import Quantized, Scheme, chosen, group_of
+from vishwamai.weights.quantize import Quantized, Scheme, group_of, is_quantizable
 from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
@@ -114,7 +114,7 @@ def _reader(
         return filling.fill(param, parts, view, sharding, source.release)
 
     def read(path: str, param: Param, parts: list[Piece]):
-        if asked is not None and chosen(path, param) and group_of(param, asked) != 0:
+        if asked is not None and is_quantizable(path, param) and group_of(param, asked) != 0:
             return filling.fill_quantized(param, parts, view, sharding, source.release, asked)
         schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
         scheme = schemes.pop() if quantization == KEEP and len(schemes) == 1 else None

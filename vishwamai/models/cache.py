@@ -45,13 +45,13 @@ class KVCache:
 def init_cache(cfg: ModelConfig, batch: int, max_length: int, dtype="float32", sharding: Sharding = SINGLE) -> KVCache:
     """An empty cache for `batch` rows of up to `max_length` positions."""
 
-    def place(repeats: int, window: int | None) -> LayerCache:
+    def empty(repeats: int, window: int | None) -> LayerCache:
         S = max_length if window is None else min(window, max_length)
         shape = (repeats, batch, S, cfg.n_kv_heads, cfg.d_cache)
         zeros = sharding.constrain(jnp.zeros(shape, dtype), None, "batch", None, "kv_heads", None)
         return LayerCache(k=zeros, v=jnp.copy(zeros), positions=jnp.full((batch, S), -1, jnp.int32))
 
-    stacks = tuple(tuple(place(s.repeats, layer.window) for layer in s.pattern) for s in cfg.stacks)
+    stacks = tuple(tuple(empty(s.repeats, layer.window) for layer in s.pattern) for s in cfg.stacks)
     length, rope_switch = jnp.zeros((batch,), jnp.int32), None
     if cfg.rope_switch is not None:
         rope_switch = RopeSwitch(tokens=jnp.zeros((batch, cfg.rope_switch), jnp.int32), longest=jnp.copy(length))
@@ -88,10 +88,11 @@ def write(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTK
 def crop(cache: KVCache, length_B: Array) -> KVCache:
     """The cache with each row cut back to its first `length` positions; see `can_crop`."""
 
-    def place(c: LayerCache) -> LayerCache:
+    def crop_layer(c: LayerCache) -> LayerCache:
         return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < length_B[:, None], c.positions, -1))
 
-    return dataclasses.replace(cache, stacks=tuple(tuple(place(c) for c in s) for s in cache.stacks), length=length_B)
+    stacks = tuple(tuple(crop_layer(c) for c in s) for s in cache.stacks)
+    return dataclasses.replace(cache, stacks=stacks, length=length_B)
 
 
 def can_crop(cache: KVCache, written: int, length: int) -> bool:
@@ -128,10 +129,10 @@ def note_tokens(rope_switch: RopeSwitch, tokens_BT: Array, positions_BT: Array, 
 def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
     """The cache whose row b is the old row `rows[b]`: beams reordered, or one prefix forked into many."""
 
-    def place(c: LayerCache) -> LayerCache:
+    def select(c: LayerCache) -> LayerCache:
         return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B], positions=c.positions[rows_B])
 
-    stacks = tuple(tuple(place(c) for c in s) for s in cache.stacks)
+    stacks = tuple(tuple(select(c) for c in s) for s in cache.stacks)
     return KVCache(
         stacks=stacks, **jax.tree.map(lambda x: x[rows_B], {"length": cache.length, "rope_switch": cache.rope_switch})
     )

@@ -12,8 +12,10 @@ SHOWN = ("loss", "eval_loss", "tokens_per_second", "mfu_6nd")
 
 
 @contextmanager
-def shown(steps: int, start: int = 0, show: bool = True, console: Console | None = None) -> Iterator[Sink | None]:
-    """A sink for what is logged from step `start` of `steps` on, or None; a live bar goes when the block ends."""
+def show_progress(
+    steps: int, start: int = 0, show: bool = True, console: Console | None = None
+) -> Iterator[Sink | None]:
+    """Gives a sink for what is logged from step `start` of `steps` on, or None; a live bar goes when the block ends."""
     console = console or Console()
     if not show:
         yield None
@@ -22,12 +24,14 @@ def shown(steps: int, start: int = 0, show: bool = True, console: Console | None
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), *times, TextColumn("{task.fields[line]}")
         with Progress(*columns, console=console, refresh_per_second=4) as bar:
             task = bar.add_task("train", total=steps, completed=start, line="compiling ...")
-            yield lambda step, numbers: bar.update(task, completed=step, line=in_words(numbers))
+            yield lambda step, numbers: bar.update(task, completed=step, line=describe_numbers(numbers))
     else:
-        yield lambda step, numbers: print(f"step {step} of {steps}  {in_words(numbers)}", file=console.file, flush=True)
+        yield lambda step, numbers: print(
+            f"step {step} of {steps}  {describe_numbers(numbers)}", file=console.file, flush=True
+        )
 
 
-def in_words(numbers: Numbers) -> str:
-    """The numbers that say how it goes."""
+def describe_numbers(numbers: Numbers) -> str:
+    """Returns the numbers that say how it goes, as text."""
     found = {name: numbers[name] for name in SHOWN if name in numbers}
     return "  ".join(f"{name} {x:,.0f}" if abs(x) >= 1000 else f"{name} {x:.4g}" for name, x in found.items())

@@ -48,7 +48,7 @@ def decode_step(
     """
     specs = spec.with_dtype(transformer.specs(cfg), dtype)
     if quantization is not None:
-        specs = quantize.chosen_specs(specs, Scheme.named(quantization))
+        specs = quantize.quantizable_specs(specs, Scheme.named(quantization))
     weights = abstract(specs, sharding)
     cache = abstract_cache(cfg, sharding, batch, length, dtype)
     tokens = jax.ShapeDtypeStruct((batch, 1), jnp.int32, sharding=sharding.named("batch", None, shape=(batch, 1)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from vishwamai.reasoning.answers import canonical
 from vishwamai.reasoning.budget import Budget, Spent
-from vishwamai.reasoning.choose import Chain, chosen, standing
+from vishwamai.reasoning.choose import Chain, select_answer, standing
 from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
@@ -118,7 +118,7 @@ class ChainOfThought:
     def _solution(self, thinking: Thinking, stopped: str | None, show_work: bool) -> Solution:
         """What the chains have come to."""
         chains, budget = thinking.chains, thinking.budget
-        best, confidence = chosen(chains, self.settings.choose, self.settings.weights)
+        best, confidence = select_answer(chains, self.settings.choose, self.settings.weights)
         steps: tuple[Step, ...] = ()
         if best is not None and show_work:
             plain = (Step(line.strip()) for line in thinking.lines(best.text))

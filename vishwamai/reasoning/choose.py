@@ -43,7 +43,7 @@ def _worth(chain: Chain) -> int:
     return -1 if chain.answer is None else RANK[chain.verified]
 
 
-def chosen(chains: Sequence[Chain], choose: str, weights: str) -> tuple[Chain | None, float | None]:
+def select_answer(chains: Sequence[Chain], choose: str, weights: str) -> tuple[Chain | None, float | None]:
     """The chain whose answer is submitted, and the share of all chains' weight that is for it.
 
     With "best", those that a program calls right stand before those that it says nothing of, and refuted ones come
@@ -75,7 +75,7 @@ def _same(answer: str | None, other: str) -> bool:
     return answer is not None and canonical(answer) == canonical(other)
 
 
-def decided(chains: Sequence[Chain], left: int, choose: str, weights: str) -> bool:
+def is_decided(chains: Sequence[Chain], left: int, choose: str, weights: str) -> bool:
     """Whether `left` more chains could not change the answer.
 
     With "best", that is where one is right, and where no program can tell, like a vote: where the lead is greater than

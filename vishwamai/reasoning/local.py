@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from vishwamai.errors import BackendError, InputError
-from vishwamai.generation.fork import Sizes, fingerprint
-from vishwamai.generation.forking import Forks, Row
-from vishwamai.generation.generator import TURN as GENERATOR_TURN
+from vishwamai.generation.fork import PoolSizes, fingerprint
+from vishwamai.generation.forking import ForkedRow, Forks
+from vishwamai.generation.generator import CHUNK_STEPS as GENERATOR_CHUNK_STEPS
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
 from vishwamai.generation.programs import READ_LENGTHS
@@ -29,7 +29,7 @@ from vishwamai.text.tokenizer import VishwamAITokenizer
 JOBS = 1024  # of one device call; one number for all, since programs of other shapes differ in the last bits
 PREFIX_BYTES = 512 << 20
 MOST_RUNS = 1 << 16  # prompts whose tokens are remembered
-TURN = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
+CHUNK_TOKENS = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
 
 
 class Face(Protocol):
@@ -88,7 +88,7 @@ class Local:
         check_whole("width", width, 1, JOBS)
         check_whole("tile", tile, 1, JOBS)
         self.model, self.share, self.usage, self.width = model, share, Usage(), width
-        self._sizes = Sizes(rows=rows, context=context, jobs=JOBS, tile=tile)
+        self._sizes = PoolSizes(rows=rows, context=context, jobs=JOBS, tile=tile)
         self._ends: dict[tuple[str, ...], list[int]] = {}
         self._runs: dict[tuple[str, ...], Runs] = {}
         self._identity: str | None = None
@@ -112,7 +112,7 @@ class Local:
         *,
         deadline: float | None = None,
     ) -> list[list[Completion]]:
-        """As the protocol says. A deadline ends no program early: not compiling, nor `TURN` tokens of `tile` rows."""
+        """As the protocol says. A deadline ends no program early: not compiling, nor `CHUNK_TOKENS` of `tile` rows."""
         begun, runs = time.perf_counter(), [self.runs(prompt) for prompt in prompts]
         for run in runs:
             self._forks.check(run)
@@ -199,13 +199,13 @@ class Local:
             for part in _parts(going, _whole, self._forks.most, width):
                 if deadline is not None and time.monotonic() >= deadline:
                     return
-                turns = [min(TURN, self._room(row)) for row in part]
+                turns = [min(CHUNK_TOKENS, self._room(row)) for row in part]
                 params = [dataclasses.replace(row.params, max_tokens=n) for row, n in zip(part, turns, strict=True)]
                 for row, new in zip(part, draw(weights, [_whole(row) for row in part], params, ends), strict=True):
                     self._grow(row, new)
             going = [row for row in going if not row.ended]
 
-    def _grow(self, row: _Going, new: Row) -> None:
+    def _grow(self, row: _Going, new: ForkedRow) -> None:
         """Adds a turn's tokens, those after a stop text left out."""
         row.tokens += new.tokens
         row.logprobs += new.logprobs
@@ -218,15 +218,15 @@ class Local:
                 del part[end:]
         row.ended = row.stopped or new.stopped or not self._room(row)
 
-    def _draw_apart(self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends) -> list[Row]:
+    def _draw_apart(self, weights, prompts: Sequence[Runs], params: Sequence[SamplingParams], ends) -> list[ForkedRow]:
         """What `Forks.draw` gives, by reading every row's whole prompt for itself."""
         rows = [[token for run in prompt for token in run] for prompt in prompts]
         own = [dataclasses.replace(p, stop=(), ignore_eos=True, stop_token_ids=tuple(ends)) for p in params]
         made = self.model.generator.generate(weights, rows, own)
-        self._forks.counts.device_calls += 1 + -(-max(map(len, made.tokens)) // GENERATOR_TURN)
+        self._forks.counts.device_calls += 1 + -(-max(map(len, made.tokens)) // GENERATOR_CHUNK_STEPS)
         self._forks.counts.prefill_tokens += sum(map(len, rows))
         parts = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
-        return [Row(tokens, logprobs, top, reason == "stop") for tokens, logprobs, top, reason in parts]
+        return [ForkedRow(tokens, logprobs, top, reason == "stop") for tokens, logprobs, top, reason in parts]
 
     def _room(self, row: _Going) -> int:
         """The tokens that a row may still get."""
@@ -301,7 +301,7 @@ def _rows(model: Face, context: int) -> int:
 def _whole(row: _Going) -> Runs:
     """A row's prompt and what was made of it so far, a run for each turn."""
     new = tuple(row.tokens)
-    return row.prompt + tuple(new[at : at + TURN] for at in range(0, len(new), TURN))
+    return row.prompt + tuple(new[at : at + CHUNK_TOKENS] for at in range(0, len(new), CHUNK_TOKENS))
 
 
 def _parts(rows: Sequence[Any], key: Callable[[Any], Runs], prompts: int, width: int):

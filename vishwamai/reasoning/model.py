@@ -94,6 +94,6 @@ def pieces(prompt: Prompt) -> tuple[str, ...]:
     return tuple(piece for piece in ((prompt,) if isinstance(prompt, str) else prompt) if piece)
 
 
-def whole(prompt: Prompt) -> str:
+def join_prompt(prompt: Prompt) -> str:
     """A prompt as one text."""
     return prompt if isinstance(prompt, str) else "".join(prompt)

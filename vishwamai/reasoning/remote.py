@@ -18,7 +18,7 @@ from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, check_whole
 from vishwamai.reasoning import replies
 from vishwamai.reasoning.endpoint import Endpoint, Failed, Late
-from vishwamai.reasoning.model import Completion, Prompt, Usage, seed_of, whole
+from vishwamai.reasoning.model import Completion, Prompt, Usage, join_prompt, seed_of
 
 T = TypeVar("T")
 Post = Callable[[dict[str, Any], Callable[[Any], Any]], Awaitable[Any]]  # a request, and what reads its answer
@@ -112,7 +112,7 @@ class Remote:
 
         Raises `BackendError` where a request fails for good, and where nothing at all came before the deadline.
         """
-        asked = list(zip(map(whole, prompts), n, seeds, strict=True))
+        asked = list(zip(map(join_prompt, prompts), n, seeds, strict=True))
         rows = self._run(lambda post: _all(self._draw(post, sampling, *one) for one in asked), deadline)
         late = [made for row in rows for made in row if isinstance(made, Late)]
         if late and len(late) == sum(n):
@@ -128,7 +128,7 @@ class Remote:
         log-probabilities of a prompt, a continuation must be one of the likeliest next tokens. Raises `BackendError`
         where it is not, and for whatever is not there before the deadline.
         """
-        asked = list(zip(map(whole, prompts), continuations, strict=True))
+        asked = list(zip(map(join_prompt, prompts), continuations, strict=True))
         return self._run(lambda post: _all(self._rate(post, *one) for one in asked), deadline)
 
     def _run(self, work: Callable[[Post], Awaitable[T]], deadline: float | None) -> T:

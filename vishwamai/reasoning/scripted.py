@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vishwamai.errors import BackendError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.model import Completion, Prompt, Usage, whole
+from vishwamai.reasoning.model import Completion, Prompt, Usage, join_prompt
 
 Said = str | Completion
 Script = Mapping[str, Sequence[Said]] | Callable[[str, int], Sequence[Said]]
@@ -58,7 +58,7 @@ class Scripted:
         seeds: Sequence[int] = (),
         how: SamplingParams | None = None,
     ) -> list[str]:
-        texts = [whole(prompt) for prompt in prompts]
+        texts = [join_prompt(prompt) for prompt in prompts]
         self.asked.append(texts)
         self.n.append(list(rows) if how is not None else [])
         self.seeds.append(list(seeds))

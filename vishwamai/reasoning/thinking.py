@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, decided
+from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, is_decided
 from vishwamai.reasoning.drive import Search, ask, room
 from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
 from vishwamai.reasoning.solution import Step
@@ -87,7 +87,7 @@ class Thinking:
     def write(self) -> Search[None]:
         """Adds chains, a wave at a time, until there are as many as asked for or more would change nothing."""
         s, drawn = self.settings, 0
-        while drawn < s.samples and not decided(self.chains, s.samples - drawn, s.choose, s.weights):
+        while drawn < s.samples and not is_decided(self.chains, s.samples - drawn, s.choose, s.weights):
             wanted = min(s.wave or s.samples, s.samples - drawn)
             yield from self._room(wanted)
             n, how = self._afforded(wanted)

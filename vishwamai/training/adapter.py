@@ -27,7 +27,7 @@ class Adapter:
         check_numbers(self, "alpha", above=0)
 
 
-def trained(cfg: ModelConfig, adapter: Adapter | None):
+def trained_specs(cfg: ModelConfig, adapter: Adapter | None):
     """What is trained, declared: the model's weights, or an adapter's pairs."""
     specs = transformer.specs(cfg)
     if adapter is None:
@@ -35,7 +35,7 @@ def trained(cfg: ModelConfig, adapter: Adapter | None):
     return lora.specs(specs, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets)
 
 
-def whole(weights, base, dtype):
+def full_weights(weights, base, dtype):
     """The weights that the model computes with: those trained in `dtype`, or as pairs beside `base`, of any kind."""
     if base is not None:
         return lora.attach(base, [weights])

@@ -129,7 +129,7 @@ class Logging:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run. The model of one that trains an adapter is its base's, which `beside` fills in."""
+    """A training run. The model of one that trains an adapter is its base's, which `with_base_model` fills in."""
 
     about: About = About()
     model: ModelConfig | None = None
@@ -160,7 +160,7 @@ class RunConfig:
         if wrong := [field for field, is_set in set_here.items() if is_set]:
             raise ConfigError(f"{wrong[0]} would do nothing: no layer of this model has experts; leave it out")
 
-    def beside(self, model: ModelConfig) -> "RunConfig":
+    def with_base_model(self, model: ModelConfig) -> "RunConfig":
         """The run of an adapter, with its base's model, and its base's tokenizer where it would make one."""
         base = self.training.adapter.base
         if self.model not in (None, model):

@@ -24,7 +24,7 @@ PURPOSE = "--allow-changes (allow_changes=True) goes on all the same"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Makes the folder, and holds it for one run; of the processes of one run the first holds it for all.
 
     Raises `CheckpointError` where it cannot be made, or another run is at work in it.
@@ -42,14 +42,14 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def begin(folder: Path, run: RunConfig, *, allow_changes: bool = False) -> None:
+def start_run(folder: Path, run: RunConfig, *, allow_changes: bool = False) -> None:
     """Notes in `run.json` what the run is, unless the folder holds checkpoints of another one.
 
     Raises `ConfigError` that names what differs. Before the first checkpoint there is nothing to go on with: then a
     tokenizer that was made from other data is made anew.
     """
-    old, has_begun = _noted(folder, allow_changes), has_checkpoints(folder / CHECKPOINTS)
-    if old is not None and has_begun and not allow_changes and (found := changes(old, run)):
+    old, has_begun = _stored_run(folder, allow_changes), has_checkpoints(folder / CHECKPOINTS)
+    if old is not None and has_begun and not allow_changes and (found := find_changes(old, run)):
         shown = "; ".join(f"{path}: {change}" for path, change in list(found.items())[:8])
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise ConfigError(f"{folder} holds another run: {shown}{more}. Choose another folder, or {PURPOSE}")
@@ -60,7 +60,7 @@ def begin(folder: Path, run: RunConfig, *, allow_changes: bool = False) -> None:
     write_whole(folder / RUN, [json.dumps(to_dict(run), indent=2).encode() + b"\n"])
 
 
-def changes(old: RunConfig, new: RunConfig) -> dict[str, str]:
+def find_changes(old: RunConfig, new: RunConfig) -> dict[str, str]:
     """What may not be another in a run that goes on, `old -> new` by its path."""
     found = differences(old, new)
     if new.training.steps >= old.training.steps:
@@ -73,7 +73,7 @@ def read(folder: Path) -> RunConfig:
     return from_dict(RunConfig, load_json(folder / RUN), str(folder / RUN))
 
 
-def _noted(folder: Path, allow_changes: bool) -> RunConfig | None:
+def _stored_run(folder: Path, allow_changes: bool) -> RunConfig | None:
     """The run in the folder; None where there is none, or a damaged note is to be written over."""
     if not (folder / RUN).exists():
         return None

@@ -24,7 +24,7 @@ from vishwamai.models.config import ModelConfig
 from vishwamai.ops import attention, moe
 from vishwamai.ops.losses import chunked_cross_entropy
 from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
-from vishwamai.training.adapter import Adapter, trained, whole
+from vishwamai.training.adapter import Adapter, full_weights, trained_specs
 from vishwamai.training.optim import Optimizer, clip, optimizer, schedule
 from vishwamai.weights import lora
 from vishwamai.weights.spec import pytree
@@ -86,7 +86,7 @@ def init_state(
     cfg: ModelConfig, o: Optimizer, steps: int, key: Array, sharding: Sharding = SINGLE, adapter: Adapter | None = None
 ) -> TrainState:
     """A fresh state, its float32 weights and moments laid out by `sharding`."""
-    return state_of(init_sharded(trained(cfg, adapter), key, sharding), cfg, o, steps, adapter)
+    return state_of(init_sharded(trained_specs(cfg, adapter), key, sharding), cfg, o, steps, adapter)
 
 
 def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
@@ -98,13 +98,13 @@ def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapt
 
 @lru_cache(maxsize=16)
 def _begin(o: Optimizer, cfg: ModelConfig, adapter: Adapter | None, steps: int):
-    return jax.jit(optimizer(o, trained(cfg, adapter), steps).init)
+    return jax.jit(optimizer(o, trained_specs(cfg, adapter), steps).init)
 
 
 def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding, base=None) -> Sums:
     """The sums of a batch (or of a part of it), the loss divided by `totals` = (loss weights, tokens) of the whole."""
     tokens, targets, target_weights, segments, positions = (sharding.constrain(a, "batch", "seq") for a in batch)
-    w = whole(weights, base, s.compute)
+    w = full_weights(weights, base, s.compute)
     x, routers = transformer.hidden_states(
         w, tokens, cfg, positions_BT=positions, segments_BT=segments, sharding=sharding, dtype=s.compute,
         remat=s.remat, implementations=Implementations(s.attention, s.experts),
@@ -156,7 +156,7 @@ def train_step(
     """
     sums, grads = gradients(state.weights, batch, cfg, s, sharding, base)
     norm = optax.tree.norm(grads)
-    rule = optimizer(o, trained(cfg, s.adapter), steps)
+    rule = optimizer(o, trained_specs(cfg, s.adapter), steps)
     updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step)
     after = optax.apply_updates(state.weights, updates), opt_state
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite(after)
@@ -219,12 +219,12 @@ def _placed(state: TrainState) -> TrainState:
     def like_weights(x) -> bool:
         return jax.tree.structure(x) == treedef
 
-    def place(x):
+    def put(x):
         if not like_weights(x):
             return jax.device_put(x, everywhere)
         return jax.tree.map(lambda a, w: jax.device_put(a, w.sharding), x, state.weights)
 
-    return jax.tree.map(place, state, is_leaf=like_weights)
+    return jax.tree.map(put, state, is_leaf=like_weights)
 
 
 def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Sharding) -> TrainState:

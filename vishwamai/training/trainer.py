@@ -22,7 +22,7 @@ from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefe
 from vishwamai.data.packing import Batch, Samples
 from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.models import cost
-from vishwamai.monitor.display import shown
+from vishwamai.monitor.display import show_progress
 from vishwamai.monitor.metrics import Metrics, Sink, draw, jsonl, read, utilisation
 from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
@@ -79,16 +79,18 @@ def train(
     if max_seconds is not None and not max_seconds >= 0:
         raise ConfigError(f"max_seconds is {max_seconds}; it must be 0 or more")
     if (base is None) != (run.training.adapter is None) or run.model is None:
-        raise ConfigError("training.adapter needs its base: train(run.beside(model.config), ..., base=model.weights)")
+        raise ConfigError(
+            "training.adapter needs its base: train(run.with_base_model(model.config), ..., base=model.weights)"
+        )
     if (start is None) != (run.training.start is None):
         raise ConfigError("training.start needs its weights: train(run, ..., start=model.weights)")
     late = None if max_seconds is None else begun + max_seconds
-    with run_folder.held(folder):
-        run_folder.begin(folder, run, allow_changes=allow_changes)
+    with run_folder.lock_run(folder):
+        run_folder.start_run(folder, run, allow_changes=allow_changes)
         with progress("preparing data and weights"):
-            loop, state, batches = _prepared(run, folder, base, start, allow_changes)
+            loop, state, batches = _prepare(run, folder, base, start, allow_changes)
         first = int(state.step)
-        with _stop_signals() as stop, shown(run.training.steps, first, show and hosts.is_first()) as display:
+        with _stop_signals() as stop, show_progress(run.training.steps, first, show and hosts.is_first()) as display:
             file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
             loop.log = Metrics(*file, *([display] if display else []), *sinks)
             try:
@@ -106,7 +108,7 @@ def train(
     )  # fmt: skip
 
 
-def _prepared(run: RunConfig, folder: Path, base, start, allow_changes: bool):
+def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
     """(the loop, the state it begins from, its batches), from the newest checkpoint if there is one."""
     t, sharding = run.training, _sharding(run)
     tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
@@ -129,7 +131,7 @@ def _prepared(run: RunConfig, folder: Path, base, start, allow_changes: bool):
     return _Loop(run, base, sharding, saved, data, tokenizer), state, batches
 
 
-def newest(folder: Path) -> tuple[RunConfig, Result]:
+def load_newest(folder: Path) -> tuple[RunConfig, Result]:
     """The run in a folder as its newest sound checkpoint left it, on one device. Nothing in `checkpoints/` is changed.
 
     Raises `ConfigError` where the folder holds no run, and `CheckpointError` where it has no checkpoint to use.
@@ -172,7 +174,7 @@ class _Loop:
         for batch, after in prefetch(batches):
             if number >= steps or stopping():
                 break
-            state, numbers = step(state, place(batch, self.sharding), base=self.base)
+            state, numbers = step(state, put_batch(batch, self.sharding), base=self.base)
             number, position = number + 1, after
             self.tokens += pace.add(batch)
             if number % logging.log_every == 0 or number in (steps, first + 1):
@@ -250,7 +252,7 @@ class _Pace:
         return found
 
 
-def place(batch: Batch, sharding: Sharding) -> Batch:
+def put_batch(batch: Batch, sharding: Sharding) -> Batch:
     """The batch on the devices: each process gives its own lines."""
     if sharding.mesh is None:
         return Batch(*map(jax.numpy.asarray, batch))
@@ -277,7 +279,7 @@ def _evaluation(run: RunConfig, base, tokenizer, sharding: Sharding) -> Callable
         return lambda weights: {}
     samples = corpus.samples(run.training.data, tokenizer, "held_out")
     source = PackedBatches(samples, batch=run.training.batch, length=run.training.length)
-    batches = [place(next(source), sharding) for _ in range(run.logging.eval_batches)]
+    batches = [put_batch(next(source), sharding) for _ in range(run.logging.eval_batches)]
     sums = compiled_evaluation(run.model, run.step, sharding)
 
     def evaluate(weights) -> dict[str, float]:

@@ -50,14 +50,14 @@ class Pair:
 
 
 @pytree
-class Whole:
+class FullWeight:
     """A whole weight that an adapter has in the place of the base's, and the pair beside it."""
 
     w: Array
     pair: Pair | None
 
 
-Adapter = Mapping[str, Pair | Whole]
+Adapter = Mapping[str, Pair | FullWeight]
 
 
 @pytree
@@ -195,12 +195,12 @@ def attach(weights, adapters: Sequence[Adapter]):
     return treedef.unflatten(_attached(name, w, [a[name] for a in adapters if name in a]) for name, w in named)
 
 
-def _attached(name: str, w, changes: Sequence[Pair | Whole]):
+def _attached(name: str, w, changes: Sequence[Pair | FullWeight]):
     """One weight with what the adapters have for it."""
-    whole = [change.w for change in changes if isinstance(change, Whole)]
+    whole = [change.w for change in changes if isinstance(change, FullWeight)]
     if len(whole) > 1:
         raise InputError(f"several of these adapters have a whole {name!r}, which cannot be added up; take one of them")
-    pairs = [change.pair if isinstance(change, Whole) else change for change in changes]
+    pairs = [change.pair if isinstance(change, FullWeight) else change for change in changes]
     kept = tuple(pair for pair in pairs if pair is not None)
     return LowRank(w=w, pairs=kept, instead=next(iter(whole), None)) if changes else w
 
@@ -238,8 +238,8 @@ def _weighed(adapter: Adapter, weight: float) -> Adapter:
     def scaled(scale: Array) -> Array:
         return jax.device_put(scale * weight, scale.sharding)
 
-    def one(path: str, change: Pair | Whole | None):
-        if not isinstance(change, Whole):
+    def one(path: str, change: Pair | FullWeight | None):
+        if not isinstance(change, FullWeight):
             return change and dataclasses.replace(change, scale=scaled(change.scale))
         if weight != 1:
             raise InputError(f"an adapter that has a whole {path!r} cannot be weighed, and its weight is {weight}")

@@ -75,7 +75,7 @@ def is_quantized(x) -> bool:
     return isinstance(x, Quantized)
 
 
-def chosen(path: str, param: Param) -> bool:
+def is_quantizable(path: str, param: Param) -> bool:
     """Whether a weight is one that is quantised: a projection of a layer."""
     return path.startswith("stacks.") and param.is_matmul and path.rsplit(".", 1)[-1] not in LEFT
 
@@ -98,7 +98,7 @@ def check_groups(tree, scheme: Scheme) -> None:
 
     Raises `ConfigError` where they fit none at all, and warns where some weights stay as they are.
     """
-    wanted = [p for path, p in spec.named(tree) if chosen(path, p)]
+    wanted = [p for path, p in spec.named(tree) if is_quantizable(path, p)]
     left = [p for p in wanted if group_of(p, scheme) == 0]
     if not left:
         return
@@ -133,18 +133,18 @@ def specs(param: Param, scheme: Scheme) -> Quantized:
     return Quantized(values=values, scale=dataclasses.replace(param, shape=tuple(sizes), dtype=scheme.scale_dtype))
 
 
-def chosen_specs(tree, scheme: Scheme):
+def quantizable_specs(tree, scheme: Scheme):
     """A model's specs with the projections of its layers quantised, where their shapes allow it."""
 
     def one(path, param: Param):
-        taken = chosen(spec.path_name(path), param) and group_of(param, scheme) != 0
+        taken = is_quantizable(spec.path_name(path), param) and group_of(param, scheme) != 0
         return specs(param, scheme) if taken else param
 
     return jax.tree.map_with_path(one, tree, is_leaf=spec.is_param)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def rounded(w: Array, scale_shape: tuple[int, ...], scheme: Scheme) -> Quantized:
+def round_to_scheme(w: Array, scale_shape: tuple[int, ...], scheme: Scheme) -> Quantized:
     """An array on the scheme's grid, with scales of this shape."""
     dtype, limit = GRIDS[scheme.kind]
     parts = w.astype(jnp.float32).reshape(_split(w.shape, scale_shape))
@@ -156,15 +156,15 @@ def rounded(w: Array, scale_shape: tuple[int, ...], scheme: Scheme) -> Quantized
 
 
 def quantize(weights, specs_tree, scheme: Scheme):
-    """A model's weights with those that `chosen` names quantised, in the layout that they have."""
+    """A model's weights with those that `is_quantizable` names quantised, in the layout that they have."""
 
     def leaf(target, w):
         if not is_quantized(target):
             return w
-        return rounded(w, target.scale.shape, scheme)
+        return round_to_scheme(w, target.scale.shape, scheme)
 
     check_groups(specs_tree, scheme)
-    targets = chosen_specs(specs_tree, scheme)
+    targets = quantizable_specs(specs_tree, scheme)
     return jax.tree.map(leaf, targets, weights, is_leaf=lambda x: is_quantized(x) or spec.is_param(x))
 
 

@@ -6,7 +6,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.model import Completion, pieces, whole
+from vishwamai.reasoning.model import Completion, join_prompt, pieces
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.tasks import crosswords
 from vishwamai.reasoning.tasks.crosswords import EMPTY, EXAMPLE, EXAMPLE_BOARD, EXAMPLE_STEPS, PUZZLES, MiniCrosswords
@@ -125,9 +125,9 @@ def test_a_prompt_is_pieces_of_which_the_first_is_the_same_for_all():
     longer = pieces(TASK.prompt(first, ["h1. SCARF (high)", "v1. SPARE"]))
     assert longer[:2] == one and longer[2:4] == ("h1. SCARF (high)\n", "v1. SPARE\n")
     assert longer[4].startswith("The board now:\nSCARF\nP____\nA____\nR____\nE____\n")
-    assert whole(one).count("h3. With nobody else") == 1 and "ALONE" not in whole(one)
+    assert join_prompt(one).count("h3. With nobody else") == 1 and "ALONE" not in join_prompt(one)
     assert TASK.direct_prompt(first)[0] == TASK.direct_prompt(second)[0] != one[0]
-    assert whole(TASK.direct_prompt(first)).endswith("v5. Let out of the cage\nRows:\n")
+    assert join_prompt(TASK.direct_prompt(first)).endswith("v5. Let out of the cage\nRows:\n")
 
 
 def test_the_solution_judges_before_the_words():

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from vishwamai.errors import BackendError, DataError, InputError
-from vishwamai.reasoning.model import whole
+from vishwamai.reasoning.model import join_prompt
 from vishwamai.reasoning.tasks import gym as adapter
 from vishwamai.reasoning.tasks.gym import Gym, gym
 
@@ -78,7 +78,7 @@ def test_of_equal_questions_the_first_entry_counts():
 def test_it_is_free_text_otherwise():
     task = Gym(Sums(), instruction="Add.", cue="", answer_marker="So:")
     problem = task.problems(3)[2]
-    assert whole(task.prompt(problem, ["Step 1: a"])) == "Add.\n\nQuestion: What is 2 + 2?\nStep 1: a\n"
+    assert join_prompt(task.prompt(problem, ["Step 1: a"])) == "Add.\n\nQuestion: What is 2 + 2?\nStep 1: a\n"
     assert task.answer(problem, ["So: 4"], ()) == "4" and task.check(problem, task.extract("Hm.\nSo: 4")) is True
 
 

@@ -6,7 +6,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.model import pieces, whole
+from vishwamai.reasoning.model import join_prompt, pieces
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Verdict
 from vishwamai.reasoning.tasks.text import FreeText
@@ -65,7 +65,7 @@ Step 1: She has 3 + 4.
 @pytest.mark.parametrize(("template", "text"), [(None, FEW_SHOT), (CHAT, CHATTED)])
 def test_a_few_shot_prompt(template, text):
     task = FreeText(instruction=" Add up.\n", examples=EXAMPLES, cue="Think.", chat_template=template)
-    assert whole(task.prompt(f"{QUESTION}\n", [" Step 1: She has 3 + 4. "])) == text
+    assert join_prompt(task.prompt(f"{QUESTION}\n", [" Step 1: She has 3 + 4. "])) == text
 
 
 def test_a_zero_shot_prompt_says_how_to_answer():
@@ -80,11 +80,11 @@ def test_a_zero_shot_prompt_says_how_to_answer():
 
 def test_a_direct_prompt_shows_answers_without_steps():
     task = FreeText(instruction="Add up.", examples=EXAMPLES)
-    assert whole(task.direct_prompt(QUESTION)) == (
+    assert join_prompt(task.direct_prompt(QUESTION)) == (
         "Add up.\n\nQuestion: What is 2 + 3 * 4?\nAnswer: 14\n\nQuestion: What is 10 - 4?\nAnswer: 6\n\n"
         f"Question: {QUESTION}\n"
     )
-    assert "step" not in whole(FreeText(chat_template=CHAT).direct_prompt(QUESTION)).lower()
+    assert "step" not in join_prompt(FreeText(chat_template=CHAT).direct_prompt(QUESTION)).lower()
 
 
 @pytest.mark.parametrize("template", [None, CHAT])
@@ -102,11 +102,11 @@ def test_a_template_that_rewrites_questions_is_still_whole():
     task = FreeText(
         instruction="", cue="", chat_template="{% for m in messages %}[{{ m.content | upper }}]{% endfor %}"
     )
-    assert whole(task.prompt("why?")) == "[WHY?]"
+    assert join_prompt(task.prompt("why?")) == "[WHY?]"
     named = FreeText(
         instruction="", cue="", chat_template="{{ who }}: {{ messages[0].content }}", variables={"who": "I"}
     )
-    assert whole(named.prompt("why?")) == "I: why?"
+    assert join_prompt(named.prompt("why?")) == "I: why?"
 
 
 def test_states_differ_by_words_alone():
