@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vishwamai import VishwamAI
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.precision import DTYPES
 
 SIZES = {"vocab_size": 8192, "d_model": 512, "d_ff": 1408, "n_heads": 8, "n_kv_heads": 4, "head_dim": 64}
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    config = ModelConfig(**SIZES, stacks=uniform_stacks(8), max_length=PROMPT + NEW)
+    config = ModelConfig(**SIZES, stacks=uniform(8), max_length=PROMPT + NEW)
     models = {dtype: VishwamAI.from_config(config, dtype=dtype) for dtype in DTYPES}
     rng = np.random.default_rng(0)
     long, short = (rng.integers(0, config.vocab_size, n).tolist() for n in (PROMPT, 8))

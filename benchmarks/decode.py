@@ -23,11 +23,11 @@ import jax
 import numpy as np
 
 from vishwamai import VishwamAI
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 
 COMMON = {"n_kv_heads": 4, "head_dim": 64, "max_length": 1024}
-SMALL = {"vocab_size": 8192, "d_model": 512, "d_ff": 1408, "n_heads": 8, "stacks": uniform_stacks(6)}
-LARGE = {"vocab_size": 16384, "d_model": 768, "d_ff": 2048, "n_heads": 12, "stacks": uniform_stacks(12)}
+SMALL = {"vocab_size": 8192, "d_model": 512, "d_ff": 1408, "n_heads": 8, "stacks": uniform(6)}
+LARGE = {"vocab_size": 16384, "d_model": 768, "d_ff": 2048, "n_heads": 12, "stacks": uniform(12)}
 
 
 def seconds(calls: list[Callable[[], np.ndarray]], repeats: int) -> tuple[list[np.ndarray], list[float]]:

@@ -47,11 +47,11 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
     from vishwamai.hf.generation_config import GenerationConfig
     from vishwamai.hf.pieces import pieces
     from vishwamai.models import transformer
-    from vishwamai.models.config import ModelConfig, uniform_stacks
+    from vishwamai.models.config import ModelConfig, uniform
     from vishwamai.weights import spec
 
     def of(n_layers: int) -> ModelConfig:
-        return ModelConfig(**sizes, stacks=uniform_stacks(n_layers, moe="n_experts" in sizes))
+        return ModelConfig(**sizes, stacks=uniform(n_layers, moe="n_experts" in sizes))
 
     one, two = (2 * spec.count(transformer.specs(of(n))) for n in (1, 2))
     cfg = of(max(1, 1 + round((size - one) / (two - one))))

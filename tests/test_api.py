@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models
 from vishwamai import VishwamAI, VishwamAITokenizer, api
 from vishwamai.errors import ConfigError, HubError, InputError, TokenizerError
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.text.chat import encode_chat
 
 from .tiny_model import CONFIG, EOS, PAD, SIZES, greedy, logits_of, tiny_model
@@ -75,7 +75,7 @@ def test_a_config_in_a_file(tmp_path):
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({"model": SIZES | {"stacks": [{"pattern": [{}], "repeats": 2}]}}))
     made = VishwamAI.from_config(path, seed=1)
-    assert made.config == ModelConfig(**SIZES, stacks=uniform_stacks(2))
+    assert made.config == ModelConfig(**SIZES, stacks=uniform(2))
     assert not np.array_equal(made.weights.embed, VishwamAI.from_config(path, seed=2).weights.embed)
     with pytest.raises(TokenizerError, match="no tokenizer"):
         made.generate("text")

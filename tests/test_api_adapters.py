@@ -14,11 +14,11 @@ from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import CheckpointError, ConfigError, InputError
 from vishwamai.hf import adapters
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.weights import lora, spec
 
 CONFIG = ModelConfig(
-    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform_stacks(2)
+    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform(2)
 )
 TEXT = "abc"
 

@@ -10,7 +10,7 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.models import transformer
 from vishwamai.models.cache import init_cache
-from vishwamai.models.config import MAX_UNROLLED, Layer, group_layers, is_unrolled_faster, uniform_stacks, unroll
+from vishwamai.models.config import MAX_UNROLLED, Layer, group_layers, is_unrolled_faster, uniform, unroll
 from vishwamai.parallel.sharding import abstract
 
 from .tiny_model import CONFIG, tiny_model
@@ -45,7 +45,7 @@ def test_layers_are_unrolled_on_a_cpu_and_scanned_over_a_mesh(folder):
     ],
 )
 def test_very_deep_models_and_accelerators_scan(n_layers, platform, faster):
-    deep = dataclasses.replace(CONFIG, stacks=uniform_stacks(n_layers, moe=True))
+    deep = dataclasses.replace(CONFIG, stacks=uniform(n_layers, moe=True))
     assert is_unrolled_faster(deep, platform) is faster and len(unroll(deep).layers) == n_layers
 
 

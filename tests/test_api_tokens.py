@@ -13,7 +13,7 @@ import pytest
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import InputError
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.text import bpe
 from vishwamai.text.chat import encode_chat
 
@@ -120,7 +120,7 @@ def test_logits(model):
 @pytest.mark.by_turns
 def test_padding_takes_up_no_positions():
     sizes = {"vocab_size": 20, "d_model": 16, "d_ff": 24, "n_heads": 2, "n_kv_heads": 2, "head_dim": 8}
-    config = ModelConfig(**sizes, stacks=uniform_stacks(1, rope=None), learned_positions=True, max_length=16)
+    config = ModelConfig(**sizes, stacks=uniform(1, rope=None), learned_positions=True, max_length=16)
     learned = VishwamAI.from_config(config)
     ids, mask = np.array([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]]), np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     got = learned(ids, mask)

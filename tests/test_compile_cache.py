@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache as of_jax
 from vishwamai import VishwamAI, VishwamAITokenizer, compile_cache
 from vishwamai.cli import main
 from vishwamai.data.packing import Batch
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, init_state
 
@@ -147,7 +147,7 @@ def test_what_a_user_has_told_jax_stays(kept, tmp_path):
 
 
 def test_models_keep_their_programs(kept, monkeypatch):
-    cfg = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1))
+    cfg = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
     VishwamAI.from_config(cfg)
     assert jax.config.jax_compilation_cache_dir == str(kept)
     renew()
@@ -157,7 +157,7 @@ def test_models_keep_their_programs(kept, monkeypatch):
 
 def test_of_two_models_of_one_shape_the_second_compiles_nothing(kept):
     """Nor does a second run of training, though each asks for programs of its own."""
-    cfg = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1))
+    cfg = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
     compile_cache.enable()
     asked = []
     for seed in (0, 1):
@@ -307,7 +307,7 @@ COMMAND = (
 @pytest.mark.by_turns
 def test_of_two_processes_at_once_both_succeed_and_the_next_compiles_nothing(kept, tmp_path):
     sizes = {"vocab_size": 263, "d_model": 8, "d_ff": 8, "n_heads": 2, "n_kv_heads": 1, "head_dim": 8}
-    cfg = ModelConfig(**sizes, stacks=uniform_stacks(1), max_length=64)
+    cfg = ModelConfig(**sizes, stacks=uniform(1), max_length=64)
     VishwamAI.from_config(cfg, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(tmp_path / "model")
     compile_cache.clear(kept)
     arguments = ["generate", "hi", "-m", str(tmp_path / "model"), "-n", "3"]

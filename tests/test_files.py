@@ -12,7 +12,7 @@ from vishwamai import VishwamAI, VishwamAITokenizer, files
 from vishwamai.data import corpus
 from vishwamai.hf import adapters
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.training import folder as run_folder
 from vishwamai.weights import lora, spec
 
@@ -118,7 +118,7 @@ def test_a_pipe_is_written_into(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
-CFG = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1))
+CFG = ModelConfig(vocab_size=263, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
 
 
 def test_a_model_saved_over_another_is_the_one_or_the_other(tmp_path, killed_at, monkeypatch):

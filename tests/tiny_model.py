@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai import VishwamAI, VishwamAITokenizer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.models.transformer import forward
 
 EOS, PAD = 257, 258
 SIZES = {"vocab_size": 263, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
 EXPERTS = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16, "qk_norm": True}
-CONFIG = ModelConfig(**SIZES, **EXPERTS, stacks=uniform_stacks(2, moe=True), max_length=64, tie_embeddings=True)
+CONFIG = ModelConfig(**SIZES, **EXPERTS, stacks=uniform(2, moe=True), max_length=64, tie_embeddings=True)
 WHOLE = jax.jit(forward, static_argnames="cfg")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.cli import main
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 
 CONFIG = str(Path(__file__).parent.parent.parent / "configs/train/smoke.json")
 SIZES = {"vocab_size": 263, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
@@ -18,7 +18,7 @@ SIZES |= {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16}
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A random mixture-of-experts model over bytes, with a context of 64 tokens."""
-    cfg = ModelConfig(**SIZES, stacks=uniform_stacks(2, moe=True), max_length=64, qk_norm=True, tie_embeddings=True)
+    cfg = ModelConfig(**SIZES, stacks=uniform(2, moe=True), max_length=64, qk_norm=True, tie_embeddings=True)
     folder = tmp_path_factory.mktemp("model")
     VishwamAI.from_config(cfg, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(folder)
     return folder

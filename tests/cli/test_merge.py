@@ -11,13 +11,13 @@ from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.cli import main
 from vishwamai.hf import adapters, safetensors
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.weights import lora, spec
 
 from .conftest import refused
 
 CONFIG = ModelConfig(
-    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform_stacks(2)
+    vocab_size=263, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64, stacks=uniform(2)
 )
 
 

@@ -15,13 +15,13 @@ from vishwamai.generation import decode
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, BatchParams
 from vishwamai.generation.sampling import SamplingParams, controls
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.sharding import SINGLE
 from vishwamai.weights import spec
 
 V, T, SIZE, TOP, PAD = 23, 8, 24, 3, 22
 CFG = ModelConfig(
-    vocab_size=V, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1), max_length=SIZE,
+    vocab_size=V, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1), max_length=SIZE,
     tie_embeddings=False,
 )  # fmt: skip
 FIXED = {"cfg": CFG, "dtypes": ("float32", "float32"), "sharding": SINGLE}

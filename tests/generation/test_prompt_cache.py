@@ -22,7 +22,7 @@ from vishwamai.generation.prompt_cache import CachedRow, PromptCache
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
 from vishwamai.models.cache import can_crop, crop, enlarge, init_cache
-from vishwamai.models.config import Latent, Layer, ModelConfig, Stack, uniform_stacks
+from vishwamai.models.config import Latent, Layer, ModelConfig, Stack, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.weights import spec
@@ -33,12 +33,10 @@ SIZES = {"vocab_size": 61, "d_model": 16, "d_ff": 24, "n_heads": 4, "n_kv_heads"
 EXPERTS = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 16}
 MIXED = (Stack(pattern=(Layer(window=8), Layer(rope=None)), repeats=1),)
 FAMILIES = {
-    "experts": ModelConfig(
-        **SIZES, **EXPERTS, stacks=uniform_stacks(2, moe=True), qk_norm=True, learned_positions=True
-    ),
+    "experts": ModelConfig(**SIZES, **EXPERTS, stacks=uniform(2, moe=True), qk_norm=True, learned_positions=True),
     "windows": ModelConfig(**SIZES, stacks=MIXED, attn_sinks=True, attn_temperature=0.5, attn_temperature_length=8),
     "latent": ModelConfig(
-        **SIZES | {"n_kv_heads": 4}, latent=Latent(q_rank=8, kv_rank=6, d_rope=4, d_value=6), stacks=uniform_stacks(2)
+        **SIZES | {"n_kv_heads": 4}, latent=Latent(q_rank=8, kv_rank=6, d_rope=4, d_value=6), stacks=uniform(2)
     ),
 }
 SHORT = [8, 6, 9, 5, 6]  # tokens that each turn adds
@@ -234,7 +232,7 @@ def test_a_ring_can_be_cut_back_where_it_holds_what_the_next_token_sees():
     """Against positions written one by one."""
     window = 5
     for room in (4, 8):
-        cache = init_cache(dataclasses.replace(FAMILIES["windows"], stacks=uniform_stacks(1, window=window)), 1, room)
+        cache = init_cache(dataclasses.replace(FAMILIES["windows"], stacks=uniform(1, window=window)), 1, room)
         S = cache.stacks[0][0].positions.shape[1]
         for written in range(1, room + 1):
             ring = dict.fromkeys(range(S), -1) | {p % S: p for p in range(written)}

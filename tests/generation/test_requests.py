@@ -21,11 +21,11 @@ from vishwamai.generation.requests import (
     row_limits,
 )
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.sharding import SINGLE, Sharding
 
 CFG = ModelConfig(
-    vocab_size=50, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1), max_length=200
+    vocab_size=50, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1), max_length=200
 )
 
 

@@ -16,7 +16,7 @@ from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import adapters, config, safetensors, saving, weights
 from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, group_layers, uniform_stacks
+from vishwamai.models.config import Layer, ModelConfig, group_layers, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights import lora, spec
@@ -25,8 +25,8 @@ SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads"
 GPT2 = {"norm": "layer", "norm_bias": True, "learned_positions": True, "gated": False, "activation": "gelu_tanh"}
 GPT2 |= {"attn_bias": True, "o_bias": True, "mlp_bias": True, "tie_embeddings": True}
 MODELS = {
-    "llama": ModelConfig(**SIZES, stacks=uniform_stacks(3)),
-    "phi3": ModelConfig(**SIZES, stacks=uniform_stacks(2)),
+    "llama": ModelConfig(**SIZES, stacks=uniform(3)),
+    "phi3": ModelConfig(**SIZES, stacks=uniform(2)),
     "gpt2": ModelConfig(
         **SIZES | GPT2 | {"n_kv_heads": 4, "head_dim": 4},
         stacks=group_layers((Layer(rope=None),) * 2),

@@ -11,14 +11,14 @@ import pytest
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import certificate, config, convert, reference, weights
 from vishwamai.hf.certificate import Prompt
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 
 spec = importlib.util.spec_from_file_location("stored_logits", Path(__file__).with_name("test_references.py"))
 references = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(references)
 
 ASKED = [Prompt(tuple(references.TOKENS[0].tolist()))]
-CFG = ModelConfig(vocab_size=300, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform_stacks(1))
+CFG = ModelConfig(vocab_size=300, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
 
 
 @pytest.fixture(scope="module")

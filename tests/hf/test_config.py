@@ -7,7 +7,7 @@ import pytest
 from vishwamai.errors import ConfigError
 from vishwamai.hf import config, export
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform_stacks
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform
 
 LLAMA = {  # as published with Llama 3.2 1B
     "architectures": ["LlamaForCausalLM"],
@@ -133,7 +133,7 @@ def test_llama(read):
         n_heads=32,
         n_kv_heads=8,
         head_dim=64,
-        stacks=uniform_stacks(16, rope=rope),
+        stacks=uniform(16, rope=rope),
         max_length=131072,
         norm_eps=1e-5,
         tie_embeddings=True,
@@ -145,7 +145,7 @@ def test_llama(read):
 
 def test_qwen3_moe(read):
     model = read(QWEN3_MOE).model
-    assert model.stacks == uniform_stacks(48, rope=Rope(theta=1e6), moe=True)
+    assert model.stacks == uniform(48, rope=Rope(theta=1e6), moe=True)
     assert (model.n_experts, model.n_experts_per_token, model.d_expert, model.norm_topk) == (128, 8, 768, True)
     assert (model.qk_norm, model.head_dim, model.tie_embeddings) == (True, 128, False)
 

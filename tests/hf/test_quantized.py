@@ -15,7 +15,7 @@ from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import compressed, config, convert, quantized, safetensors, saving, weights
 from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights import quantize, spec
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.by_turns
 SIZES = {"vocab_size": 24, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "max_length": 64}
 MOE = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 32}
 MODELS = {
-    "llama": ModelConfig(**SIZES, stacks=uniform_stacks(3)),
-    "qwen3_moe": ModelConfig(**SIZES, **MOE, stacks=uniform_stacks(2, moe=True), qk_norm=True),
-    "phi3": ModelConfig(**SIZES | {"n_kv_heads": 4, "head_dim": 8}, stacks=uniform_stacks(2)),  # fused projections
+    "llama": ModelConfig(**SIZES, stacks=uniform(3)),
+    "qwen3_moe": ModelConfig(**SIZES, **MOE, stacks=uniform(2, moe=True), qk_norm=True),
+    "phi3": ModelConfig(**SIZES | {"n_kv_heads": 4, "head_dim": 8}, stacks=uniform(2)),  # fused projections
     "gpt_oss": ModelConfig(
-        **SIZES, **MOE, stacks=uniform_stacks(2, moe=True, window=5), attn_sinks=True, router="chosen",
+        **SIZES, **MOE, stacks=uniform(2, moe=True, window=5), attn_sinks=True, router="chosen",
         router_bias=True, expert_bias=True, glu_limit=7.0, attn_bias=True, o_bias=True,
     ),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from vishwamai.hf import config, filling, safetensors, saving, weights
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.models import transformer
-from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform_stacks
+from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import DEFAULT_RULES, SINGLE, Sharding, shardings
 from vishwamai.weights import spec
@@ -25,11 +25,11 @@ MOE = {"n_experts": 4, "n_experts_per_token": 2, "d_expert": 12}
 SLIDING = Layer(window=3, rope=Rope(theta=100.0))
 GEMMA = {"qk_norm": True, "norm_offset": 1.0, "post_norms": True, "activation": "gelu_tanh", "tie_embeddings": True}
 MODELS = {
-    "llama": ModelConfig(**SIZES, stacks=uniform_stacks(3), attn_bias=True, o_bias=True, mlp_bias=True),
+    "llama": ModelConfig(**SIZES, stacks=uniform(3), attn_bias=True, o_bias=True, mlp_bias=True),
     "qwen3_moe": ModelConfig(
         **SIZES, **MOE, stacks=group_layers((Layer(), Layer(moe=True), Layer(), Layer(moe=True))), qk_norm=True
     ),
-    "mixtral": ModelConfig(**SIZES, **MOE, stacks=uniform_stacks(2, moe=True, window=5)),
+    "mixtral": ModelConfig(**SIZES, **MOE, stacks=uniform(2, moe=True, window=5)),
     "gemma3_text": ModelConfig(
         **SIZES,
         **GEMMA,
@@ -48,10 +48,10 @@ MODELS = {
         **SIZES | {"n_kv_heads": 4, "head_dim": 4},
         **FAMILIES["gpt2"].switches,
         tie_embeddings=True,
-        stacks=uniform_stacks(2, rope=None),
+        stacks=uniform(2, rope=None),
     ),
     "glm4_moe": ModelConfig(
-        **SIZES, **MOE, stacks=uniform_stacks(2, moe=True), router="sigmoid", choice_bias=True, d_shared=12
+        **SIZES, **MOE, stacks=uniform(2, moe=True), router="sigmoid", choice_bias=True, d_shared=12
     ),
     "vishwamai": ModelConfig(  # what no family expresses, with every kind of weight that there is
         **SIZES,

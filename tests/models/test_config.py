@@ -3,9 +3,9 @@
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.models.config import Layer, ModelConfig, Rope, Stack, group_layers, uniform_stacks
+from vishwamai.models.config import Layer, ModelConfig, Rope, Stack, group_layers, uniform
 
-GOOD = dict(vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform_stacks(2))
+GOOD = dict(vocab_size=64, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform(2))
 WIDE, FULL = Layer(window=4), Layer()
 
 
@@ -17,9 +17,9 @@ WIDE, FULL = Layer(window=4), Layer()
         ({"head_dim": 7}, "head_dim 7 is odd"),
         ({"activation": "relu"}, "silu, gelu, gelu_tanh"),
         ({"stacks": ()}, "at least one stack"),
-        ({"stacks": uniform_stacks(2, moe=True)}, "n_experts is 0"),
+        ({"stacks": uniform(2, moe=True)}, "n_experts is 0"),
         (
-            {"stacks": uniform_stacks(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4},
+            {"stacks": uniform(2, moe=True), "n_experts": 2, "n_experts_per_token": 3, "d_expert": 4},
             "more than n_exp",
         ),
         ({"norm_eps": float("nan")}, "norm_eps is nan"),

@@ -13,7 +13,7 @@ from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.models import cache as kv
 from vishwamai.models import cost, latent, transformer
 from vishwamai.models.attention import Implementations, LayerInputs, RopeAngles, attend_full
-from vishwamai.models.config import Latent, Layer, ModelConfig, uniform_stacks
+from vishwamai.models.config import Latent, Layer, ModelConfig, uniform
 from vishwamai.ops import rope
 
 from ..random_weights import random_weights
@@ -25,7 +25,7 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 20)))
 def made(d_value: int, q_rank: int | None = 7) -> ModelConfig:
     sizes = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 4, "head_dim": 10}
     narrow = Latent(q_rank=q_rank, kv_rank=12, d_rope=6, d_value=d_value)
-    return ModelConfig(**sizes, stacks=uniform_stacks(2), max_length=64, latent=narrow)
+    return ModelConfig(**sizes, stacks=uniform(2), max_length=64, latent=narrow)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.reasoning import local
@@ -29,7 +29,7 @@ TEXTS = ["yes.\nno;\nyes yes no.\n", "so; it is.\n"] * 9  # from which "yes", ".
 TOKENIZER = VishwamAITokenizer.train(TEXTS, 276)
 CONFIG = ModelConfig(
     vocab_size=len(TOKENIZER), d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, max_length=64,
-    stacks=uniform_stacks(2, window=16),
+    stacks=uniform(2, window=16),
 )  # fmt: skip
 HOW = SamplingParams(temperature=1.0, max_tokens=16, logprobs=3)
 SHARED = "The sum of "

@@ -14,7 +14,7 @@ from vishwamai.cli import main
 from vishwamai.data.packing import Batch
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.training.adapter import Adapter, trained_specs
@@ -27,7 +27,7 @@ from vishwamai.weights import lora, spec
 pytestmark = pytest.mark.by_turns
 
 CFG = ModelConfig(
-    vocab_size=64, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform_stacks(2), max_length=96
+    vocab_size=64, d_model=16, d_ff=24, n_heads=4, n_kv_heads=2, head_dim=8, stacks=uniform(2), max_length=96
 )
 ADAPTER = Adapter(base="base", rank=2, alpha=3.0, targets=("attn.q", "attn.o", "ffn.down"))
 STEP = StepConfig(loss_chunks=2, adapter=ADAPTER)

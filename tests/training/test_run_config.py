@@ -13,7 +13,7 @@ import pytest
 from vishwamai import config
 from vishwamai.data.corpus import Data, Source
 from vishwamai.errors import ConfigError
-from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack, uniform_stacks
+from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack, uniform
 from vishwamai.training.adapter import Adapter
 from vishwamai.training.config import Logging, Optimization, RunConfig, Tpu, Training
 from vishwamai.training.optim import Optimizer
@@ -23,7 +23,7 @@ SOURCE = Source(kind="text", name="a.txt")
 DATA = Data(sources=(SOURCE, SOURCE))
 SIZES = dict(vocab_size=300, d_model=16, d_ff=16, n_heads=2, n_kv_heads=1, head_dim=8)
 EXPERTS = dict(n_experts=4, n_experts_per_token=2, d_expert=8)
-MODEL = ModelConfig(**SIZES, **EXPERTS, stacks=uniform_stacks(1, moe=True))
+MODEL = ModelConfig(**SIZES, **EXPERTS, stacks=uniform(1, moe=True))
 SOUND = [
     SOURCE,
     DATA,
@@ -159,7 +159,7 @@ def test_what_cannot_be_run_is_refused_when_it_is_read(changes, words):
     ],
 )
 def test_settings_of_experts_are_refused_for_a_dense_model(changes, words):
-    dense = config.to_dict(dataclasses.replace(MODEL, stacks=uniform_stacks(1)))
+    dense = config.to_dict(dataclasses.replace(MODEL, stacks=uniform(1)))
     assert config.from_dict(RunConfig, run(model=dense))
     assert config.from_dict(RunConfig, run(model=dense, training__balance_loss=0.0))
     with pytest.raises(ConfigError, match=words):

@@ -11,7 +11,7 @@ import pytest
 from vishwamai.errors import ConfigError, InputError
 from vishwamai.models import transformer
 from vishwamai.models.attention import Implementations
-from vishwamai.models.config import Latent, ModelConfig, uniform_stacks
+from vishwamai.models.config import Latent, ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
 from vishwamai.weights import lora, quantize, spec
@@ -21,10 +21,10 @@ from vishwamai.weights.quantize import Scheme
 from vishwamai.weights.spec import Param
 
 SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 32}
-DENSE = ModelConfig(**SIZES, stacks=uniform_stacks(2))
+DENSE = ModelConfig(**SIZES, stacks=uniform(2))
 MOE = ModelConfig(
     **SIZES,
-    stacks=uniform_stacks(2, moe=True),
+    stacks=uniform(2, moe=True),
     n_experts=4,
     n_experts_per_token=2,
     d_expert=12,
@@ -32,7 +32,7 @@ MOE = ModelConfig(
     shared_gate=True,
 )
 LATENT = ModelConfig(
-    **SIZES | {"n_kv_heads": 4}, stacks=uniform_stacks(2), latent=Latent(q_rank=6, kv_rank=10, d_rope=4, d_value=8)
+    **SIZES | {"n_kv_heads": 4}, stacks=uniform(2), latent=Latent(q_rank=6, kv_rank=10, d_rope=4, d_value=8)
 )
 TOKENS = np.random.default_rng(5).integers(0, 24, (4, 7)).astype(np.int32)
 forward = jax.jit(transformer.forward, static_argnames=("cfg", "sharding", "implementations"))

@@ -7,7 +7,7 @@ import pytest
 
 from vishwamai.errors import ConfigError
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig, uniform_stacks
+from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding, shardings
 from vishwamai.weights import quantize, spec
@@ -100,7 +100,7 @@ def test_an_unknown_name_is_refused(name):
 
 
 MODEL = ModelConfig(
-    vocab_size=24, d_model=32, d_ff=64, n_heads=4, n_kv_heads=2, head_dim=16, stacks=uniform_stacks(2, moe=True),
+    vocab_size=24, d_model=32, d_ff=64, n_heads=4, n_kv_heads=2, head_dim=16, stacks=uniform(2, moe=True),
     n_experts=4, n_experts_per_token=2, d_expert=32, d_shared=16, shared_gate=True, attn_bias=True,
 )  # fmt: skip
 SPECS = transformer.specs(MODEL)

@@ -232,7 +232,7 @@ class ModelConfig:
         return sum(len(stack.pattern) * stack.repeats for stack in self.stacks)
 
 
-def uniform_stacks(n_layers: int, **layer) -> tuple[Stack, ...]:
+def uniform(n_layers: int, **layer) -> tuple[Stack, ...]:
     """Stacks of `n_layers` equal layers: `uniform(16, moe=True)`."""
     return (Stack(pattern=(Layer(**layer),), repeats=n_layers),)
 
