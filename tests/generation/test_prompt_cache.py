@@ -36,7 +36,7 @@ FAMILIES = {
     "experts": ModelConfig(**SIZES, **EXPERTS, stacks=uniform(2, moe=True), qk_norm=True, learned_positions=True),
     "windows": ModelConfig(**SIZES, stacks=MIXED, attn_sinks=True, attn_temperature=0.5, attn_temperature_length=8),
     "latent": ModelConfig(
-        **SIZES | {"n_kv_heads": 4}, latent=Latent(q_rank=8, kv_rank=6, d_rope=4, d_value=6), stacks=uniform(2)
+        **SIZES | {"n_kv_heads": 4}, latent=Latent(q_rank=8, kv_rank=6, d_turned=4, d_value=6), stacks=uniform(2)
     ),
 }
 SHORT = [8, 6, 9, 5, 6]  # tokens that each turn adds

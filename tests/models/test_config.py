@@ -31,7 +31,7 @@ def test_contradictions_are_refused(change, words):
         ModelConfig(**{**GOOD, **change})
 
 
-def test_layers_and_ropes_are_checked():
+def test_layers_and_turneds_are_checked():
     for make in (lambda: Layer(window=0), lambda: Rope(scaling="ntk"), lambda: Rope(factor=0.0)):
         with pytest.raises(ConfigError):
             make()

@@ -24,7 +24,7 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 61, (2, 20)))
 
 def made(d_value: int, q_rank: int | None = 7) -> ModelConfig:
     sizes = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 4, "head_dim": 10}
-    narrow = Latent(q_rank=q_rank, kv_rank=12, d_rope=6, d_value=d_value)
+    narrow = Latent(q_rank=q_rank, kv_rank=12, d_turned=6, d_value=d_value)
     return ModelConfig(**sizes, stacks=uniform(2), max_length=64, latent=narrow)
 
 
@@ -106,8 +106,8 @@ def test_each_width_is_written_and_read(width, tmp_path):
 
 
 def test_what_turns_is_a_part_of_the_head():
-    with pytest.raises(ConfigError, match="latent.d_rope 12 is more than head_dim 10"):
+    with pytest.raises(ConfigError, match="latent.d_turned 12 is more than head_dim 10"):
         ModelConfig(
             **{k: v for k, v in vars(made(4)).items() if k != "latent"},
-            latent=Latent(kv_rank=3, d_rope=12, d_value=4),
+            latent=Latent(kv_rank=3, d_turned=12, d_value=4),
         )

@@ -28,7 +28,7 @@ SOUND = [
     SOURCE,
     DATA,
     MODEL,
-    Latent(kv_rank=4, d_rope=4, d_value=8),
+    Latent(kv_rank=4, d_turned=4, d_value=8),
     Layer(),
     Stack(pattern=(Layer(),), repeats=1),
     Rope(scaling="longrope", short_factors=(1.0,), long_factors=(1.0,)),

@@ -32,7 +32,7 @@ MOE = ModelConfig(
     shared_gate=True,
 )
 LATENT = ModelConfig(
-    **SIZES | {"n_kv_heads": 4}, stacks=uniform(2), latent=Latent(q_rank=6, kv_rank=10, d_rope=4, d_value=8)
+    **SIZES | {"n_kv_heads": 4}, stacks=uniform(2), latent=Latent(q_rank=6, kv_rank=10, d_turned=4, d_value=8)
 )
 TOKENS = np.random.default_rng(5).integers(0, 24, (4, 7)).astype(np.int32)
 forward = jax.jit(transformer.forward, static_argnames=("cfg", "sharding", "implementations"))

@@ -76,16 +76,16 @@ class Layer:
 class Latent:
     """Attention whose keys and values come from one narrow vector, and queries from another (None: from the residual).
 
-    `d_rope` numbers at the end of each head turn by position, and are the same in all heads of keys.
+    `d_turned` numbers at the end of each head turn by position, and are the same in all heads of keys.
     """
 
     q_rank: int | None = None
     kv_rank: int
-    d_rope: int
+    d_turned: int
     d_value: int
 
     def __post_init__(self):
-        check_numbers(self, "q_rank", "kv_rank", "d_rope", "d_value", above=0)
+        check_numbers(self, "q_rank", "kv_rank", "d_turned", "d_value", above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class ModelConfig:
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         for rope in {layer.rope for layer in self.layers if layer.rope is not None}:
-            rotary_dim = rope.rotary_dim(self.d_rope)
+            rotary_dim = rope.rotary_dim(self.d_turned)
             if rope.scaling == "longrope" and {len(rope.short_factors), len(rope.long_factors)} != {rotary_dim // 2}:
                 lists = f"{len(rope.short_factors)} short_factors and {len(rope.long_factors)} long_factors"
                 raise ConfigError(
@@ -181,10 +181,10 @@ class ModelConfig:
             if rope.scaling == "dynamic" and rotary_dim < 4:
                 raise ConfigError(f"a dynamic scaling needs 4 or more numbers of a head that turn, not {rotary_dim}")
             if rotary_dim % 2:
-                what = f"head_dim {self.d_rope}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
+                what = f"head_dim {self.d_turned}" + f" x fraction {rope.fraction}" * (rope.fraction != 1)
                 raise ConfigError(f"{what} is odd; rotary positions turn pairs, so it must be even")
-        if self.latent is not None and self.latent.d_rope > self.head_dim:
-            raise ConfigError(f"latent.d_rope {self.latent.d_rope} is more than head_dim {self.head_dim}")
+        if self.latent is not None and self.latent.d_turned > self.head_dim:
+            raise ConfigError(f"latent.d_turned {self.latent.d_turned} is more than head_dim {self.head_dim}")
         for name, known in (("activation", ACTIVATIONS), ("norm", NORMS), ("router", ROUTERS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(known)}")
@@ -211,9 +211,9 @@ class ModelConfig:
         return tuple(layer for stack in self.stacks for _ in range(stack.repeats) for layer in stack.pattern)
 
     @property
-    def d_rope(self) -> int:
+    def d_turned(self) -> int:
         """The width of the part of a head that rotary positions are of."""
-        return self.head_dim if self.latent is None else self.latent.d_rope
+        return self.head_dim if self.latent is None else self.latent.d_turned
 
     @property
     def d_cache(self) -> int:

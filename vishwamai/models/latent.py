@@ -37,7 +37,7 @@ class LatentAttention:
 def specs(cfg: ModelConfig) -> LatentAttention:
     """Returns the specs of one layer's latent attention weights."""
     D, N, H, m = cfg.d_model, cfg.n_heads, cfg.head_dim, cfg.latent
-    narrow = m.kv_rank + m.d_rope
+    narrow = m.kv_rank + m.d_turned
 
     def down(width: int) -> Param:
         return Param((D, width), ("embed", None), contract=("embed",))
@@ -58,7 +58,7 @@ def specs(cfg: ModelConfig) -> LatentAttention:
         kv_down=down(narrow),
         kv_down_bias=vector(narrow, 0.0, cfg.attn_bias),
         kv_norm=vector(m.kv_rank, 1.0),
-        kv_up=up(m.kv_rank, H - m.d_rope + m.d_value),
+        kv_up=up(m.kv_rank, H - m.d_turned + m.d_value),
         o=Param((N, m.d_value, D), ("heads", "head_dim", "embed"), contract=("heads", "head_dim")),
         o_bias=Param((D,), ("embed",), value=0.0) if cfg.o_bias else None,
     )
@@ -68,12 +68,12 @@ def latent_attention(
     w: LatentAttention, x, inputs: LayerInputs, slot: CacheSlot | None, cfg: ModelConfig, layer: Layer
 ):
     """Applies one layer's attention, as `self_attention`. The cache holds whole keys and values, not the latents."""
-    angles, still = inputs.angles[layer.rope], cfg.head_dim - cfg.latent.d_rope
+    angles, still = inputs.angles[layer.rope], cfg.head_dim - cfg.latent.d_turned
     q = _queries(w, x)
     down = add_bias(einsum("BTD,DR->BTR", x, w.kv_down), w.kv_down_bias)
     latent, shared = jnp.split(down, [cfg.latent.kv_rank], -1)
     k, v = jnp.split(einsum("BTR,RNH->BTNH", rms_norm(latent, w.kv_norm, eps=EPS), w.kv_up), [still], -1)
-    shared = jnp.broadcast_to(apply_rope(shared[:, :, None], angles), (*k.shape[:3], cfg.latent.d_rope))
+    shared = jnp.broadcast_to(apply_rope(shared[:, :, None], angles), (*k.shape[:3], cfg.latent.d_turned))
     q = jnp.concatenate([q[..., :still], apply_rope(q[..., still:], angles)], -1)
     k = jnp.concatenate([k, shared], -1)
     q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, cfg.d_cache - x.shape[-1])]) for x in (q, k, v))  # attention wants one

@@ -272,7 +272,7 @@ def _run_layers(w: Transformer, tokens_BT, cfg: ModelConfig, inputs: LayerInputs
     if w.positions is not None:
         x = x + w.positions[inputs.positions].astype(dtype)
     x = constrain(apply_norm(w.embed_norm, x, cfg), "batch", "seq", "embed")
-    angles = {r: _rope_angles(r, inputs, cfg.d_rope) for r in {layer.rope for layer in cfg.layers}}
+    angles = {r: _rope_angles(r, inputs, cfg.d_turned) for r in {layer.rope for layer in cfg.layers}}
     inputs, sums, stacks = inputs._replace(angles=angles), _zero_router_sums(cfg), []
     for i, stack in enumerate(cfg.stacks):
         caches = None if cache is None else cache.stacks[i]

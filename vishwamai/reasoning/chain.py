@@ -7,15 +7,17 @@ the task's. It knows no particular model or task; chains are written in `thinkin
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vishwamai.reasoning.answers import canonical
-from vishwamai.reasoning.budget import Budget, Spent
+from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import Chain, select_answer, standing
-from vishwamai.reasoning.drive import FAILURES, Search, run
+from vishwamai.reasoning.drive import Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.solution import Solution, Step, failed
+from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.solve import run_until_stopped, solve_all
 from vishwamai.reasoning.task import Checker, Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.thinking import ChainSettings, Thinking
@@ -90,29 +92,17 @@ class ChainOfThought:
         each: Mapping[str, float] | None = None,
     ) -> list[Solution]:
         """The answers to many problems, thought through in step, in one budget; `each` has every problem's limits."""
-        whole = Budget() if budget is None else budget
-        budgets = [whole.within(**(each or {})) for _ in problems]
-        pairs = zip(problems, budgets, strict=True)
-        searches = [self.search(problem, own, show_work, validate_steps) for problem, own in pairs]
-        return run(self.model, searches, lambda i, error: failed(problems[i], self.method, error))
+        search = partial(self.search, show_work=show_work, validate=validate_steps)
+        return solve_all(self.model, problems, search, self.method, budget, each)
 
     def search(self, problem: str, budget: Budget, show_work: bool = True, validate: bool = True) -> Search[Solution]:
         """The chains as a generator, to be run by `drive.run` or as a part of another."""
         self.task.read(problem)
         own = budget.within()
         thinking = Thinking(self.task, self.settings, self.checker, problem, own, validate)
-        stopped = None
-        try:
-            yield from thinking.write()
-            stopped = "tokens" if thinking.short else None
-        except Spent as spent:
-            stopped = spent.limit
-        except FAILURES as error:
-            late = own.left("seconds") <= 0  # a model that gives nothing in time fails
-            if not late and not thinking.chains:
-                raise
-            thinking.notes += [str(error)] if late else []
-            stopped = "seconds" if late else str(error)
+        stopped = yield from run_until_stopped(thinking.write(), own, thinking.notes, lambda: bool(thinking.chains))
+        if stopped is None and thinking.short:
+            stopped = "tokens"
         return self._solution(thinking, stopped, show_work)
 
     def _solution(self, thinking: Thinking, stopped: str | None, show_work: bool) -> Solution:

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vishwamai.errors import InputError
@@ -18,7 +19,8 @@ from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Model, seed_of
-from vishwamai.reasoning.solution import Solution, failed
+from vishwamai.reasoning.solution import Solution
+from vishwamai.reasoning.solve import solve_all
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.trace import Thought, Trace
@@ -111,11 +113,8 @@ class IntegratedReasoning:
         each: Mapping[str, float] | None = None,
     ) -> list[Solution]:
         """The answers to many problems in one budget; `each` has the limits of every problem."""
-        whole = Budget() if budget is None else budget
-        budgets = [whole.within(**(each or {})) for _ in problems]
-        pairs = zip(problems, budgets, strict=True)
-        searches = [self.search(problem, own, approach, max_depth) for problem, own in pairs]
-        return run(self.model, searches, lambda i, error: failed(problems[i], approach, error))
+        search = partial(self.search, approach=approach, max_depth=max_depth)
+        return solve_all(self.model, problems, search, approach, budget, each)
 
     def search(
         self, problem: str, budget: Budget, approach: str = "auto", max_depth: int | None = None

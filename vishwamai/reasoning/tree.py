@@ -9,8 +9,8 @@ from typing import Any
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning import values as ways_to_value
-from vishwamai.reasoning.budget import Budget, Spent
-from vishwamai.reasoning.drive import FAILURES, Search, run
+from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.drive import Search, run
 from vishwamai.reasoning.growth import Node, Proposals, Tree, Values
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
@@ -18,7 +18,8 @@ from vishwamai.reasoning.model import Model
 from vishwamai.reasoning.proposals import distinct, sampled
 from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
 from vishwamai.reasoning.search.settings import TreeSettings
-from vishwamai.reasoning.solution import Solution, Step, failed
+from vishwamai.reasoning.solution import Solution, Step
+from vishwamai.reasoning.solve import run_until_stopped, solve_all
 from vishwamai.reasoning.task import Task, Verdict, guarded
 from vishwamai.reasoning.tasks import task_of
 
@@ -73,9 +74,7 @@ class TreeOfThoughts:
         self, problems: Sequence[str], *, budget: Budget | None = None, each: Mapping[str, float] | None = None
     ) -> list[Solution]:
         """The answers to many problems, searched in step within one budget; `each` has the limits of every problem."""
-        whole = Budget() if budget is None else budget
-        searches = [self.search(problem, whole.within(**(each or {}))) for problem in problems]
-        return run(self.model, searches, lambda i, error: failed(problems[i], f"tot-{self.method}", error))
+        return solve_all(self.model, problems, self.search, f"tot-{self.method}", budget, each)
 
     def search(self, problem: str, budget: Budget) -> Search[Solution]:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
@@ -83,19 +82,11 @@ class TreeOfThoughts:
         if (needed := self.task.depth_of(problem) or 0) > self.settings.max_depth:
             tree.notes.append(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
         stopped = None
-        try:
-            if tree.root.answer is None:
-                yield from SEARCHES[self.method].search(tree, self.settings)
-            if not (tree.solved and self.settings.stop_early):
-                stopped = tree.budget.short
-        except Spent as spent:
-            stopped = spent.limit
-        except FAILURES as error:
-            late = tree.budget.left("seconds") <= 0
-            if not late and not tree.answers:
-                raise
-            tree.notes += [str(error)] if late else []
-            stopped = "seconds" if late else str(error)
+        if tree.root.answer is None:
+            search = SEARCHES[self.method].search(tree, self.settings)
+            stopped = yield from run_until_stopped(search, tree.budget, tree.notes, lambda: bool(tree.answers))
+        if stopped is None and not (tree.solved and self.settings.stop_early):
+            stopped = tree.budget.short
         return solution(tree, stopped)
 
     def tree(self, problem: str, budget: Budget | None = None) -> Tree:

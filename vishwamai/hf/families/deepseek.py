@@ -78,7 +78,7 @@ def _read(a: Attributes) -> dict:
     return {
         "head_dim": still + turned,
         "n_kv_heads": a["num_attention_heads"],
-        "latent": Latent(q_rank=a["q_lora_rank"], kv_rank=a["kv_lora_rank"], d_rope=turned, d_value=a["v_head_dim"]),
+        "latent": Latent(q_rank=a["q_lora_rank"], kv_rank=a["kv_lora_rank"], d_turned=turned, d_value=a["v_head_dim"]),
         "attn_scale": (still + turned) ** -0.5 * _warmth(a) ** 2,
         "attn_bias": a["attention_bias"],
         "o_bias": a["attention_bias"],
@@ -100,19 +100,19 @@ def _groups(a: Attributes) -> dict:
 
 
 def _write(cfg: ModelConfig) -> dict:
-    m, turn = cfg.latent or Latent(kv_rank=1, d_rope=2, d_value=1), cfg.layers[0].rope
+    m, turn = cfg.latent or Latent(kv_rank=1, d_turned=2, d_value=1), cfg.layers[0].rope
     warmth = math.sqrt((cfg.attn_scale or cfg.head_dim**-0.5) * cfg.head_dim**0.5)
     said = rope.write(turn)
     if turn.scaling == "yarn" and not math.isclose(warmth, 1.0):
         said["mscale_all_dim"] = (warmth - 1.0) / (0.1 * math.log(turn.factor))
     return {
         "rope_parameters": said,
-        "head_dim": m.d_rope,
+        "head_dim": m.d_turned,
         "attention_bias": cfg.attn_bias,
         "q_lora_rank": m.q_rank,
         "kv_lora_rank": m.kv_rank,
-        "qk_nope_head_dim": cfg.head_dim - m.d_rope,
-        "qk_rope_head_dim": m.d_rope,
+        "qk_nope_head_dim": cfg.head_dim - m.d_turned,
+        "qk_rope_head_dim": m.d_turned,
         "v_head_dim": m.d_value,
         "n_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
         "first_k_dense_replace": sum(not layer.moe for layer in cfg.layers),
