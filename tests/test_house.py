@@ -19,7 +19,7 @@ FRONT_DOOR = f"{PACKAGE}/__init__.py"
 HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
-        "api outputs planner serving reasoning distillation training generation hf models data checkpoint parallel "
+        "api outputs planner reasoning training generation hf models data checkpoint parallel "
         "weights text ops monitor hub config precision progress compile_cache",
     ),
     "__init__": (8, "api text.tokenizer"),
@@ -34,9 +34,7 @@ HOUSE: dict[str, tuple[int, str]] = {
         6,
         "training.step training.optim generation.decode data.packing hf.config models parallel weights config",
     ),
-    "serving": (6, "generation text monitor models config"),
     "reasoning": (6, "files generation text data config"),
-    "distillation": (6, "training generation models data ops config"),
     "training": (5, "files data checkpoint models monitor weights parallel ops precision progress config"),
     "generation": (5, "models parallel weights config progress"),
     "hf": (5, "files hub models parallel weights config precision progress"),
