@@ -109,11 +109,11 @@ def ends() -> list[tuple[int, ...]]:
 @functools.cache
 def begun():
     tokens = jnp.asarray([row + [7] * (T - len(row)) for row in PROMPTS], jnp.int32)  # 7 is no padding token
-    return prefill(weights(), tokens, jnp.asarray([len(row) for row in PROMPTS], jnp.int32), rules())
+    return prefill(weights(), tokens, jnp.asarray([len(row) for row in PROMPTS], jnp.int32), batch_params())
 
 
 @functools.cache
-def rules() -> BatchParams:
+def batch_params() -> BatchParams:
     table_of_ends = np.full((len(PROMPTS), 4), -1, np.int32)
     for row, ids in zip(table_of_ends, ends(), strict=True):
         row[: len(ids)] = ids
@@ -124,7 +124,7 @@ def rules() -> BatchParams:
 def after(*turns: int):
     state = begun()
     for steps in turns:
-        state = more(weights(), state, rules(), jnp.int32(steps))
+        state = more(weights(), state, batch_params(), jnp.int32(steps))
     return state
 
 
@@ -204,11 +204,11 @@ def test_shapes_and_dtypes_are_those_asked_for():
     """Traced only, nothing is compiled."""
     asked = FIXED | {"dtypes": ("bfloat16", "float16"), "size": 16, "pad_id": PAD, "top": 0}
     tokens, lengths = jnp.zeros((6, T), jnp.int32), jnp.ones(6, jnp.int32)
-    state = jax.eval_shape(functools.partial(decode.prefill, **asked), weights(), tokens, lengths, rules())
+    state = jax.eval_shape(functools.partial(decode.prefill, **asked), weights(), tokens, lengths, batch_params())
     (place,) = state.cache.stacks[0]
     assert place.k.dtype == place.v.dtype == jnp.float16 and place.k.shape == (1, 6, 16, 1, 8)
     assert state.tokens.shape == (6, 16) and state.top_ids.shape == state.top_logprobs.shape == (6, 16, 0)
     assert state.logprobs.dtype == jnp.float32
     loop = functools.partial(decode.decode, **FIXED | {"dtypes": asked["dtypes"]})
-    again = jax.eval_shape(loop, weights(), state, rules(), jnp.int32(1))
+    again = jax.eval_shape(loop, weights(), state, batch_params(), jnp.int32(1))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), again) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

@@ -148,17 +148,17 @@ def test_a_job_holds_its_rows_and_fillers_that_have_ended():
     want = pad_rows([[1] * 3, [2] * 20, [3] * 7], 4, 32)
     np.testing.assert_array_equal(got.tokens, want)
     np.testing.assert_array_equal(got.lengths, [3, 20, 7, 1])
-    np.testing.assert_array_equal(got.rules.limit, [8, 25, 12, 0])
+    np.testing.assert_array_equal(got.batch_params.limit, [8, 25, 12, 0])
     assert [(row.index, row.start, row.tokens) for row in got.rows] == [(0, 3, []), (1, 20, []), (2, 7, [])]
-    assert all(isinstance(x, jax.Array) and x.shape[0] == 4 for x in jax.tree.leaves((got.tokens, got.rules)))
+    assert all(isinstance(x, jax.Array) and x.shape[0] == 4 for x in jax.tree.leaves((got.tokens, got.batch_params)))
 
 
 def test_each_row_keeps_its_parameters():
     asked = [SamplingParams(temperature=t, top_k=k, seed=s) for t, k, s in [(0.5, 3, 4), (0.0, 0, 5), (2.0, 9, 6)]]
     got = job([1, 2, 3], asked)
-    np.testing.assert_array_equal(got.rules.controls.temperature, [0.5, 0, 2, 0])
-    np.testing.assert_array_equal(got.rules.controls.top_k, [3, 0, 9, 0])
-    np.testing.assert_array_equal(got.rules.controls.seed[:3], [[0, 4], [0, 5], [0, 6]])
+    np.testing.assert_array_equal(got.batch_params.controls.temperature, [0.5, 0, 2, 0])
+    np.testing.assert_array_equal(got.batch_params.controls.top_k, [3, 0, 9, 0])
+    np.testing.assert_array_equal(got.batch_params.controls.seed[:3], [[0, 4], [0, 5], [0, 6]])
     assert [row.params for row in got.rows] == asked
 
 
@@ -170,10 +170,10 @@ def test_end_tokens_are_the_model_s_and_the_row_s_own():
         SamplingParams(ignore_eos=True),
         SamplingParams(stop_token_ids=(4, 5, 6)),
     ]
-    ends = np.asarray(job([1] * 5, asked).rules.end_ids)
+    ends = np.asarray(job([1] * 5, asked).batch_params.end_ids)
     assert ends.shape == (8, 8)  # five are more than the least, four
     assert [row[row >= 0].tolist() for row in ends] == [[2, 3], [2, 3, 7], [8, 9], [], [2, 3, 4, 5, 6], [], [], []]
-    assert job([1] * 5, asked[:4] + asked[:1]).rules.end_ids.shape == (8, 4)
+    assert job([1] * 5, asked[:4] + asked[:1]).batch_params.end_ids.shape == (8, 4)
 
 
 @pytest.mark.parametrize(

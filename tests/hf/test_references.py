@@ -23,7 +23,7 @@ from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing, write_folder
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_cached, attend_full
+from vishwamai.models.attention import attend_cached, attend_uncached
 from vishwamai.models.cache import init_cache
 from vishwamai.weights import lora
 
@@ -148,7 +148,7 @@ def cached_distance(case: str, folder: Path) -> float:
     step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
     w, cache, parts = weights.load(folder, found), init_cache(found.model, 1, tokens.shape[1]), []
     for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
-        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_full)
+        out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_uncached)
         parts.append(out[0])
     return distance(np.concatenate(parts), stored(f"{case}/steps" if case in BY_LENGTH else case))
 

@@ -12,7 +12,7 @@ from vishwamai.hf import config, export
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.models import cache as kv
 from vishwamai.models import cost, latent, transformer
-from vishwamai.models.attention import Implementations, LayerInputs, RopeAngles, attend_full
+from vishwamai.models.attention import Implementations, LayerInputs, RopeAngles, attend_uncached
 from vishwamai.models.config import Latent, Layer, ModelConfig, uniform
 from vishwamai.ops import rope
 
@@ -47,7 +47,7 @@ def test_one_layer_is_what_the_equations_say(width, q_rank):
     positions = jnp.arange(5)[None]
     sin, cos = rope.angles(positions, rope.frequencies(6, 1e4)[None, None])
     angles, ones = {Layer().rope: RopeAngles(sin, cos, False)}, jnp.ones((1, 5), jnp.int32)
-    inputs = LayerInputs(positions, jnp.full((1, 1), 5), None, ones, attend_full, angles)
+    inputs = LayerInputs(positions, jnp.full((1, 1), 5), None, ones, attend_uncached, angles)
     got, _ = latent.latent_attention(w, x, inputs, None, cfg, Layer())
 
     f = {name: None if leaf is None else np.asarray(leaf, np.float64) for name, leaf in vars(w).items()}
@@ -85,7 +85,7 @@ def test_a_cache_and_every_implementation_give_the_same(width):
         atol=2e-5,
     )
     step = jax.jit(transformer.forward_cached, static_argnames=("cfg", "attend"))
-    out, cache = step(weights(cfg), TOKENS[:, :8], cfg=cfg, cache=kv.init_cache(cfg, 2, 20), attend=attend_full)
+    out, cache = step(weights(cfg), TOKENS[:, :8], cfg=cfg, cache=kv.init_cache(cfg, 2, 20), attend=attend_uncached)
     parts = [out]
     for begin, end in ((8, 12), (12, 13), (13, 20)):
         out, cache = step(weights(cfg), TOKENS[:, begin:end], cfg=cfg, cache=cache)

@@ -10,7 +10,7 @@ import pytest
 
 from vishwamai.models import cache as kv
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_full
+from vishwamai.models.attention import attend_uncached
 from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
@@ -101,7 +101,7 @@ def prefilled(lengths, size=24, sharding=None):
         cfg=CFG,
         cache=kv.init_cache(CFG, 3, size, **options),
         lengths_B=jnp.asarray(lengths, jnp.int32),
-        attend=attend_full,
+        attend=attend_uncached,
         **options,
     )
     return w, cache, options
@@ -135,7 +135,7 @@ def test_rows_that_are_cut_behind_the_border_are_read_anew_too():
     full = ModelConfig(**SIZES, stacks=group_layers((Layer(rope=LONG),) * 4))  # a ring has lost what a cut would need
     assert full.rope_switch == BORDER and cache.rope_switch is not None
     _, cache = cached(
-        weights(full), jnp.asarray(TOKENS[:, :12]), cfg=full, cache=kv.init_cache(full, 3, 24), attend=attend_full
+        weights(full), jnp.asarray(TOKENS[:, :12]), cfg=full, cache=kv.init_cache(full, 3, 24), attend=attend_uncached
     )
     cut = kv.crop(cache, jnp.full((3,), 5, jnp.int32))
     logits, _ = cached(weights(full), jnp.asarray(TOKENS[:, 5:8]), cfg=full, cache=cut)
@@ -144,7 +144,7 @@ def test_rows_that_are_cut_behind_the_border_are_read_anew_too():
 
 def test_a_cache_that_is_made_larger_crosses():
     w, small = weights(CFG), kv.init_cache(CFG, 3, BORDER)
-    _, small = cached(w, jnp.asarray(TOKENS[:, :7]), cfg=CFG, cache=small, attend=attend_full)
+    _, small = cached(w, jnp.asarray(TOKENS[:, :7]), cfg=CFG, cache=small, attend=attend_uncached)
     logits, _ = cached(w, jnp.asarray(TOKENS[:, 7:10]), cfg=CFG, cache=kv.enlarge(small, CFG, 16))
     assert_close(logits[1], alone(CFG, 1, 10)[7:])
 
@@ -170,10 +170,10 @@ def test_a_row_crosses_where_it_has_room_to():
 def test_what_a_dynamic_scaling_has_read_stays_as_it_was():
     """As in transformers: a new token turns by the length so far, and keys in the cache are not turned again."""
     w = weights(DYN)
-    _, cache = cached(w, jnp.asarray(TOKENS[:1, :9]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_full)
+    _, cache = cached(w, jnp.asarray(TOKENS[:1, :9]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_uncached)
     before = np.asarray(cache.stacks[0][0].k[:, :, :9])
     _, cache = cached(w, jnp.asarray(TOKENS[:1, 9:10]), cfg=DYN, cache=cache)
     np.testing.assert_array_equal(cache.stacks[0][0].k[:, :, :9], before)
-    _, whole = cached(w, jnp.asarray(TOKENS[:1, :10]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_full)
+    _, whole = cached(w, jnp.asarray(TOKENS[:1, :10]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_uncached)
     assert np.abs(np.asarray(whole.stacks[0][0].k[:, :, :9]) - before).max() > 0.01
     np.testing.assert_allclose(cache.stacks[0][0].k[0, :, 9], whole.stacks[0][0].k[0, :, 9], atol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 
 from vishwamai.hf import config, export, saving, weights
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_full
+from vishwamai.models.attention import attend_uncached
 from vishwamai.models.cache import init_cache
 
 TOLERANCE = 1e-5
@@ -95,7 +95,7 @@ def test_cached_decoding_equals_that_of_transformers(case, tiny_models, ours, co
     cfg = pretrained.model
     tokens = jnp.asarray(TOKENS, jnp.int32)
     step = jax.jit(functools.partial(transformer.forward_cached, cfg=cfg), static_argnames="attend")
-    out, cache = step(w, tokens[:, :PROMPT], cache=init_cache(cfg, 2, LENGTH), attend=attend_full)
+    out, cache = step(w, tokens[:, :PROMPT], cache=init_cache(cfg, 2, LENGTH), attend=attend_uncached)
     parts = [out]
     for i in range(PROMPT, LENGTH):
         out, cache = step(w, tokens[:, i : i + 1], cache=cache)

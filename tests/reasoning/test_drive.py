@@ -44,7 +44,7 @@ def asks(name, levels, n=(1,), budget=None, sampling=PLAIN):
 
 
 def rates(name):
-    return (yield from drive.rate(Budget(), [name], [("yes", "no")]))
+    return (yield from drive.ask_scores(Budget(), [name], [("yes", "no")]))
 
 
 def test_a_level_of_all_searches_is_one_call():

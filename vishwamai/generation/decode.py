@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from vishwamai.generation import sampling
 from vishwamai.generation.sampling import SamplingArrays
 from vishwamai.models import transformer
-from vishwamai.models.attention import attend_full
+from vishwamai.models.attention import attend_uncached
 from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -34,7 +34,10 @@ class BatchParams:
 
 @pytree
 class DecodeState:
-    """Everything that decoding changes. Token p of a row stands at index p, those of the prompt included."""
+    """Everything that decoding changes. Token p of a row stands at index p, those of the prompt included.
+
+    The cache lags by one: the newest token is in `tokens`, and the next step reads it.
+    """
 
     cache: KVCache
     tokens: Array  # [B, S] int32, the padding token where nothing is yet
@@ -47,15 +50,15 @@ class DecodeState:
 
 
 def prefill(
-    weights, tokens_BT, lengths_B, rules: BatchParams, *, cfg: ModelConfig, size, pad_id, top, dtypes, sharding
+    weights, tokens_BT, lengths_B, batch_params: BatchParams, *, cfg: ModelConfig, size, pad_id, top, dtypes, sharding
 ):
     """Reads the prompts and chooses each row's first new token. `dtypes` are those of activations and cache.
 
     `size` is at least T. A row whose limit is not above its length (one that only fills the batch) has ended already.
     """
     x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
-    shape = {"size": size, "pad_id": pad_id, "top": top}
-    return _initial_state(weights, x_B1D, cache, tokens_BT, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+    shape = {"size": size, "pad_id": pad_id, "top": top, "sharding": sharding}
+    return _initial_state(weights, x_B1D, cache, tokens_BT, lengths_B, batch_params, cfg=cfg, **shape)
 
 
 def extend(
@@ -64,7 +67,7 @@ def extend(
     kept_B,
     tokens_BS,
     lengths_B,
-    rules: BatchParams,
+    batch_params: BatchParams,
     *,
     cfg: ModelConfig,
     span,
@@ -73,7 +76,7 @@ def extend(
     dtypes,
     sharding,
 ):
-    """`prefill` of prompts whose first `kept` tokens lie in the cache, one at least not; these are read in `span`s.
+    """`prefill` of prompts whose first `kept` tokens are cached; the others, at least one, are read `span` at a time.
 
     The cache may hold more than that, and has room for S positions.
     """
@@ -94,12 +97,23 @@ def extend(
 
     nothing = jnp.zeros((lengths_B.shape[0], 1, cfg.d_model), dtypes[0])
     x_B1D, cache = jax.lax.while_loop(unread, body, (nothing, crop(cache, kept_B)))
-    shape = {"size": S, "pad_id": pad_id, "top": top}
-    return _initial_state(weights, x_B1D, cache, tokens_BS, lengths_B, rules, cfg=cfg, sharding=sharding, **shape)
+    shape = {"size": S, "pad_id": pad_id, "top": top, "sharding": sharding}
+    return _initial_state(weights, x_B1D, cache, tokens_BS, lengths_B, batch_params, cfg=cfg, **shape)
 
 
 def _initial_state(
-    weights, x_B1D, cache, tokens_BT, lengths_B, rules: BatchParams, *, cfg: ModelConfig, size, pad_id, top, sharding
+    weights,
+    x_B1D,
+    cache,
+    tokens_BT,
+    lengths_B,
+    batch_params: BatchParams,
+    *,
+    cfg: ModelConfig,
+    size,
+    pad_id,
+    top,
+    sharding,
 ):
     """Returns the state after the prompts were read and each row's first new token was chosen."""
     B, T = tokens_BT.shape
@@ -113,23 +127,23 @@ def _initial_state(
         top_logprobs=jnp.zeros((B, size, top), jnp.float32),
         seen=find_seen_tokens(tokens_BT, inside, cfg.vocab_size),
         length=lengths_B,
-        reason=jnp.where(lengths_B < rules.limit, RUNNING, LENGTH),
+        reason=jnp.where(lengths_B < batch_params.limit, RUNNING, LENGTH),
     )
     logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
-    return constrain_state(append_token(state, logits_BV, rules), sharding)
+    return constrain_state(sample_and_append(state, logits_BV, batch_params), sharding)
 
 
 def read(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding):
     """Whole prompts into a new cache of `size` positions. Returns (the last position's residuals [B, 1, D], cache)."""
     compute, stored = dtypes
     cache = init_cache(cfg, tokens_BT.shape[0], size, stored, sharding)
-    options = {"attend": attend_full, "lengths_B": lengths_B, "sharding": sharding, "dtype": compute}
+    options = {"attend": attend_uncached, "lengths_B": lengths_B, "sharding": sharding, "dtype": compute}
     x_BTD, cache = transformer.cached_hidden_states(weights, tokens_BT, cfg, cache, **options)
     return jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1), cache
 
 
 def decode(
-    weights, state: DecodeState, rules: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
+    weights, state: DecodeState, batch_params: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
 ) -> DecodeState:
     """Decodes up to `steps` more tokens of every row that has not ended, in one loop on the device."""
     head = transformer.lm_head(weights, sharding)
@@ -140,13 +154,13 @@ def decode(
 
     def body(carry):
         step, state = carry
-        return step + 1, decode_step(weights, head, state, rules, cfg=cfg, dtypes=dtypes, sharding=sharding)
+        return step + 1, decode_step(weights, head, state, batch_params, cfg=cfg, dtypes=dtypes, sharding=sharding)
 
     return constrain_state(jax.lax.while_loop(running, body, (jnp.zeros((), jnp.int32), state))[1], sharding)
 
 
 def decode_step(
-    weights, head, state: DecodeState, rules: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
+    weights, head, state: DecodeState, batch_params: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
 ) -> DecodeState:
     """Decodes one more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
     last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
@@ -155,20 +169,20 @@ def decode_step(
         weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
     )
     logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
-    return append_token(dataclasses.replace(state, cache=cache), logits_BV, rules)
+    return sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, batch_params)
 
 
-def append_token(state: DecodeState, logits_BV: Array, rules: BatchParams) -> DecodeState:
+def sample_and_append(state: DecodeState, logits_BV: Array, batch_params: BatchParams) -> DecodeState:
     """Chooses the next token of each running row and appends it to the state."""
-    token_B = sampling.choose(logits_BV, rules.controls, state.seen, state.length)
+    token_B = sampling.choose(logits_BV, batch_params.controls, state.seen, state.length)
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
     logprob_B = (jnp.take_along_axis(logits_BV, token_B[:, None], axis=1) - total_B1)[:, 0]
     rows_B = jnp.arange(token_B.shape[0])
     running_B = state.reason == RUNNING
     index_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
     length_B = state.length + running_B.astype(jnp.int32)
-    ended_B = jnp.any(token_B[:, None] == rules.end_ids, axis=1)
-    reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= rules.limit, LENGTH, RUNNING))
+    ended_B = jnp.any(token_B[:, None] == batch_params.end_ids, axis=1)
+    reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= batch_params.limit, LENGTH, RUNNING))
     return dataclasses.replace(
         state,
         **_top_logprobs(state, logits_BV - total_B1, rows_B, index_B),

@@ -97,7 +97,7 @@ def draw(
     weights,
     pool: PrefixPool,
     src_M,
-    rules: BatchParams,
+    batch_params: BatchParams,
     tiles,
     *,
     tile: int,
@@ -124,11 +124,11 @@ def draw(
     step = partial(decode.decode_step, cfg=cfg, dtypes=dtypes, sharding=sharding)
 
     def body(i, out: ForkedTokens) -> ForkedTokens:
-        src_B, own = _tile((src_M, rules), i, tile)
+        src_B, own = _tile((src_M, batch_params), i, tile)
         state = _initial_state(pool, src_B, own, top, cfg)
         start_B = state.length
         logits_BV = transformer.apply_lm_head(head, pool.last[src_B][:, None], cfg)[:, 0]
-        state = decode.append_token(state, logits_BV, own)
+        state = decode.sample_and_append(state, logits_BV, own)
         state = jax.lax.while_loop(lambda s: jnp.any(s.reason == RUNNING), lambda s: step(weights, head, s, own), state)
         new = _new_tokens(state, start_B, room)
         return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, i * tile, 0), out, new)
@@ -174,7 +174,9 @@ def _sums(logits_PTV: Array, part: PrefixReads) -> Array:
     return jnp.where(inside_PT, logprobs_PT, 0.0).sum(axis=1)
 
 
-def _initial_state(pool: PrefixPool, src_B: Array, rules: BatchParams, top: int, cfg: ModelConfig) -> DecodeState:
+def _initial_state(
+    pool: PrefixPool, src_B: Array, batch_params: BatchParams, top: int, cfg: ModelConfig
+) -> DecodeState:
     """The state of decoding with nothing made yet."""
     tokens_BS, length_B = pool.tokens[src_B], pool.cache.length[src_B]
     B, S = tokens_BS.shape
@@ -186,7 +188,7 @@ def _initial_state(pool: PrefixPool, src_B: Array, rules: BatchParams, top: int,
         top_logprobs=jnp.zeros((B, S, top), jnp.float32),
         seen=find_seen_tokens(tokens_BS, jnp.arange(S)[None] < length_B[:, None], cfg.vocab_size),
         length=length_B,
-        reason=jnp.where(length_B < rules.limit, RUNNING, LENGTH),
+        reason=jnp.where(length_B < batch_params.limit, RUNNING, LENGTH),
     )
 
 
@@ -207,7 +209,7 @@ def _new_tokens(state: DecodeState, start_B: Array, room: int) -> ForkedTokens:
 def fingerprint(weights) -> Array:
     """`[2]` uint32 that different weights are unlikely to share, and no layout changes: a sum of hashes of all numbers.
 
-    A number's hash mixes its bits with its place, since layers and experts that change places lie powers of two apart.
+    Each number's hash mixes its bits with its index, so that swapping two layers or experts changes the sum.
     """
     total = jnp.zeros((2,), jnp.uint32)
     for leaf in jax.tree.leaves(weights):

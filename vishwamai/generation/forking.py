@@ -66,7 +66,7 @@ class Forks:
         return self.sizes.rows // 2
 
     def forget(self) -> None:
-        """Empties the pool, as it must be where the weights are others now."""
+        """Empties the pool; to be called when the weights change."""
         self._prefixes, self._pool = Prefixes(self.sizes.rows), None
 
     def read(self, weights, prompts: Sequence[Runs]) -> list[int]:
@@ -184,8 +184,8 @@ class Forks:
         end_ids = np.full((M, bucket(len(ends), LEAST_ENDS)), -1, np.int32)
         end_ids[:, : len(ends)] = ends
         drawn = controls([*params, *[SamplingParams(temperature=0.0, seed=0)] * spare])
-        rules = BatchParams(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
-        return jax.tree.map(jax.device_put, rules)
+        batch_params = BatchParams(controls=drawn, end_ids=end_ids, limit=np.asarray([*limit, *[0] * spare], np.int32))
+        return jax.tree.map(jax.device_put, batch_params)
 
     @staticmethod
     def _padded(n: int, tile: int) -> int:

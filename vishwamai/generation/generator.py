@@ -63,7 +63,8 @@ class Generator:
     ) -> Generation:
         """Continues every prompt; `params` are for all rows, or one for each. Raises `InputError` for bad input.
 
-        A `cache` is for one prompt: it is read where it holds its beginning, and holds the whole row afterwards.
+        A `cache` is for one prompt: the beginning that both have is not read again, and afterwards the cache holds
+        the prompt and the new tokens.
         """
         request, clock = self._request(prompts, params), Clock(self.programs)
         n_steps = CHUNK_STEPS_WITH_STOPS if any(row.params.stop for row in request.rows) else CHUNK_STEPS
@@ -142,14 +143,14 @@ class Generator:
     ) -> Iterator[list[RowChunk]]:
         """Gives what the rows gained in the prefill, and in each chunk of steps after it, until all have ended."""
         fixed = self._fixed()
-        step = (request.rules, jax.device_put(np.int32(n_steps)))
+        args = (request.batch_params, jax.device_put(np.int32(n_steps)))
         with self.programs.progress("reading the prompt"):
             state = self._prefill(weights, request, cache)
             view = fetch_state(state)
         clock.lap("prefill")
         chunks = self._update_rows(request, view)
-        if any(row.reason is None for row in request.rows):  # before the first token, which the next should follow soon
-            self.programs.prepare(decode.decode, weights, state, *step, donate=(1,), **fixed)
+        if any(row.reason is None for row in request.rows):  # or the second token would wait
+            self.programs.prepare(decode.decode, weights, state, *args, donate=(1,), **fixed)
         while True:
             try:
                 yield chunks
@@ -162,23 +163,23 @@ class Generator:
                 cache.clear()
             state = dataclasses.replace(state, reason=mark_stopped(state, request))
             clock.lap(None)
-            state = self.programs.run(decode.decode, weights, state, *step, donate=(1,), **fixed)
+            state = self.programs.run(decode.decode, weights, state, *args, donate=(1,), **fixed)
             view = fetch_state(state)
             clock.lap("decode")
             chunks = self._update_rows(request, view)
 
     def _prefill(self, weights, request: GenerationRequest, cache: PromptCache | None) -> DecodeState:
-        """The state after the prompts, of which a cached prefix is not read again."""
+        """Returns the state after the prefill, which reuses a cached prefix."""
         fixed, shape = self._fixed(), {"pad_id": self.pad_id, "top": request.top}
         row = None if cache is None else cache.take(weights, fixed, request.prompts[0])
         if row is None:
-            args = request.tokens, request.lengths, request.rules
+            args = request.tokens, request.lengths, request.batch_params
             return self.programs.run(decode.prefill, weights, *args, size=request.size, **shape, **fixed)
         kept, size, kv = len(row.tokens), max(row.size, request.size), row.cache
         if size > row.size:
             kv = self.programs.run(enlarge, kv, cfg=self.cfg, max_length=size, sharding=self.sharding)
         host = np.asarray([kept], np.int32), pad_rows(request.prompts, 1, size, self.pad_id)
-        args = kv, *put_on_device(host, self.sharding), request.lengths, request.rules
+        args = kv, *put_on_device(host, self.sharding), request.lengths, request.batch_params
         shape["span"] = read_length(len(request.prompts[0]) - kept)
         return self.programs.run(decode.extend, weights, *args, donate=(1,), **shape, **fixed)
 
@@ -188,7 +189,7 @@ class Generator:
 
 
 def _checked(cache: PromptCache | None, request: GenerationRequest) -> PromptCache | None:
-    """The same cache. Raises `InputError` where it cannot be of this request."""
+    """Returns the cache. Raises `InputError` where there is more than one prompt for it."""
     if cache is not None and len(request.rows) != 1:
         raise InputError(
             f"a PromptCache is of one prompt, and there are {len(request.rows)}; leave it out, or give one"

@@ -1,4 +1,4 @@
-"""The arguments of the face, by Hugging Face's names, checked and turned into what each row asks for.
+"""The arguments of the public API, by Hugging Face's names, checked and turned into what each row asks for.
 
 It knows neither prompts' text nor how a token is made.
 """
@@ -14,7 +14,7 @@ from vishwamai.generation.requests import count_new_tokens
 from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
 
 DEFAULT_NEW_TOKENS = 256
-# How tokens are drawn, and the values of each with which it draws like the model itself or not at all.
+# The sampling options, each with the values that leave the model's distribution as it is, or take the likeliest token.
 SAMPLING = {"temperature": (0, 1), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
 # What other libraries call an argument, where the name alone does not say so.
 OTHER_NAMES = {
@@ -33,7 +33,8 @@ OTHER_NAMES = {
 class Options:
     """What `generate`, `complete`, `stream` and `generate_chat` take beside a prompt; None is as if it were left out.
 
-    What is left out is as the model's folder says (its generation_config.json), as in transformers, else as here.
+    An option that is left out has its value in the model's generation_config.json, as in transformers, or else the
+    default below.
     `max_length` counts a row's tokens, its prompt included and padding not; `max_new_tokens` those beyond the prompt,
     and wins; neither given means 256 new ones. The model's context bounds both. The likeliest token is taken, or one
     is drawn: with `do_sample`, or where `temperature` (over 0), `top_k`, `top_p` or `min_p` is given. A row ends with a
@@ -83,8 +84,9 @@ def options(
 ) -> Options:
     """The options of a call. `folder` holds what the model's folder says, by the same names.
 
-    `reports` says whether the call gives logprobs back, `others` what else could have been meant. Raises `InputError`
-    for an option that there is not, with the name that was likely meant, and for options that contradict each other.
+    `reports` says whether the call gives logprobs back, `others` are other names that are valid in it (variables of the
+    chat template). Raises `InputError` for an option that there is not, with the name that was likely meant, and for
+    options that contradict each other.
     """
     for name in given:
         if name not in NAMES:

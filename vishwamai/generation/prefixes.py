@@ -1,7 +1,7 @@
 """Which prefix lies in which row of a pool, and what must be read for a prompt: the host's part of forking.
 
-A prompt is runs of tokens, one after the other; a prefix is the first of them. What prompts have in common is found by
-whole runs, and each run is read once, after its parent, in a call of its own depth. It knows no arrays and no text.
+A prompt is runs of tokens, one after the other; a prefix is the first of them. Prompts share a prefix in whole runs
+only. Each run is read once, after its parent; runs of one depth are read together. It knows no arrays and no text.
 """
 
 import dataclasses

@@ -101,7 +101,7 @@ class GenerationRequest:
     rows: list[GeneratedRow]
     tokens: jax.Array  # [B, T] int32
     lengths: jax.Array  # [B] int32
-    rules: BatchParams
+    batch_params: BatchParams
     size: int  # positions of the cache
     top: int  # likeliest tokens reported
 
@@ -118,13 +118,13 @@ def make_request(
     width = bucket(len(prompts))
     T = bucket(max(map(len, prompts)), LEAST_PROMPT, cfg.max_length)
     spare = width - len(prompts)  # rows that only fill the batch: one token, ended from the start
-    rules = BatchParams(
+    batch_params = BatchParams(
         controls=controls([*params, *[SamplingParams(temperature=0.0)] * spare]),
         end_ids=_end_ids([(() if p.ignore_eos else tuple(eos_ids)) + p.stop_token_ids for p in params], width),
         limit=np.asarray(limit + [0] * spare, np.int32),
     )
     lengths = np.asarray([len(p) for p in prompts] + [1] * spare, np.int32)
-    tokens, lengths, rules = put_on_device((pad_rows(prompts, width, T), lengths, rules), sharding)
+    tokens, lengths, batch_params = put_on_device((pad_rows(prompts, width, T), lengths, batch_params), sharding)
     return GenerationRequest(
         prompts=prompts,
         rows=[
@@ -133,7 +133,7 @@ def make_request(
         ],
         tokens=tokens,
         lengths=lengths,
-        rules=rules,
+        batch_params=batch_params,
         size=max(T, bucket(max(limit), LEAST_CACHE, cfg.max_length)),
         top=_n_top_logprobs(params, cfg),
     )

@@ -22,11 +22,11 @@ def search_rows(
 ) -> Generation:
     """The best texts of each of the request's prompts."""
     ends = _checked_ends(request, beams)
-    limit = np.maximum(np.asarray(request.rules.limit) - np.asarray(request.lengths), 0)
+    limit = np.maximum(np.asarray(request.batch_params.limit) - np.asarray(request.lengths), 0)
     rules = BeamRules(
-        controls=request.rules.controls,
+        controls=request.batch_params.controls,
         end_ids=jax.device_put(ends.astype(np.int32)),
-        limit=jax.device_put(limit, request.rules.limit.sharding),
+        limit=jax.device_put(limit, request.batch_params.limit.sharding),
         length_penalty=jax.device_put(np.float32(beams.length_penalty)),
     )
     fixed["beams"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
@@ -44,7 +44,7 @@ def search_rows(
 
 def _checked_ends(request: GenerationRequest, beams: BeamParams) -> np.ndarray:
     """The end tokens, `[E]`, of all rows alike."""
-    ends = np.asarray(request.rules.end_ids)[: len(request.rows)]
+    ends = np.asarray(request.batch_params.end_ids)[: len(request.rows)]
     if np.any(ends != ends[:1]):
         raise InputError("the rows have different end tokens; a beam search needs the same for all of its rows")
     if any(row.params.stop for row in request.rows):

@@ -90,16 +90,16 @@ class LayerInputs(NamedTuple):
     """What every layer is given besides its weights, the residual stream and its cache."""
 
     positions: Array  # [B, T] each token's position in its own sequence
-    lengths: Array  # [B, T] how long that sequence is, these tokens included; [B, 1] where a row has one
+    seq_lengths: Array  # [B, T] how long that sequence is, these tokens included; [B, 1] where a row has one
     segments: Array | None  # [B, T] which packed sequence a token is of; 0 is padding
-    counts: Array  # [B, T] 1 where a token is no padding
-    attend: Callable  # attend_full or attend_cached
+    token_mask: Array  # [B, T] int32, 1 where a token is no padding
+    attend: Callable  # attend_uncached or attend_cached
     angles: Mapping[Rope | None, RopeAngles | None] = {}  # of each kind of rotary positions in the model
     sharding: Sharding = SINGLE
     implementations: Implementations = BY_PLATFORM
 
 
-class CacheSlot(NamedTuple):
+class LayerCacheView(NamedTuple):
     """Where a layer's keys and values are written: layer `index` of a `LayerCache`, at these slots."""
 
     cache: LayerCache
@@ -111,30 +111,30 @@ class CacheSlot(NamedTuple):
         return kv.write(self.cache, self.index, self.slots, k, v)
 
 
-def attend_full(q, k, v, inputs: LayerInputs, slot: CacheSlot | None, **mask):
+def attend_uncached(q, k, v, inputs: LayerInputs, view: LayerCacheView | None, **mask):
     """Attends over the rows themselves, as in training and the prefill of an empty cache, which it fills."""
     segments = inputs.segments
     packed = {} if segments is None else {"q_segments_BT": segments, "kv_segments_BS": segments}
     out = sharded_attention(q, k, v, inputs.sharding, implementation=inputs.implementations.attention, **packed, **mask)
-    return out, None if slot is None else slot.write(k, v)
+    return out, None if view is None else view.write(k, v)
 
 
-def attend_cached(q, k, v, inputs: LayerInputs, slot: CacheSlot, **mask):
+def attend_cached(q, k, v, inputs: LayerInputs, view: LayerCacheView, **mask):
     """Attends from new positions over the cache and themselves, as in decoding and in text that continues a cache."""
-    old, i, new = slot.cache, slot.index, slot.write(k, v)
+    old, i, new = view.cache, view.index, view.write(k, v)
     if q.shape[1] == 1:
         keys, values = new.k[i], new.v[i]
-        positions = kv.write_positions(old, slot.slots, inputs.positions).positions
-    else:  # a ring may lose, to the last of several new positions, what the first of them still sees
+        positions = kv.write_positions(old, view.slots, inputs.positions).positions
+    else:  # writing the last new tokens into a ring may overwrite keys that the first ones attend to
         keys, values = (jnp.concatenate([o[i], n.astype(o.dtype)], 1) for o, n in ((old.k, k), (old.v, v)))
-        positions = jnp.concatenate([old.positions, jnp.where(inputs.counts > 0, inputs.positions, -1)], 1)
+        positions = jnp.concatenate([old.positions, jnp.where(inputs.token_mask > 0, inputs.positions, -1)], 1)
     mask |= {"q_positions_BT": inputs.positions, "kv_positions_BS": positions}
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
     implementation = inputs.implementations.attention
     return sharded_attention(q, keys, values, inputs.sharding, implementation=implementation, **mask), new
 
 
-def self_attention(w: Attention, x, inputs: LayerInputs, slot: CacheSlot | None, cfg: ModelConfig, layer: Layer):
+def self_attention(w: Attention, x, inputs: LayerInputs, view: LayerCacheView | None, cfg: ModelConfig, layer: Layer):
     """Applies one layer's attention. Returns (output [B, T, D], the layer's cache or None)."""
     q = add_bias(einsum("BTD,DNH->BTNH", x, w.q), w.q_bias)
     k = add_bias(einsum("BTD,DKH->BTKH", x, w.k), w.k_bias)
@@ -148,7 +148,7 @@ def self_attention(w: Attention, x, inputs: LayerInputs, slot: CacheSlot | None,
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
     q = scale_queries(q, inputs.positions, cfg)
     mask = {"window": layer.window, "softcap": cfg.attn_softcap, "scale": cfg.attn_scale, "sinks_N": w.sinks}
-    out, cache = inputs.attend(q, k, v, inputs, slot, **mask)
+    out, cache = inputs.attend(q, k, v, inputs, view, **mask)
     return add_bias(einsum("BTNH,NHD->BTD", out, w.o), w.o_bias), cache
 
 

@@ -7,7 +7,7 @@ not, and values may be narrower or wider. It knows no layer around it.
 import jax
 import jax.numpy as jnp
 
-from vishwamai.models.attention import CacheSlot, LayerInputs, apply_rope
+from vishwamai.models.attention import LayerCacheView, LayerInputs, apply_rope
 from vishwamai.models.config import Layer, ModelConfig
 from vishwamai.ops.norms import rms_norm
 from vishwamai.weights.linear import add_bias, einsum
@@ -65,7 +65,7 @@ def specs(cfg: ModelConfig) -> LatentAttention:
 
 
 def latent_attention(
-    w: LatentAttention, x, inputs: LayerInputs, slot: CacheSlot | None, cfg: ModelConfig, layer: Layer
+    w: LatentAttention, x, inputs: LayerInputs, view: LayerCacheView | None, cfg: ModelConfig, layer: Layer
 ):
     """Applies one layer's attention, as `self_attention`. The cache holds whole keys and values, not the latents."""
     angles, still = inputs.angles[layer.rope], cfg.head_dim - cfg.latent.d_turned
@@ -78,7 +78,7 @@ def latent_attention(
     k = jnp.concatenate([k, shared], -1)
     q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, cfg.d_cache - x.shape[-1])]) for x in (q, k, v))  # attention wants one
     scale = cfg.head_dim**-0.5 if cfg.attn_scale is None else cfg.attn_scale
-    out, cache = inputs.attend(q, k, v, inputs, slot, window=layer.window, softcap=cfg.attn_softcap, scale=scale)
+    out, cache = inputs.attend(q, k, v, inputs, view, window=layer.window, softcap=cfg.attn_softcap, scale=scale)
     return add_bias(einsum("BTNH,NHD->BTD", out[..., : cfg.latent.d_value], w.o), w.o_bias), cache
 
 

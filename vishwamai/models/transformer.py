@@ -19,12 +19,12 @@ from vishwamai.models import feedforward, latent, moe, norm
 from vishwamai.models.attention import (
     BY_PLATFORM,
     Attention,
-    CacheSlot,
     Implementations,
+    LayerCacheView,
     LayerInputs,
     RopeAngles,
     attend_cached,
-    attend_full,
+    attend_uncached,
     attention_specs,
     self_attention,
 )
@@ -104,16 +104,16 @@ def _block_specs(cfg: ModelConfig, layer: Layer) -> Block:
     )
 
 
-def block(w: Block, x, slot: CacheSlot | None, inputs: LayerInputs, cfg: ModelConfig, layer: Layer):
+def block(w: Block, x, view: LayerCacheView | None, inputs: LayerInputs, cfg: ModelConfig, layer: Layer):
     """Applies one layer. Returns (residual stream [B, T, D], the layer's cache, its router's sums or None)."""
     attention = self_attention if cfg.latent is None else latent_attention
     before = apply_norm(w.attn_norm, x, cfg)
-    a, cache = attention(w.attn, before, inputs, slot, cfg, layer)
+    a, cache = attention(w.attn, before, inputs, view, cfg, layer)
     after = x + _scale_residual(w.attn_post_norm, a, cfg)
     y, sums = before if cfg.parallel else apply_norm(w.ffn_norm, after, cfg), None
     if layer.moe:
         experts = inputs.implementations.experts
-        f, sums = moe.mixture_of_experts(w.ffn, y, inputs.counts, cfg, inputs.sharding, experts)
+        f, sums = moe.mixture_of_experts(w.ffn, y, inputs.token_mask, cfg, inputs.sharding, experts)
     else:
         f = feed_forward(w.ffn, y, cfg)
     x = after + _scale_residual(w.ffn_post_norm, f, cfg)
@@ -141,18 +141,18 @@ def hidden_states(
 ) -> tuple[Array, RouterSums]:
     """Returns the normed residual stream after the last layer, `[B, T, D]`, and the routers' sums over all layers.
 
-    For packed rows give `segments` (0: padding) and `positions` that restart in each segment; of others row b has
-    `lengths[b]` tokens (None: all T), the rest is padding at the right. `dtype` is that of the activations, `remat` one
+    For packed rows, pass `segments` (0: padding) and `positions` that restart in each segment. Otherwise row b has
+    `lengths[b]` tokens (None: T) and is padded on the right. `dtype` is that of the activations, `remat` one
     of `REMAT`.
     """
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
     if segments_BT is not None:
-        counts, lengths = (segments_BT > 0).astype(jnp.int32), _segment_lengths(positions_BT, segments_BT)
+        mask, lengths = (segments_BT > 0).astype(jnp.int32), _segment_lengths(positions_BT, segments_BT)
     else:
         lengths = (jnp.max(positions_BT, 1) + 1 if lengths_B is None else lengths_B)[:, None]
-        counts = (positions_BT < lengths).astype(jnp.int32)
-    inputs = LayerInputs(positions_BT, lengths, segments_BT, counts, attend_full, {}, sharding, implementations)
+        mask = (positions_BT < lengths).astype(jnp.int32)
+    inputs = LayerInputs(positions_BT, lengths, segments_BT, mask, attend_uncached, {}, sharding, implementations)
     x, _, sums = _run_layers(w, tokens_BT, cfg, inputs, None, dtype, remat)
     return x, sums
 
@@ -171,15 +171,15 @@ def cached_hidden_states(
 ) -> tuple[Array, KVCache]:
     """Returns the `hidden_states` of tokens that continue `cache`, and the cache after them.
 
-    Row b has `lengths[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_full` is for an empty
-    cache, and then uses the kernels for whole rows.
+    Row b has `lengths[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_uncached` is for an
+    empty cache, and then uses the kernels for whole rows.
     """
     B, T = tokens_BT.shape
     lengths_B = jnp.full((B,), T, jnp.int32) if lengths_B is None else lengths_B
     start_B, end_B = cache.length, cache.length + lengths_B
     inputs = _continued(start_B, T, lengths_B, end_B)
     inputs = inputs._replace(attend=attend, sharding=sharding, implementations=implementations)
-    if kv.can_cross_rope_switch(cache, cfg) and attend is not attend_full:
+    if kv.can_cross_rope_switch(cache, cfg) and attend is not attend_uncached:
         cache = _reread(w, cfg, cache, lengths_B, inputs, dtype)
     x, stacks, _ = _run_layers(w, tokens_BT, cfg, inputs, cache, dtype)
     switch = cache.rope_switch
@@ -187,18 +187,19 @@ def cached_hidden_states(
     return x, KVCache(stacks=stacks, length=end_B, rope_switch=switch)
 
 
-def _continued(start_B: Array, T: int, counts_B: Array, lengths_B: Array) -> LayerInputs:
-    """Returns the inputs of T positions of each row from `start` on, of which the first `counts` are no padding."""
+def _continued(start_B: Array, T: int, n_new_B: Array, seq_lengths_B: Array) -> LayerInputs:
+    """Returns the inputs of T positions of each row from `start` on, of which the first `n_new` are no padding."""
     offsets_1T = jnp.arange(T, dtype=jnp.int32)[None]
-    counts_BT = (offsets_1T < counts_B[:, None]).astype(jnp.int32)
-    return LayerInputs(start_B[:, None] + offsets_1T, lengths_B[:, None], None, counts_BT, attend_full)
+    mask_BT = (offsets_1T < n_new_B[:, None]).astype(jnp.int32)
+    return LayerInputs(start_B[:, None] + offsets_1T, seq_lengths_B[:, None], None, mask_BT, attend_uncached)
 
 
 def _reread(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, inputs: LayerInputs, dtype) -> KVCache:
-    """Reads those rows again that `lengths` more tokens take over the rope switch, or that were cut behind it.
+    """Recomputes the cached keys of rows that cross the rope switch, because `lengths` new tokens take them past it or
+    because they were cropped back below it.
 
-    All of their positions rotate otherwise then, so nothing that was read before them is right (`generate` in
-    transformers reads them again too). A row is read again once, with all that the cache has of it.
+    Crossing changes the rotation of every position, so everything that is cached of such a row is wrong (`generate` in
+    transformers reads it again too). It is recomputed once, from all the tokens that the cache has stored for it.
     """
     tokens_BT, longest_B = cache.rope_switch.tokens, cache.rope_switch.longest
     T, end_B = tokens_BT.shape[1], cache.length + lengths_B
@@ -215,7 +216,7 @@ def _reread(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, 
 
 
 def _segment_lengths(positions_BT: Array, segments_BT: Array) -> Array:
-    """How long the sequence is that each token is of, `[B, T]`."""
+    """Returns the length of the sequence that each token belongs to, `[B, T]`."""
 
     def row(positions_T: Array, segments_T: Array) -> Array:
         return jax.ops.segment_max(positions_T, segments_T, num_segments=segments_T.shape[0] + 1)[segments_T] + 1
@@ -286,7 +287,7 @@ def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfi
 
     The cache rides in the carry, where it is updated in place; as a scanned input it would be copied.
     """
-    end_B = inputs.positions[:, 0] + inputs.counts.sum(1)
+    end_B = inputs.positions[:, 0] + inputs.token_mask.sum(1)
     slots = None if carry[1] is None else [kv.slots(cache, inputs.positions, end_B) for cache in carry[1]]
 
     def run_pattern(carry, blocks_and_index):
@@ -295,12 +296,12 @@ def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfi
         for i, layer in enumerate(stack.pattern):
             run = partial(block, inputs=inputs, cfg=cfg, layer=layer)
             run = run if remat is None else jax.checkpoint(run, policy=remat, prevent_cse=False)
-            x, cache, routed = run(blocks[i], x, None if slots is None else CacheSlot(caches[i], index, slots[i]))
+            x, cache, routed = run(blocks[i], x, None if slots is None else LayerCacheView(caches[i], index, slots[i]))
             sums = sums if routed is None else RouterSums(*(a + b for a, b in zip(sums, routed, strict=True)))
             updated.append(cache)
         return (x, None if slots is None else tuple(updated), sums), None
 
-    if stack.repeats == 1:  # no loop, which would copy the weights out of the stack at each of its turns
+    if stack.repeats == 1:  # a scan would copy the weights out of the stack in every iteration
         carry, _ = run_pattern(carry, (jax.tree.map(lambda w: w[0], blocks), jnp.zeros((), jnp.int32)))
     else:
         carry, _ = jax.lax.scan(run_pattern, carry, (blocks, jnp.arange(stack.repeats)))
@@ -313,14 +314,14 @@ def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfi
 def _rope_angles(r: Rope | None, inputs: LayerInputs, width: int) -> RopeAngles | None:
     if r is None:
         return None
-    sin, cos = rope.angles(inputs.positions, rope_frequencies(r, width, inputs.lengths))
+    sin, cos = rope.angles(inputs.positions, rope_frequencies(r, width, inputs.seq_lengths))
     return RopeAngles(sin * (-r.magnitude if r.reversed else r.magnitude), cos * r.magnitude, r.interleaved)
 
 
 def rope_frequencies(r: Rope, width: int, lengths_BT: Array) -> Array:
     """Returns the rotation frequencies of a layer, one for each pair of numbers: `[1, 1, R]`, or `[B, T, R]`.
 
-    `lengths` says how long the text of each token is, or `[B, 1]` of each row.
+    `lengths` is the sequence length for each token `[B, T]`, or for each row `[B, 1]`.
     """
     dim = r.rotary_dim(width)
     freq = rope.frequencies(dim, r.theta)

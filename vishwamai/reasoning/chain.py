@@ -12,7 +12,7 @@ from typing import Any
 
 from vishwamai.reasoning.answers import canonical
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.choose import Chain, select_answer, standing
+from vishwamai.reasoning.choose import Chain, latest_attempts, select_answer
 from vishwamai.reasoning.drive import Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
@@ -120,8 +120,8 @@ class ChainOfThought:
             answer=None if best is None else best.answer,
             verified=None if best is None else best.verified,
             steps=steps,
-            candidates=different([None if best is None else best.answer, *(chain.answer for chain in chains)]),
-            samples=tuple(chain.answer for chain in standing(chains)),
+            candidates=distinct_answers([None if best is None else best.answer, *(chain.answer for chain in chains)]),
+            samples=tuple(chain.answer for chain in latest_attempts(chains)),
             confidence=confidence,
             stopped=stopped,
             tokens=budget.spent["tokens"],
@@ -134,7 +134,7 @@ class ChainOfThought:
         return found
 
 
-def different(answers: Sequence[str | None]) -> tuple[str, ...]:
+def distinct_answers(answers: Sequence[str | None]) -> tuple[str, ...]:
     """Answers as they were first written, of equal ones one."""
     found: dict[Any, str] = {}
     for answer in answers:

@@ -29,7 +29,7 @@ class Chain:
     seconds: float = 0.0
 
 
-def standing(chains: Sequence[Chain]) -> list[Chain]:
+def latest_attempts(chains: Sequence[Chain]) -> list[Chain]:
     """The chain that stands for each drawn one: a right attempt, else the latest with an answer that is not refuted."""
     lines: dict[int, Chain] = {}
     for chain in chains:
@@ -49,7 +49,7 @@ def select_answer(chains: Sequence[Chain], choose: str, weights: str) -> tuple[C
     With "best", those that a program calls right stand before those that it says nothing of, and refuted ones come
     last; how sure it is, is then the program's word where there is one.
     """
-    lines = standing(chains)
+    lines = latest_attempts(chains)
     if len(lines) < 2:
         only = lines[0] if lines else None
         return only, None if only is None or only.verified is None else float(only.verified)
@@ -81,7 +81,7 @@ def is_decided(chains: Sequence[Chain], left: int, choose: str, weights: str) ->
     With "best", that is where one is right, and where no program can tell, like a vote: where the lead is greater than
     what is left. Weights other than counts are known when all chains are.
     """
-    lines = standing(chains)
+    lines = latest_attempts(chains)
     if choose == "best" and any(chain.verified is not None for chain in lines if chain.answer is not None):
         return any(chain.verified for chain in lines)
     if weights != "count":

@@ -1,7 +1,8 @@
 """Runs many searches in step: what they ask for at the same time becomes one call of the model.
 
-A search is a Python generator that yields `Ask`, `Rate` and `Look` and is sent the replies; `ask`, `rate` and `look` do
-so within a budget. So a strategy is written for one problem, and the branches of a level of all problems are one batch.
+A search is a Python generator that yields requests (`GenerateRequest`, `ScoreRequest`, `FeaturesRequest`) and is sent
+the replies; `ask`, `ask_scores` and `ask_features` do so within a budget. So a strategy is written for one problem, and
+the branches of a level of all problems are one batch.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ TOGETHER = 0.1  # seconds: searches whose deadlines are as close share a call, w
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class GenerateRequest:
     """Continuations wanted: `n[i]` of prompt i."""
 
     prompts: tuple[Prompt, ...]
@@ -34,7 +35,7 @@ class Ask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
+class ScoreRequest:
     """Log-probabilities wanted of the continuations of each prompt."""
 
     prompts: tuple[Prompt, ...]
@@ -43,7 +44,7 @@ class Rate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class FeaturesRequest:
     """The residuals wanted after each prompt."""
 
     prompts: tuple[Prompt, ...]
@@ -55,7 +56,7 @@ class Wait:
     """Nothing is wanted before the calls that are under way have ended."""
 
 
-Request = Ask | Rate | Look
+Request = GenerateRequest | ScoreRequest | FeaturesRequest
 Search = Generator[Request | Wait, Any, T]
 
 
@@ -79,7 +80,7 @@ def ask(
     parts = tuple(prompts[i] for i in asked), tuple(many[i] for i in asked), how, tuple(seeds[i] for i in asked)
     made = 0
     try:
-        found = yield Ask(*parts, budget.deadline)
+        found = yield GenerateRequest(*parts, budget.deadline)
         made = sum(c.tokens for row in found for c in row)
     finally:
         budget.hold(-held)
@@ -117,23 +118,23 @@ def _afforded(n: Sequence[int], sampling: SamplingParams, left: float) -> tuple[
     return many, dataclasses.replace(sampling, max_tokens=longest)
 
 
-def rate(
+def ask_scores(
     budget: Budget, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
 ) -> Search[list[list[float]]]:
     """Log-probabilities, inside the budget, of which they spend a call and no tokens. Raises `Spent`."""
     budget.check()
     budget.spend(calls=1)
-    return (yield Rate(tuple(prompts), tuple(map(tuple, continuations)), budget.deadline))
+    return (yield ScoreRequest(tuple(prompts), tuple(map(tuple, continuations)), budget.deadline))
 
 
-def look(budget: Budget, prompts: Sequence[Prompt]) -> Search[list[np.ndarray]]:
+def ask_features(budget: Budget, prompts: Sequence[Prompt]) -> Search[list[np.ndarray]]:
     """The residuals `[D]` after each prompt, inside the budget, of which they spend a call. Raises `Spent`.
 
     Raises `InputError` for a model that does not show them, as endpoints do not.
     """
     budget.check()
     budget.spend(calls=1)
-    return (yield Look(tuple(prompts), budget.deadline))
+    return (yield FeaturesRequest(tuple(prompts), budget.deadline))
 
 
 def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exception], T] | None = None) -> list[T]:
@@ -189,7 +190,7 @@ def _groups(asking: dict[int, Request]) -> list[list[int]]:
     """The searches whose requests can be one call: of one kind, drawn in the same way, and to end at the same time."""
     groups: dict[Any, list[int]] = {}
     for i, request in asking.items():
-        how = request.sampling if isinstance(request, Ask) else None
+        how = request.sampling if isinstance(request, GenerateRequest) else None
         groups.setdefault((type(request), how, request.deadline is None), []).append(i)
     return [part for group in groups.values() for part in _by_deadline(group, asking)]
 
@@ -211,9 +212,9 @@ def _call(model: Model, asked: list[Any]) -> list[list[Any]]:
     deadline = min((request.deadline for request in asked if request.deadline is not None), default=None)
     prompts = [prompt for request in asked for prompt in request.prompts]
     replies: Any
-    if isinstance(asked[0], Look):
+    if isinstance(asked[0], FeaturesRequest):
         replies = _residuals(model, prompts)
-    elif isinstance(asked[0], Rate):
+    elif isinstance(asked[0], ScoreRequest):
         continuations = [c for request in asked for c in request.continuations]
         replies = model.score(prompts, continuations, deadline=deadline)
     else:

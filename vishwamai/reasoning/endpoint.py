@@ -36,7 +36,7 @@ ADVICE = {
 }
 
 
-class Failed(Exception):
+class EndpointError(Exception):
     """A request that did not work: what happened and what to do. `again`: a second try may help, after `wait` seconds.
 
     `status` is the answer's, or None.
@@ -47,10 +47,10 @@ class Failed(Exception):
         self.what, self.todo, self.status, self.again, self.wait = what, todo, status, again, wait
 
 
-class Late(Exception):
+class TimedOut(Exception):
     """The deadline passed before a request was answered; `last` is what its last try met, if there was one."""
 
-    def __init__(self, url: str, last: Failed | None):
+    def __init__(self, url: str, last: EndpointError | None):
         met = "" if last is None else f" (at the last try it {last.what})"
         super().__init__(f"{url} gave nothing before the deadline{met}: allow more time or ask for less")
 
@@ -87,7 +87,7 @@ class Endpoint:
     async def post(
         self, gate: asyncio.Semaphore, deadline: float | None, payload: dict[str, Any], read: Callable[[Any], T]
     ) -> T:
-        """What `read` makes of the answer, which counts as broken where it cannot. Raises `Failed` and `Late`."""
+        """Returns what `read` makes of the answer, broken where it cannot. Raises `EndpointError`, `TimedOut`."""
         body = json.dumps(payload, default=lambda number: number.item()).encode()
         last, attempt = None, 0
         async with gate:
@@ -95,23 +95,23 @@ class Endpoint:
                 await self._pace(deadline, last)
                 try:
                     return self._understood(await asyncio.to_thread(self._exchange, body, deadline), read)
-                except Failed as failure:
+                except EndpointError as failure:
                     last = failure
                 wait = max(last.wait, _backoff(body, attempt))
                 if last.again and deadline is not None and self._clock() + wait >= deadline:
-                    raise Late(self.url, last)
+                    raise TimedOut(self.url, last)
                 if not last.again or attempt >= self._retries or wait > LONGEST_WAIT:
                     raise self._final(last, attempt + 1)
                 await self._sleep(wait)
                 attempt += 1
 
-    async def _pace(self, deadline: float | None, last: Failed | None) -> None:
+    async def _pace(self, deadline: float | None, last: EndpointError | None) -> None:
         """Waits for this request's turn, which it takes where it comes before the deadline."""
         with self._lock:
             now = self._clock()
             turn = max(now, self._next)
             if deadline is not None and turn >= deadline:
-                raise Late(self.url, last)
+                raise TimedOut(self.url, last)
             self._next = turn + self._gap
         if turn > now:
             await self._sleep(turn - now)
@@ -155,7 +155,7 @@ class Endpoint:
             parts.append(part)
             size += len(part)
             if size > LARGEST:
-                raise Failed(f"sent more than {LARGEST >> 20} MiB", "lower max_tokens, n or logprobs")
+                raise EndpointError(f"sent more than {LARGEST >> 20} MiB", "lower max_tokens, n or logprobs")
         if announced is not None and size < announced:
             raise http.client.IncompleteRead(b"", announced - size)
         return b"".join(parts)
@@ -165,14 +165,14 @@ class Endpoint:
             return read(json.loads(body))
         except UNREADABLE:
             said = f"sent no completion ({self._message(body)})"
-            raise Failed(said, "check that the endpoint is compatible with OpenAI's", again=True) from None
+            raise EndpointError(said, "check that the endpoint is compatible with OpenAI's", again=True) from None
 
-    def _refusal(self, status: int, retry_after: str | None, body: bytes) -> Failed:
+    def _refusal(self, status: int, retry_after: str | None, body: bytes) -> EndpointError:
         again = status in (408, 429) or status >= 500
         other = "look at the server's log, or try again later" if again else "check the URL"
         todo = ADVICE.get(400 if status == 422 else status, other)
         what = f"answered {status} ({self._message(body)})"
-        return Failed(what, todo, status=status, again=again, wait=_seconds(retry_after) if again else 0.0)
+        return EndpointError(what, todo, status=status, again=again, wait=_seconds(retry_after) if again else 0.0)
 
     def _message(self, body: bytes) -> str:
         """What the server said, in one short line, without the key."""
@@ -187,10 +187,10 @@ class Endpoint:
         line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
         return (line if len(line) <= 200 else line[:197] + "...") or "and nothing else"
 
-    def _final(self, last: Failed, tries: int) -> Failed:
+    def _final(self, last: EndpointError, tries: int) -> EndpointError:
         """The failure with the URL, and how often it was tried."""
         often = f" at try {tries} of {self._retries + 1}" if last.again else ""
-        return Failed(f"{self.url} {last.what}{often}", last.todo, status=last.status)
+        return EndpointError(f"{self.url} {last.what}{often}", last.todo, status=last.status)
 
 
 def _address(url: str) -> urllib.parse.SplitResult:
@@ -245,16 +245,16 @@ def _until(sock: socket.socket, seconds: float) -> Iterator[None]:
         raise TimeoutError
 
 
-def _broken(error: Exception) -> Failed:
+def _broken(error: Exception) -> EndpointError:
     """What a connection that did not hold means."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Failed(f"has a certificate that is not trusted ({error.verify_message})", "check the URL")
+        return EndpointError(f"has a certificate that is not trusted ({error.verify_message})", "check the URL")
     if isinstance(error, TimeoutError):
-        return Failed("did not answer in time", "raise timeout, or lower max_tokens", again=True)
+        return EndpointError("did not answer in time", "raise timeout, or lower max_tokens", again=True)
     if isinstance(error, http.client.HTTPException):
-        return Failed(f"broke off its answer ({type(error).__name__})", "look at the server's log", again=True)
+        return EndpointError(f"broke off its answer ({type(error).__name__})", "look at the server's log", again=True)
     why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-    return Failed(f"could not be reached ({why})", "check the URL, and that the server runs", again=True)
+    return EndpointError(f"could not be reached ({why})", "check the URL, and that the server runs", again=True)
 
 
 def _backoff(body: bytes, attempt: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from vishwamai.errors import InputError
 from vishwamai.reasoning.answers import canonical, vote
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.chain import ChainOfThought, different
+from vishwamai.reasoning.chain import ChainOfThought, distinct_answers
 from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
@@ -139,9 +139,9 @@ class IntegratedReasoning:
                 stopped = str(error)
                 stages.append(f"{solver.method}: {stage.spent['tokens']} tokens, then an error")
                 break
-            stages.append(self._told(found[-1]))
+            stages.append(self._describe(found[-1]))
             stopped = found[-1].stopped
-            if stopped is not None or self.settled(found[-1]):
+            if stopped is not None or self.is_settled(found[-1]):
                 break
         return _ended(found, own, stages, stopped)
 
@@ -152,7 +152,7 @@ class IntegratedReasoning:
         entropy = -sum(share * math.log(share) for share in shares)
         return Difficulty(max(shares, default=0.0) * said, entropy, found.verified)
 
-    def settled(self, found: Solution) -> bool:
+    def is_settled(self, found: Solution) -> bool:
         """Whether an answer can be submitted: a program calls it right, or none can tell and the samples agree."""
         if found.answer is None or found.verified is not None:
             return bool(found.verified)
@@ -202,7 +202,7 @@ class IntegratedReasoning:
         seed = seed_of(self.seed, "search", depth)
         return TreeOfThoughts(self.model, max_depth=depth, rounds=rounds, seed=seed, **self._tree)
 
-    def _told(self, found: Solution) -> str:
+    def _describe(self, found: Solution) -> str:
         """A stage in words."""
         agree = len(found.samples) > 1 and found.verified is None
         share = f", {self.difficulty(found).agreement:.0%} agree" if agree else ""
@@ -223,7 +223,7 @@ def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], sto
         trace=_joined(found, best),
         confidence=confidence,
         samples=tuple(votes),
-        candidates=different([best.answer, *(answer for one in found for answer in one.candidates)]),
+        candidates=distinct_answers([best.answer, *(answer for one in found for answer in one.candidates)]),
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         stopped=stopped,
         stages=tuple(stages),

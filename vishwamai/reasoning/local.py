@@ -32,7 +32,7 @@ MOST_RUNS = 1 << 16  # prompts whose tokens are remembered
 CHUNK_TOKENS = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
 
 
-class Face(Protocol):
+class LanguageModel(Protocol):
     """What is needed of a `VishwamAI`."""
 
     @property
@@ -49,7 +49,7 @@ class Face(Protocol):
 
 
 @dataclasses.dataclass
-class _Going:
+class _RunningRow:
     """A continuation while it is made."""
 
     prompt: Runs
@@ -73,7 +73,7 @@ class Local:
 
     def __init__(
         self,
-        model: Face,
+        model: LanguageModel,
         *,
         context: int | None = None,
         rows: int | None = None,
@@ -117,7 +117,7 @@ class Local:
         for run in runs:
             self._forks.check(run)
         rows = [
-            _Going(prompt, dataclasses.replace(sampling, seed=seed_of(seed, j)))
+            _RunningRow(prompt, dataclasses.replace(sampling, seed=seed_of(seed, j)))
             for prompt, many, seed in zip(runs, n, seeds, strict=True)
             for j in range(many)
         ]
@@ -189,7 +189,7 @@ class Local:
             return tuple(both[len(before) :])
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    def _carry_out(self, rows: Sequence[_Going], deadline: float | None) -> None:
+    def _carry_out(self, rows: Sequence[_RunningRow], deadline: float | None) -> None:
         """Draws rows to their ends, in turns. What follows a prompt is its own prompt at the next turn."""
         weights, ends = self._weights(), self._end_ids(rows[0].params)
         draw = self._forks.draw if self.share else self._draw_apart
@@ -205,7 +205,7 @@ class Local:
                     self._grow(row, new)
             going = [row for row in going if not row.ended]
 
-    def _grow(self, row: _Going, new: ForkedRow) -> None:
+    def _grow(self, row: _RunningRow, new: ForkedRow) -> None:
         """Adds a turn's tokens, those after a stop text left out."""
         row.tokens += new.tokens
         row.logprobs += new.logprobs
@@ -228,18 +228,18 @@ class Local:
         parts = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
         return [ForkedRow(tokens, logprobs, top, reason == "stop") for tokens, logprobs, top, reason in parts]
 
-    def _room(self, row: _Going) -> int:
+    def _room(self, row: _RunningRow) -> int:
         """The tokens that a row may still get."""
         most = self._sizes.context - sum(map(len, row.prompt))
         return min(most, row.params.max_tokens or most) - len(row.tokens)
 
-    def _text(self, row: _Going, n: int) -> tuple[str, bool]:
+    def _text(self, row: _RunningRow, n: int) -> tuple[str, bool]:
         """The text of the first n new tokens, and whether a stop text ends it."""
         context = [token for run in row.prompt for token in run]
         text = Continuation(self.model.tokenizer, context, row.params.stop)
         return text.push(row.tokens[:n], last=True), text.stopped
 
-    def _completion(self, row: _Going) -> Completion:
+    def _completion(self, row: _RunningRow) -> Completion:
         decode = self.model.tokenizer.decode
         likeliest = tuple({decode([i]): x for i, x in reversed(top.items())} for top in row.top)
         is_end = bool(row.tokens) and row.tokens[-1] in self._end_ids(row.params)
@@ -291,14 +291,14 @@ def as_model(model: Any) -> Model:
     )
 
 
-def _rows(model: Face, context: int) -> int:
+def _rows(model: LanguageModel, context: int) -> int:
     """The prefixes that the memory for them holds."""
     cfg = model.config
     one = 2 * cfg.n_layers * context * cfg.n_kv_heads * cfg.d_cache * jax.numpy.dtype(model.generator.cache).itemsize
     return min(max(PREFIX_BYTES // one, 16), 1024)
 
 
-def _whole(row: _Going) -> Runs:
+def _whole(row: _RunningRow) -> Runs:
     """A row's prompt and what was made of it so far, a run for each turn."""
     new = tuple(row.tokens)
     return row.prompt + tuple(new[at : at + CHUNK_TOKENS] for at in range(0, len(new), CHUNK_TOKENS))

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, check_whole
 from vishwamai.reasoning import replies
-from vishwamai.reasoning.endpoint import Endpoint, Failed, Late
+from vishwamai.reasoning.endpoint import Endpoint, EndpointError, TimedOut
 from vishwamai.reasoning.model import Completion, Prompt, Usage, join_prompt, seed_of
 
 T = TypeVar("T")
@@ -114,10 +114,10 @@ class Remote:
         """
         asked = list(zip(map(join_prompt, prompts), n, seeds, strict=True))
         rows = self._run(lambda post: _all(self._draw(post, sampling, *one) for one in asked), deadline)
-        late = [made for row in rows for made in row if isinstance(made, Late)]
+        late = [made for row in rows for made in row if isinstance(made, TimedOut)]
         if late and len(late) == sum(n):
             raise BackendError(str(late[0]))
-        return [[CUT if isinstance(made, Late) else made for made in row] for row in rows]
+        return [[CUT if isinstance(made, TimedOut) else made for made in row] for row in rows]
 
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
@@ -145,45 +145,47 @@ class Remote:
                 return asyncio.run(main())
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(asyncio.run, main()).result()
-        except (Failed, Late) as error:
+        except (EndpointError, TimedOut) as error:
             raise BackendError(str(error)) from None
         finally:
             self._note(calls=1, seconds=self._clock() - begun)
 
     async def _draw(
         self, post: Post, sampling: SamplingParams, text: str, many: int, seed: int
-    ) -> list[Completion | Late]:
-        """The completions of one prompt; a `Late` stands for each that did not come in time."""
+    ) -> list[Completion | TimedOut]:
+        """The completions of one prompt; a `TimedOut` stands for each that did not come in time."""
         if many > 1 and self._together:
             made = await self._draw_together(post, sampling, text, many, seed)
             if made is not None:
                 return made
         return await _all(self._draw_one(post, sampling, text, seed_of(seed, j)) for j in range(many))
 
-    async def _draw_one(self, post: Post, sampling: SamplingParams, text: str, seed: int) -> Completion | Late:
+    async def _draw_one(self, post: Post, sampling: SamplingParams, text: str, seed: int) -> Completion | TimedOut:
         try:
             [made] = await post(self._body(text, sampling, seed), self._reader(text, 1, sampling))
             return made
-        except Late as late:
+        except TimedOut as late:
             return late
 
     async def _draw_together(
         self, post: Post, sampling: SamplingParams, text: str, many: int, seed: int
-    ) -> list[Completion | Late] | None:
+    ) -> list[Completion | TimedOut] | None:
         """The completions of a prompt by one request; None where the server will not and can be asked one by one.
 
         Fewer than wanted are left aside, so that what is drawn one by one is the same however the server refused.
         """
         try:
             made = await post(self._body(text, sampling, seed) | {"n": many}, self._reader(text, many, sampling))
-        except Late as late:
+        except TimedOut as late:
             return [late for _ in range(many)]
-        except Failed as failure:
+        except EndpointError as failure:
             if self._falls_back and failure.status in CANNOT and re.search(r"\bn\b", failure.what):
                 return None
             raise
         if len(made) < many and not self._falls_back:
-            raise Failed(f"{self._endpoint.url} gave {len(made)} of {many} completions", "set parallel_n to False")
+            raise EndpointError(
+                f"{self._endpoint.url} gave {len(made)} of {many} completions", "set parallel_n to False"
+            )
         return made if len(made) == many else None
 
     def _reader(self, text: str, many: int, sampling: SamplingParams) -> Callable[[Any], list[Completion]]:
@@ -207,7 +209,7 @@ class Remote:
         if missing:
             what = f"{self._endpoint.url} gives no log-probabilities of a prompt, and {missing[0][:60]!r} is none of"
             todo = "raise top_logprobs, or use an endpoint whose /completions can echo"
-            raise Failed(f"{what} the {len(likely)} likeliest next tokens", todo)
+            raise EndpointError(f"{what} the {len(likely)} likeliest next tokens", todo)
         return [likely[text] if text else 0.0 for text in texts]
 
     async def _echoed(self, post: Post, prompt: str, texts: Sequence[str]) -> list[float] | None:
@@ -228,7 +230,7 @@ class Remote:
 
         try:
             found = await _all(one(text) for text in texts)
-        except Failed as failure:
+        except EndpointError as failure:
             if failure.status not in CANNOT:
                 raise
             return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.endpoint import Failed
+from vishwamai.reasoning.endpoint import EndpointError
 from vishwamai.reasoning.model import Completion
 
 Step = tuple[str, float, dict[str, float]]  # a token, its log-probability, those of the likeliest tokens there
@@ -47,7 +47,7 @@ def _completion(choice: Any, sampling: SamplingParams) -> Completion:
     if sampling.logprobs is None:
         return Completion(text=text, tokens=tokens, finish_reason=reason)
     if text and not found:
-        raise Failed("gives no log-probabilities", "set logprobs to None, or use an endpoint that gives them")
+        raise EndpointError("gives no log-probabilities", "set logprobs to None, or use an endpoint that gives them")
     logprob = float(sum(logprob for _, logprob, _ in found))
     likeliest = tuple(likeliest for _, _, likeliest in found)
     return Completion(text=text, tokens=tokens, logprob=logprob, finish_reason=reason, likeliest=likeliest)
@@ -86,7 +86,9 @@ def logprob_after(prompt: str, text: str, choice: Any) -> float | None:
     places = zip(begins, ends, found["token_logprobs"], strict=True)
     wanted = [logprob for begin, end, logprob in places if len(prompt) < max(end, begin + 1) and begin < len(text)]
     if None in wanted:
-        raise Failed("gives no log-probability of a text's first token", "score after a prompt that is not empty")
+        raise EndpointError(
+            "gives no log-probability of a text's first token", "score after a prompt that is not empty"
+        )
     return float(sum(wanted))
 
 

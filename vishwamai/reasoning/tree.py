@@ -31,10 +31,10 @@ class TreeOfThoughts:
     """Searches over thoughts (Yao et al. 2023, arXiv:2305.10601).
 
     `task` is a `Task` or the name of one. `search` is one of `SEARCHES`, `settings` the rest of `TreeSettings`.
-    `values` says what a state is worth (`values.py`; None: what the model writes in passing), `proposals` where
-    thoughts come from (None: drawn one by one, and where a step is a choice and what follows, each choice written out
-    once). With a `memory`, values that this model gave before are used again. The same `seed` grows the same tree,
-    alone or among others.
+    `values` evaluates states (`values.py`; None: by what the model writes in passing), `proposals` generates thoughts
+    (`proposals.py`; None: each is drawn by itself, and where a step begins with a choice, each distinct choice is
+    written out once). With a `memory`, values that this model gave before are used again. The same `seed` grows the
+    same tree, alone or among others.
     """
 
     def __init__(

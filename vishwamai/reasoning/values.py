@@ -13,7 +13,7 @@ import numpy as np
 
 from vishwamai.errors import DataError, InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.drive import Search, ask, look, rate
+from vishwamai.reasoning.drive import Search, ask, ask_features, ask_scores
 from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Completion, pieces, seed_of
@@ -37,7 +37,7 @@ def inline() -> Values:
             bare = [text.removesuffix(task.marks[0]).removesuffix(task.marks[1]) for text in texts]
             before = [pieces(task.prompt(tree.problem, node.steps[:-1])) for node in given]
             prompts = [(*prompt, text) for prompt, text in zip(before, bare, strict=True)]
-            scores = yield from rate(tree.budget, prompts, [task.marks] * len(given))
+            scores = yield from ask_scores(tree.budget, prompts, [task.marks] * len(given))
             found |= {node: share(*pair) for node, pair in zip(given, scores, strict=True)}
         return [0.5 if found.get(node) is None else found[node] for node in nodes]
 
@@ -52,7 +52,7 @@ def token(question: str, yes: str = " yes", no: str = " no") -> Values:
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         prompts = [(*_pieces(tree, node), question) for node in nodes]
-        scores = yield from rate(tree.budget, prompts, [(yes, no)] * len(nodes))
+        scores = yield from ask_scores(tree.budget, prompts, [(yes, no)] * len(nodes))
         return [share(of, against) for of, against in scores]
 
     return _of_kind(f"token {question!r} {yes!r} {no!r}", values)
@@ -96,7 +96,7 @@ def head(weights: np.ndarray, bias: float = 0.0) -> Values:
     """
 
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        rows = yield from look(tree.budget, [_pieces(tree, node) for node in nodes])
+        rows = yield from ask_features(tree.budget, [_pieces(tree, node) for node in nodes])
         return [float(_logistic(row.astype(np.float64) @ weights + bias)) for row in rows]
 
     return _of_kind(f"head {seed_of(0, np.asarray(weights).tobytes().hex(), repr(bias)):016x}", values)

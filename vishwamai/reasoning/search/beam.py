@@ -17,7 +17,7 @@ def search(tree: Tree, s: TreeSettings) -> Search[None]:
         yield from tree.expand(frontier, n)
         if tree.solved and s.stop_early:
             return
-        ranked = sorted(tree.live(level), key=lambda node: -standing(node))
+        ranked = sorted(tree.live(level), key=lambda node: -score_path(node))
         frontier = ranked[: s.beam_width]
         for node in ranked:
             node.thought.status = "kept" if node in frontier else "pruned"
@@ -25,6 +25,6 @@ def search(tree: Tree, s: TreeSettings) -> Search[None]:
             return
 
 
-def standing(node: Node) -> float:
+def score_path(node: Node) -> float:
     """How good a way is."""
     return node.score + math.log(max(node.value, LEAST))
