@@ -83,7 +83,7 @@ def main() -> None:
                 calls += [theirs(folder, prompts, args.new)] if has_peer else []
                 made, (own, *others) = seconds(calls, args.repeats)
                 ratios = [f"{other / own:.2f}" for other in others] + ["-"] * (2 - len(others))
-                same = np.mean([(tokens == made[0]).mean() for tokens in made])
+                same = np.mean([tokens == made[0] for tokens in made[1:]])
                 pace = f"{rows * args.new / own:,.0f}"
                 print(f"{name:>8}{rows:6}{pace:>10}{ratios[0]:>11}{ratios[1]:>16}   {same:.1%}", flush=True)
 

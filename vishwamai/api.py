@@ -108,7 +108,7 @@ class VishwamAI:
         fewer bits; "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
         `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. With `scan_layers`
         layers that are alike are stacked and compiled once, as in training; without, each is compiled by itself, which
-        takes longer and decodes faster on a CPU (None: by device and depth; the model's `layers_note` says which).
+        takes longer and decodes faster on a CPU (None: by device, dtype and depth; `layers_note` says which).
         `progress` shows what takes long, now and when the model is used.
         """
         compile_cache.enable()
@@ -120,9 +120,10 @@ class VishwamAI:
             warnings.warn(f"{folder}: in generating it asks for {asked}, which is not followed", stacklevel=2)
         dtype, why = hf_weights.dtype_of(folder, found, dtype, sharding.platform)
         if scan_layers is None:
-            scan_layers = mesh is not None or not is_unrolled_faster(found.model, sharding.platform)
-        if not scan_layers:
-            found = dataclasses.replace(found, model=unroll(found.model))
+            is_plain = mesh is None and quantization is None
+            scan_layers = not (is_plain and is_unrolled_faster(found.model, sharding.platform, dtype))
+        arranged = found.model.stacked if scan_layers else unroll(found.model)
+        found = dataclasses.replace(found, model=arranged)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
         weights = hf_weights.load(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))

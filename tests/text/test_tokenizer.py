@@ -109,6 +109,7 @@ def test_decode_takes_a_batch(plain_bytes):
         (lambda t: t("a", ["b"]), InputError, "text is one text and text_pair several"),
         (lambda t: t(["a"], "b"), InputError, "text has 1 texts; text_pair must be a list of as many"),
         (lambda t: t([("a", "b"), "c"]), InputError, "a text is tuple"),
+        (lambda t: t([("a", None)]), InputError, "a text is NoneType"),
         (lambda t: t(["a"], ["b", "c"]), InputError, "text has 1 texts; text_pair must be a list of as many"),
         (lambda t: t.with_tokens(colour="red"), InputError, "colour"),
     ],

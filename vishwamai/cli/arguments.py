@@ -75,6 +75,7 @@ def add_loading(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
     add("--dtype", **DTYPE)
+    add("--scan-layers", action="store_true", help="compile layers that are alike once: starts sooner, decodes slower")
     add("--quantization", metavar="SCHEME", help="int8, int4, fp8 or int4:64 for the layers' weights, or keep")
 
 
@@ -110,6 +111,7 @@ def load(args: argparse.Namespace) -> VishwamAI:
     from vishwamai.api import VishwamAI
 
     how = {"dtype": args.dtype, "quantization": args.quantization, "progress": status}
+    how |= {"scan_layers": True} if args.scan_layers else {}
     model = VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
     if args.adapter is not None:
         model.load_adapter(args.adapter)

@@ -223,6 +223,12 @@ def fingerprint(weights) -> Array:
     return total
 
 
+def fingerprint_model(weights, *, cfg: ModelConfig) -> Array:
+    """Returns the `fingerprint` of a model's weights, the same for stacked layers and for layers one by one."""
+    stacks = cfg.stacked.stacks
+    return fingerprint(weights if stacks == cfg.stacks else transformer.restack(weights, cfg, stacks))
+
+
 def _mix(x: Array) -> Array:
     """Each uint32 as another one, in which all bits of the first have a part."""
     for shift in (16, 13, 15):

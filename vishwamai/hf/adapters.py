@@ -83,7 +83,7 @@ class Brought(NamedTuple):
 def needs_untying(folder: Path, cfg: ModelConfig, model_type: str | None = None) -> bool:
     """Whether an adapter changes the embedding or the output matrix of a model that ties them, and not both as one.
 
-    Such a model has to be untied first: `transformer.untied`.
+    Such a model has to be untied first: `transformer.untie_embeddings`.
     """
     said, source = adapter_config.read(Path(folder)), _open(Path(folder))
     ends = _ends(FAMILIES[model_type or export.family_for(cfg)])

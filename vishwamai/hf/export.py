@@ -67,7 +67,7 @@ def describe(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
     family = FAMILIES[model_type]
     kind = {"architectures": [family.architecture], "model_type": model_type}
     if model_type == OWN:
-        return kind | {"model": to_dict(cfg)}
+        return kind | {"model": to_dict(cfg.stacked)}
     shared = {theirs: getattr(cfg, ours) for theirs, ours in family.shared.items()}
     known = {k: v for k, v in _of_layers(cfg, family).items() if k in family.attributes}
     return kind | shared | known | dict(family.write(cfg))

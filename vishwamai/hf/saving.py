@@ -37,7 +37,7 @@ from vishwamai.weights.quantize import Quantized, Scheme, is_quantized
 def replacing(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder to `save` a model into, and other files; at the end they replace at once what `folder` has of such.
 
-    `with_base_model` are patterns of the other files. In a run of several processes the first one's does so.
+    `beside` are patterns of the other files. In a run of several processes the first one's does so.
     """
     if jax.process_index() != 0:
         yield folder

@@ -227,6 +227,11 @@ class ModelConfig:
         return next((r.original_max_length for r in ropes if r.short_factors != r.long_factors), None)
 
     @property
+    def stacked(self) -> "ModelConfig":
+        """An unrolled model with its layers in the fewest stacks, as it is trained and stored; others as they are."""
+        return dataclasses.replace(self, stacks=group_layers(self.layers)) if self == unroll(self) else self
+
+    @property
     def n_layers(self) -> int:
         """How many layers the model has."""
         return sum(len(stack.pattern) * stack.repeats for stack in self.stacks)
@@ -245,13 +250,14 @@ def unroll(cfg: ModelConfig) -> ModelConfig:
     return dataclasses.replace(cfg, stacks=(Stack(pattern=cfg.layers, repeats=1),))
 
 
-def is_unrolled_faster(cfg: ModelConfig, platform: str) -> bool:
+def is_unrolled_faster(cfg: ModelConfig, platform: str, dtype: str) -> bool:
     """Whether inference should unroll the layers.
 
     On a CPU a scan copies each layer's weights out of their stack in every decoding step. Elsewhere the scan stays, as
-    it does for very deep models, which would take long to compile.
+    it does for very deep models, which would take long to compile, and for weights in another dtype than float32, which
+    XLA would widen for all layers at once.
     """
-    return platform == "cpu" and cfg.n_layers <= MAX_UNROLLED
+    return platform == "cpu" and dtype == "float32" and cfg.n_layers <= MAX_UNROLLED
 
 
 def group_layers(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:

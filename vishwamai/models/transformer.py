@@ -250,6 +250,18 @@ def untie_embeddings(w: Transformer, cfg: ModelConfig, sharding: Sharding = SING
     return dataclasses.replace(w, lm_head=head), cfg
 
 
+def restack(w: Transformer, cfg: ModelConfig, stacks: tuple[Stack, ...]) -> Transformer:
+    """Returns the weights with the same layers in other stacks."""
+    pairs = zip(cfg.stacks, w.stacks, strict=True)
+    layers = [jax.tree.map(lambda x, i=i: x[i], b) for s, blocks in pairs for i in range(s.repeats) for b in blocks]
+    stacked = []
+    for s in stacks:
+        n = len(s.pattern)
+        mine, layers = layers[: n * s.repeats], layers[n * s.repeats :]
+        stacked.append(tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *mine[i::n]) for i in range(n)))
+    return dataclasses.replace(w, stacks=tuple(stacked))
+
+
 def forward(w: Transformer, tokens_BT: Array, cfg: ModelConfig, **options) -> tuple[Array, RouterSums]:
     """Returns logits `[B, T, V]`, float32, and the routers' sums; `options` are those of `hidden_states`."""
     x, sums = hidden_states(w, tokens_BT, cfg, **options)
@@ -295,7 +307,8 @@ def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfi
         updated = []
         for i, layer in enumerate(stack.pattern):
             run = partial(block, inputs=inputs, cfg=cfg, layer=layer)
-            run = run if remat is None else jax.checkpoint(run, policy=remat, prevent_cse=False)
+            if remat is not None:  # in a scan nothing is common to the two passes
+                run = jax.checkpoint(run, policy=remat, prevent_cse=stack.repeats == 1)
             x, cache, routed = run(blocks[i], x, None if slots is None else LayerCacheView(caches[i], index, slots[i]))
             sums = sums if routed is None else RouterSums(*(a + b for a, b in zip(sums, routed, strict=True)))
             updated.append(cache)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vishwamai.errors import BackendError, InputError
-from vishwamai.generation.fork import PoolSizes, fingerprint
+from vishwamai.generation.fork import PoolSizes, fingerprint_model
 from vishwamai.generation.forking import ForkedRow, Forks
 from vishwamai.generation.generator import CHUNK_STEPS as GENERATOR_CHUNK_STEPS
 from vishwamai.generation.generator import Generator
@@ -99,8 +99,9 @@ class Local:
         """The model's shape and a hash of its weights."""
         weights = self._weights()
         if self._identity is None:
-            bits = np.asarray(self.model.generator.programs.run(fingerprint, weights)).tolist()
-            self._identity = f"local-{seed_of(0, repr(self.model.config), *bits):016x}"
+            config = self.model.config
+            bits = np.asarray(self.model.generator.programs.run(fingerprint_model, weights, cfg=config)).tolist()
+            self._identity = f"local-{seed_of(0, repr(config.stacked), *bits):016x}"
         return self._identity
 
     def generate(

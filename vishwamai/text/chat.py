@@ -63,7 +63,7 @@ class ChatOptions:
     def __post_init__(self):
         if not isinstance(self.add_generation_prompt, bool | None):
             raise InputError(f"add_generation_prompt is {self.add_generation_prompt!r:.40}; it is True or False")
-        if not isinstance(self.continue_final_message, bool | str):
+        if not isinstance(self.continue_final_message, bool | str | None):
             raise InputError(
                 f"continue_final_message is {self.continue_final_message!r:.40}; it is True, False or a field's name"
             )

@@ -364,6 +364,8 @@ def _texts_of(text: Any, text_pair: Any) -> tuple[Sequence[str], Sequence[str | 
         raise InputError(f"a text is {type(text).__name__}; give a text or a list of texts")
     if text_pair is None:
         if text and all(isinstance(item, list | tuple) and len(item) == 2 for item in text):
+            for pair in text:
+                _check_text(pair[1])
             return [first for first, _ in text], [second for _, second in text], True
         return text, [None] * len(text), True
     if not isinstance(text_pair, list | tuple) or len(text_pair) != len(text):

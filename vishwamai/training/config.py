@@ -163,6 +163,8 @@ class RunConfig:
     def with_base_model(self, model: ModelConfig) -> "RunConfig":
         """The run of an adapter, with its base's model, and its base's tokenizer where it would make one."""
         base = self.training.adapter.base
+        if model != model.stacked:
+            raise ConfigError(f"the layers of {base} lie one by one; use from_pretrained(..., scan_layers=True)")
         if self.model not in (None, model):
             raise ConfigError(f"model is not that of training.adapter.base {base}; leave it out")
         data = self.training.data

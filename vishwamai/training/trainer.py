@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -21,7 +21,7 @@ from vishwamai.data import corpus
 from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
 from vishwamai.data.packing import Batch, Samples
 from vishwamai.errors import CheckpointError, ConfigError, DataError
-from vishwamai.models import cost
+from vishwamai.models import cost, transformer
 from vishwamai.monitor.display import show_progress
 from vishwamai.monitor.metrics import Metrics, Sink, draw, jsonl, read, utilisation
 from vishwamai.parallel import hosts
@@ -31,6 +31,7 @@ from vishwamai.progress import Progress, silent
 from vishwamai.training import folder as run_folder
 from vishwamai.training.config import RunConfig
 from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, state_of
+from vishwamai.weights import spec
 
 HOPELESS = 10  # batches
 METRICS = "metrics.jsonl"
@@ -113,6 +114,8 @@ def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
     t, sharding = run.training, _sharding(run)
     tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
     batches = _batches(run, corpus.samples(t.data, tokenizer))
+    if start is not None:
+        _check_start(start, run)
     if start is None:
         state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     else:
@@ -129,6 +132,15 @@ def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
             )
         batches.restore(extra["batches"])
     return _Loop(run, base, sharding, saved, data, tokenizer), state, batches
+
+
+def _check_start(weights, run: RunConfig) -> None:
+    """Raises `ConfigError` where the weights to start from are not of the run's model, layer for layer."""
+    specs = transformer.specs(run.model)
+    if [leaf.shape for leaf in jax.tree.leaves(weights)] != [param.shape for param in spec.leaves(specs)]:
+        raise ConfigError(
+            "training.start: the weights are of other shapes than model; use from_pretrained(..., scan_layers=True)"
+        )
 
 
 def load_newest(folder: Path) -> tuple[RunConfig, Result]:
@@ -302,10 +314,12 @@ def _stop_signals() -> Iterator[threading.Event]:
         return
 
     def ask(number: int, _: object) -> None:
-        if not stop.is_set() and hosts.is_first():
-            name = signal.Signals(number).name
-            os.write(2, f"\n{name}: the step at hand ends, is saved, and then the run stops\n".encode())
+        is_first = not stop.is_set() and hosts.is_first()
         stop.set()
+        if is_first:
+            with suppress(OSError):  # a terminal or a pipe that is gone
+                name = signal.Signals(number).name
+                os.write(2, f"\n{name}: the step at hand ends, is saved, and then the run stops\n".encode())
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
