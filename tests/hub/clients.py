@@ -44,10 +44,7 @@ def main() -> int:
                 return 1
             print(f"skipped: the package index cannot be reached, so there is no {which} client to test with")
             continue
-        if (version := installed(folder)) == metadata.version(NAME):
-            print(f"the {which} client, {version}, is the environment's own: make test has run with it")
-            continue
-        print(f"the {which} client, {version}:", flush=True)
+        print(f"the {which} client, {installed(folder)}:", flush=True)
         tests = ["-m", "pytest", "-q", "-n", "0", "tests/hub/test_fetch.py", "-k", "not generates"]
         run = subprocess.run([sys.executable, *tests], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)})
         if run.returncode != 0:

@@ -30,7 +30,7 @@ MOE = ModelConfig(
     tie_embeddings=True,
 )  # fmt: skip
 # So deep that a whole stacked weight is larger than anything that may be gathered.
-DEEP_MOE = dataclasses.replace(MOE, stacks=group_layers((Layer(window=6, moe=True),) * 6))
+DEEP_MOE = dataclasses.replace(MOE, stacks=group_layers((Layer(),) + (Layer(window=6, moe=True),) * 5))
 STEP = StepConfig(loss_chunks=2, z_loss=1e-3, balance_loss=0.02, router_z_loss=1e-3)
 ADAM = Optimizer(warmup_steps=2)
 
