@@ -210,9 +210,10 @@ def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_transformers_gives_them_still(case, tmp_path):
     write(tmp_path, CASES[case])
-    assert distance(theirs(tmp_path), stored(case)) <= 1e-5  # torch itself differs by 3e-6 from processor to processor
+    most = 1e-5  # torch itself differs by 3e-6 from processor to processor
+    assert distance(theirs(tmp_path), stored(case)) <= most
     if case in BY_LENGTH:
-        assert distance(their_steps(tmp_path), stored(f"{case}/steps")) <= 1e-6
+        assert distance(their_steps(tmp_path), stored(f"{case}/steps")) <= most
 
 
 def store() -> None:
