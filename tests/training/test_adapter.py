@@ -131,8 +131,8 @@ def test_the_command_leaves_an_adapter_that_the_face_loads(folder, tmp_path, cap
 
 def test_what_is_refused(folder, tmp_path):
     run = config.from_dict(RunConfig, run_of(folder))
-    model = VishwamAI.from_pretrained(folder)
-    with pytest.raises(ConfigError, match=r"training\.adapter needs its base: train\(run\.beside"):
+    model = VishwamAI.from_pretrained(folder, scan_layers=True)
+    with pytest.raises(ConfigError, match=r"training\.adapter needs its base: train\(run\.with_base_model"):
         train(run, tmp_path, show=False)
     with pytest.raises(ConfigError, match=r"training\.adapter needs its base"):
         train(run, tmp_path, base=model.weights, show=False)
