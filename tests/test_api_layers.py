@@ -10,6 +10,7 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.config import from_dict
 from vishwamai.errors import ConfigError
+from vishwamai.hf import config as hf_config
 from vishwamai.models import transformer
 from vishwamai.models.cache import init_cache
 from vishwamai.models.config import MAX_UNROLLED, Layer, group_layers, is_unrolled_faster, uniform, unroll
@@ -90,6 +91,7 @@ def test_our_own_format_is_stacked(tmp_path):
     unrolled = VishwamAI.from_pretrained(tmp_path / "one", scan_layers=False)
     assert unrolled.config == unroll(cfg) and unrolled.config.stacked == cfg
     unrolled.save_pretrained(tmp_path / "two")
+    assert hf_config.read(tmp_path / "two").model == cfg  # and not only once it is loaded
     one, two = (VishwamAI.from_pretrained(tmp_path / name, scan_layers=True) for name in ("one", "two"))
     assert one.config == two.config == cfg
     jax.tree.map(np.testing.assert_array_equal, two.weights, one.weights)

@@ -90,6 +90,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, capfd):
     jax.tree.map(np.testing.assert_array_equal, second.weights, whole[1].weights)
 
 
+def test_a_stop_that_cannot_be_told_is_a_stop(monkeypatch):
+    def fail(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(trainer.os, "write", fail)
+    with trainer._stop_signals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+
+
 def test_a_run_tells_how_it_went(whole):
     folder, result = whole
     lines = read(folder / "metrics.jsonl")

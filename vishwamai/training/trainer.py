@@ -114,11 +114,10 @@ def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
     t, sharding = run.training, _sharding(run)
     tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
     batches = _batches(run, corpus.samples(t.data, tokenizer))
-    if start is not None:
-        _check_start(start, run)
     if start is None:
         state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     else:
+        _check_start(start, run)
         state = state_of(start, run.model, t.optimizer, t.steps)
     saved = Checkpoints(folder / run_folder.CHECKPOINTS, keep=run.logging.keep)
     data = corpus.digests(t.data, tokenizer)
