@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vishwamai.checks import check_number, check_whole
 from vishwamai.cli.status import Status
-from vishwamai.errors import InputError
 
 if TYPE_CHECKING:
     from vishwamai.api import VishwamAI
@@ -41,10 +40,12 @@ class Number:
         """Raises `InputError` for a number out of range. Without a bound, whoever takes it knows its range."""
         if self.least is None:
             return
-        is_over = value > self.least if self.is_open else value >= self.least
-        if not (is_over and math.isfinite(value)):
-            kind, bound = "whole" if self.is_whole else "finite", "over {}" if self.is_open else "{} or more"
-            raise InputError(f"{name} is {value}; it must be a {kind} number, {bound.format(self.least)}")
+        if self.is_whole:
+            check_whole(name, value, self.least)
+        elif self.is_open:
+            check_number(name, value, above=self.least)
+        else:
+            check_number(name, value, self.least)
 
 
 WHOLE, REAL = Number(is_whole=True), Number(is_whole=False)

@@ -9,15 +9,15 @@ replacement (Kool et al., 2019) from the distribution of summed, filtered logpro
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 
+from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
 from vishwamai.generation.decode import constrain_state, find_seen_tokens, read
-from vishwamai.generation.sampling import SamplingArrays, check_whole
+from vishwamai.generation.sampling import SamplingArrays
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -49,9 +49,7 @@ class BeamParams:
         check_whole("num_return", self.num_return, 1, MAX_BEAMS)
         if self.num_return > self.num_beams:
             raise InputError(f"num_return is {self.num_return}, more than the {self.num_beams} beams")
-        real = isinstance(self.length_penalty, int | float) and not isinstance(self.length_penalty, bool)
-        if not real or not math.isfinite(self.length_penalty):
-            raise InputError(f"length_penalty is {self.length_penalty!r}; it must be a number")
+        check_number("length_penalty", self.length_penalty)
         if type(self.early_stopping) is not bool and self.early_stopping != "never":  # 1 is no True here
             raise InputError(f'early_stopping is {self.early_stopping!r}; it must be True, False or "never"')
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import decode
 from vishwamai.generation.beam import BeamParams
@@ -87,8 +88,7 @@ class Generator:
 
         A stream that is closed before its end leaves what it made in the cache.
         """
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"every is {every!r}; it must be a whole number of steps, 1 or more")
+        every = check_whole("every", every, 1)
         request = self._request(prompts, params)
         chunks = self._decode_chunks(weights, request, every, Clock(self.programs), _checked(cache, request))
         return (chunk for gained in chunks for chunk in gained)

@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError, suggestion
 from vishwamai.generation.beam import MAX_BEAMS, BeamParams
 from vishwamai.generation.requests import count_new_tokens
-from vishwamai.generation.sampling import MAX_ID, SamplingParams, check_whole
+from vishwamai.generation.sampling import MAX_ID, SamplingParams
 
 DEFAULT_NEW_TOKENS = 256
 # The sampling options, each with the values that leave the model's distribution as it is, or take the likeliest token.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation.decode import BatchParams
 from vishwamai.generation.programs import bucket
@@ -30,8 +31,7 @@ def count_new_tokens(
     Neither given: `default`. Raises `InputError` where that leaves nothing to make.
     """
     for name, value in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-            raise InputError(f"{name} is {value!r}; it must be a whole number of tokens, 1 or more")
+        check_whole(name, value, 1, optional=True)
     if max_new_tokens is not None:
         if max_length is not None:
             warnings.warn(f"both are given: max_new_tokens={max_new_tokens} wins over {max_length=}", stacklevel=3)

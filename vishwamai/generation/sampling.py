@@ -9,7 +9,6 @@ applies them: penalty, temperature, top-k, top-p, min-p.
 """
 
 import dataclasses
-import math
 import secrets
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.weights.spec import pytree
 
@@ -52,32 +52,14 @@ class SamplingParams:
     def __post_init__(self):
         object.__setattr__(self, "stop", _strings(self.stop))
         object.__setattr__(self, "stop_token_ids", _ids(self.stop_token_ids))
-        _number("temperature", self.temperature, 0.0, math.inf)
+        check_number("temperature", self.temperature, 0)
         check_whole("top_k", self.top_k, -1, 2**31 - 1)
-        _number("top_p", self.top_p, 0.0, 1.0, open_below=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_below=True)
+        check_number("top_p", self.top_p, above=0, most=1)
+        check_number("min_p", self.min_p, 0, 1)
+        check_number("repetition_penalty", self.repetition_penalty, above=0)
         check_whole("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
         check_whole("seed", self.seed, -(2**63), 2**64 - 1, optional=True)
         check_whole("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
-
-
-def _number(name: str, value, low: float, high: float, *, open_below: bool = False) -> None:
-    """Checks a real number; NaN is in no range."""
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):
-        least = f"more than {low:g}" if open_below else f"{low:g} or more"
-        most = "" if high == math.inf else f" and at most {high:g}"
-        raise InputError(f"{name} is {value!r}; it must be a number, {least}{most}")
-
-
-def check_whole(name: str, value, low: int, high: int, *, optional: bool = False) -> None:
-    """Raises `InputError` for what is no whole number of this range; None may stand for an optional one."""
-    if value is None and optional:
-        return
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
 
 
 def _strings(stop) -> tuple[str, ...]:
@@ -90,9 +72,7 @@ def _strings(stop) -> tuple[str, ...]:
 def _ids(ids) -> tuple[int, ...]:
     if not isinstance(ids, list | tuple):
         raise InputError(f"stop_token_ids is {ids!r:.80}; it must be a list of token ids")
-    for i in ids:
-        check_whole("a stop token id", i, 0, MAX_ID)
-    return tuple(int(i) for i in ids)
+    return tuple(check_whole("a stop token id", i, 0, MAX_ID) for i in ids)
 
 
 @pytree

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vishwamai.errors import InputError
+from vishwamai.checks import check_whole
 from vishwamai.generation.programs import Programs, bucket
 from vishwamai.generation.requests import LEAST_PROMPT, pad_rows, put_on_device
 from vishwamai.models import transformer
@@ -32,8 +32,7 @@ def score_rows(
     sharding: Sharding,
 ) -> list[np.ndarray]:
     """The logprobs of each row's tokens but the first, float32, `batch` rows at a time."""
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise InputError(f"batch is {batch!r}; it must be a whole number of rows, 1 or more")
+    batch = check_whole("batch", batch, 1)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     for start in range(0, len(order), batch):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.reasoning.answers import canonical, vote
 from vishwamai.reasoning.budget import Budget
@@ -78,8 +79,7 @@ class IntegratedReasoning:
         if not most_entropy >= 0:
             raise InputError(f"most_entropy is {most_entropy!r}; it must be a number of nats, 0 or more")
         for name, number in (("samples", samples), ("most_chains", most_chains)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise InputError(f"{name} is {number!r}; it must be a whole number, 1 or more")
+            check_whole(name, number, 1)
         self.model: Model = as_model(model)
         self.task, self.samples, self.seed = task_of(task), samples, seed
         self.agreement, self.most_entropy = agreement, most_entropy
@@ -122,8 +122,7 @@ class IntegratedReasoning:
         """The stages as a generator, to be run by `drive.run`."""
         if approach not in APPROACHES:
             raise InputError(f"there is no approach {approach!r}; there are {', '.join(APPROACHES)}")
-        if max_depth is not None and (isinstance(max_depth, bool) or not isinstance(max_depth, int) or max_depth < 1):
-            raise InputError(f"max_depth is {max_depth!r}; it must be a whole number, 1 or more, or None")
+        max_depth = check_whole("max_depth", max_depth, 1, optional=True)
         self.task.read(problem)
         own = budget.within()
         found: list[Solution] = []

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.fork import PoolSizes, fingerprint_model
 from vishwamai.generation.forking import ForkedRow, Forks
@@ -21,7 +22,7 @@ from vishwamai.generation.generator import CHUNK_STEPS as GENERATOR_CHUNK_STEPS
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefixes import Runs
 from vishwamai.generation.programs import READ_LENGTHS
-from vishwamai.generation.sampling import SamplingParams, check_whole
+from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
 from vishwamai.text.continuation import Continuation
 from vishwamai.text.tokenizer import VishwamAITokenizer

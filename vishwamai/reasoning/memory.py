@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.reasoning.likeness import Embed, Likeness
 from vishwamai.reasoning.store import COLUMNS, Store
@@ -36,6 +37,7 @@ class Entry:
     similarity: float | None = None
 
 
+MOST = (1 << 62) - 1  # whole numbers that the file can hold
 Words = Callable[[Entry], tuple[str, ...]]
 
 
@@ -57,11 +59,13 @@ class ThoughtMemory:
         max_values: int | None = None,
         embed: Embed | None = None,
     ):
-        for name, most in {"max_entries": max_entries, "max_bytes": max_bytes, "max_values": max_values}.items():
-            if most is not None and not _is_count(most):
-                raise InputError(f"{name} is {most!r}; it must be a whole number above 0, or None")
+        bounds = {
+            "entries": check_whole("max_entries", max_entries, 1, MOST, optional=True),
+            "bytes": check_whole("max_bytes", max_bytes, 1, MOST, optional=True),
+            "valued": check_whole("max_values", max_values, 1, MOST, optional=True),
+        }
         self._likeness = Likeness(embed)
-        self._store = Store(path, {"entries": max_entries, "bytes": max_bytes, "valued": max_values})
+        self._store = Store(path, bounds)
 
     def value(self, identity: str, task: str, state: Hashable) -> float | None:
         """The mean of the values noted for a state with these weights in this task (name and version), or None."""
@@ -69,8 +73,7 @@ class ThoughtMemory:
 
     def note_value(self, identity: str, task: str, state: Hashable, value: float, visits: int = 1) -> None:
         """Notes what a state was found to be worth, as the mean of so many visits."""
-        if not _is_count(visits):
-            raise InputError(f"visits is {visits!r}; it must be a whole number above 0")
+        visits = check_whole("visits", visits, 1, MOST)
         self._store.note(_key(identity, task, state), _number("value", value), visits)
 
     def add(
@@ -102,8 +105,7 @@ class ThoughtMemory:
 
         Only those of a task and a kind, where these are named. To be recalled is to be used.
         """
-        if not isinstance(n, int) or n < 0:
-            raise InputError(f"n is {n!r}; it must be a whole number, 0 or more")
+        n = check_whole("n", n, 0)
         with self._store.lock:
             likest = self._ranked(_filled("text", text), lambda e: (e.text,), task, kind)[:n]
             self._used([entry for entry, _ in likest])
@@ -115,8 +117,7 @@ class ThoughtMemory:
         Pinned ones first, then the likest to the problem, by their own words or by those of their problem; one that is
         not alike stands there for a priority above 0 only. What does not fit is left out whole.
         """
-        if not isinstance(max_chars, int) or max_chars < 0:
-            raise InputError(f"max_chars is {max_chars!r}; it must be a whole number, 0 or more")
+        max_chars = check_whole("max_chars", max_chars, 0)
         with self._store.lock:
             ranked = self._ranked(_filled("problem", problem), lambda e: (e.text, e.problem or e.text), task, kind)
             chosen: dict[str, Entry] = {}
@@ -131,12 +132,12 @@ class ThoughtMemory:
 
     def promote(self, id: int, by: float) -> None:
         """Raises an entry's priority, or lowers it; infinity pins it. Raises `InputError` for an entry not there."""
-        if not (_is_count(id) and self._store.promote(id, _priority("by", by))):
+        if not (_is_id(id) and self._store.promote(id, _priority("by", by))):
             raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
 
     def forget(self, id: int) -> None:
         """Takes an entry out, a pinned one too. Raises `InputError` for an entry not there."""
-        if not (_is_count(id) and self._store.forget(id)):
+        if not (_is_id(id) and self._store.forget(id)):
             raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
 
     def entries(self) -> list[Entry]:
@@ -203,9 +204,8 @@ def _plain(state: Any) -> Any:
     )
 
 
-def _is_count(number: object) -> bool:
-    """Whether it is a whole number above 0, of a size that the file can hold."""
-    return isinstance(number, int) and 0 < number < 1 << 62
+def _is_id(number: object) -> bool:
+    return isinstance(number, int) and 0 < number <= MOST
 
 
 def _key(identity: str, task: str, state: Hashable) -> tuple[str, str, str]:

@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import BackendError, InputError
-from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, check_whole
+from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams
 from vishwamai.reasoning import replies
 from vishwamai.reasoning.endpoint import Endpoint, EndpointError, TimedOut
 from vishwamai.reasoning.model import Completion, Prompt, Usage, join_prompt, seed_of

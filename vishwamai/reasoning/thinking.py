@@ -7,6 +7,7 @@ is spent stays.
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
@@ -39,11 +40,8 @@ class ChainSettings:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name, least in (("samples", 1), ("wave", 1), ("thinking", 1), ("refinements", 0)):
-            number = getattr(self, name)
-            if number is None and name in ("wave", "thinking"):
-                continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise InputError(f"{name} is {number!r}; it must be a whole number, {least} or more")
+            number = check_whole(name, getattr(self, name), least, optional=name in ("wave", "thinking"))
+            object.__setattr__(self, name, number)
 
     def sampling(self, task: Task) -> SamplingParams:
         """How a chain is drawn: one alone by the likeliest tokens."""

@@ -7,6 +7,7 @@ in `search/`, what a state is worth in `values.py`. It knows no particular model
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.reasoning import values as ways_to_value
 from vishwamai.reasoning.budget import Budget
@@ -100,9 +101,7 @@ class TreeOfThoughts:
 
         Fewer where the model has no others in `DRAWS` times as many draws.
         """
-        n = self.settings.max_branches if n is None else n
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise InputError(f"n is {n!r}; it must be a whole number, 0 or more")
+        n = check_whole("n", self.settings.max_branches if n is None else n, 0)
         tree = self.tree(problem)
         node = _at(tree, steps)
         for _ in range(DRAWS):

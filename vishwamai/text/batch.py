@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vishwamai.checks import check_whole
 from vishwamai.errors import InputError, TokenizerError
 
 Padding = bool | Literal["longest", "max_length"]
@@ -102,9 +103,8 @@ def limits(
     limit = own if max_length is None else max_length
     if limit is None:
         raise InputError("give max_length: this tokenizer does not say how long a text may be")
-    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
-        raise InputError(f"max_length is {limit!r}; it must be a whole number of tokens, at least 1")
-    return int(limit), int(limit) if cuts else None
+    limit = check_whole("max_length", limit, 1)
+    return limit, limit if cuts else None
 
 
 def truncated_lengths(first: int, second: int, limit: int) -> tuple[int, int]:

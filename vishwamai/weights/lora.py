@@ -9,12 +9,12 @@ R rank; a weight `[stacked…, inputs…, outputs…]` has a pair `[stacked…, 
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from vishwamai.checks import check_number
 from vishwamai.errors import ConfigError, InputError
 from vishwamai.weights import spec
 from vishwamai.weights.linear import contract, contract_groups, layout, lookup_rows, materialize
@@ -228,10 +228,10 @@ def select(adapters: Mapping[str, Adapter], names: str | Sequence[str] | Mapping
         if name not in adapters:
             raise InputError(f"there is no adapter {name!r}; loaded are {', '.join(adapters) or 'none'}")
     weights = names if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
-    for name, weight in weights.items():
-        if type(weight) not in (int, float) or not math.isfinite(weight):
-            raise InputError(f"the weight of adapter {name!r} is {weight!r}; it must be a finite number")
-    return [_weighed(adapters[name], weight) for name, weight in weights.items()]
+    return [
+        _weighed(adapters[name], check_number(f"the weight of adapter {name!r}", weight))
+        for name, weight in weights.items()
+    ]
 
 
 def _weighed(adapter: Adapter, weight: float) -> Adapter:

@@ -1,8 +1,8 @@
 """How a tree is searched."""
 
 import dataclasses
-import math
 
+from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 
 WIDEST = 1 << 16  # thoughts of a level: more is a slip, and would ask for memory without end
@@ -31,13 +31,9 @@ class TreeSettings:
 
     def __post_init__(self):
         for name in ("max_branches", "max_depth", "beam_width", "rounds", "expansions"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         for name in ("temperature", "threshold", "exploration"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise InputError(f"{name} is {value!r}; it must be a number, 0 or more")
+            check_number(name, getattr(self, name), 0)
         if self.threshold > 1:
             raise InputError(f"threshold is {self.threshold!r}; it must be a number from 0 to 1, as values are")
         if self.width > WIDEST:
