@@ -10,7 +10,7 @@ from vishwamai.reasoning import drive, tasks
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import Completion, join_prompt
 from vishwamai.reasoning.scripted import Scripted
-from vishwamai.reasoning.task import Task, Verdict, guarded
+from vishwamai.reasoning.task import Task, Verdict, call_safely
 from vishwamai.reasoning.tasks.crosswords import PUZZLES
 
 
@@ -117,13 +117,13 @@ def test_a_task_without_its_five_methods_is_none():
 
 
 def test_a_checker_that_raises_cannot_tell():
-    assert guarded(lambda a, b: Verdict(a == b, "seen"), 1, 1) == (Verdict(True, "seen"), "")
-    assert guarded(lambda text: int(text) > 0, "x") == (
+    assert call_safely(lambda a, b: Verdict(a == b, "seen"), 1, 1) == (Verdict(True, "seen"), "")
+    assert call_safely(lambda text: int(text) > 0, "x") == (
         None,
         "the checker raised ValueError: invalid literal for int() with base 10: 'x'",
     )
     with pytest.raises(KeyboardInterrupt):
-        guarded(_interrupted)
+        call_safely(_interrupted)
 
 
 def _interrupted():

@@ -12,7 +12,7 @@ from vishwamai.errors import InputError
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.drive import Search
 from vishwamai.reasoning.model import Completion, seed_of
-from vishwamai.reasoning.task import Task, guarded
+from vishwamai.reasoning.task import Task, call_safely
 from vishwamai.reasoning.trace import Thought, Trace
 
 
@@ -130,7 +130,7 @@ class Tree:
 
     def given(self, parent: Node, text: str) -> Node | None:
         """The node after a step that is given, or None where the step is wrong; of a known state, its node."""
-        state, _ = guarded(self.task.step, parent.state, text)
+        state, _ = call_safely(self.task.step, parent.state, text)
         known = None if state is None else self._places.get(self._key(state))
         if state is None or known is not None:
             return known
@@ -143,19 +143,18 @@ class Tree:
         return (*parent.path, tried)
 
     def _key(self, state: Any) -> Any:
-        """What tells whether a state was seen before. Raises `InputError` for a task whose states have no such key."""
-        key = self.task.key(state)
+        """The state, by which it is told whether it was seen before. Raises `InputError` where it has no hash."""
         try:
-            hash(key)
+            hash(state)
         except TypeError:
-            kind = type(key).__name__
+            kind = type(state).__name__
             raise InputError(
                 f"a state of the task {self.task.name!r} is a {kind}, which has no hash; make it a tuple or a text"
             ) from None
-        return key
+        return state
 
     def _placed(self, parent: Node, thought: Thought, made: Completion | None) -> Node | None:
-        state, why = guarded(self.task.step, parent.state, thought.text)
+        state, why = call_safely(self.task.step, parent.state, thought.text)
         if state is None:
             thought.status, thought.why = "wrong", why
             self._note(why)
@@ -174,12 +173,12 @@ class Tree:
 
     def _judge(self, node: Node) -> None:
         """Notes whether a node is an answer, and whether it is right."""
-        answer, why = guarded(self.task.answer, self.problem, node.steps, node.state)
+        answer, why = call_safely(self.task.answer, self.problem, node.steps, node.state)
         self._note(why)
         if answer is None:
             return
         node.answer = str(answer)
-        right, why = guarded(self.task.check, self.problem, node.answer)
+        right, why = call_safely(self.task.check, self.problem, node.answer)
         self._note(why)
         node.verified = None if right is None else bool(right)
         node.thought.status = "refuted" if node.verified is False else "answer"

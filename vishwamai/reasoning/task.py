@@ -91,10 +91,6 @@ class Task(abc.ABC):
         """Whether a step of a whole chain takes itself back, so that the next goes on from the state before it."""
         return False
 
-    def key(self, state: State) -> State:
-        """What two states share that are the same place."""
-        return state
-
     def depth_of(self, problem: str) -> int | None:
         """How many steps this problem may take at most."""
         return self.depth
@@ -107,7 +103,7 @@ class Task(abc.ABC):
         if self.marks is None:
             return None
         told = [tuple(t.get(mark, -math.inf) for mark in self.marks) for t in made.likeliest[-2:]]
-        return share(*max(told, key=max, default=(-math.inf, -math.inf)))
+        return yes_probability(*max(told, key=max, default=(-math.inf, -math.inf)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +114,7 @@ class Verdict:
     why: str = ""
 
 
-def share(yes: float, no: float) -> float | None:
+def yes_probability(yes: float, no: float) -> float | None:
     """The probability of the first of two log-probabilities, None where neither is possible."""
     return None if yes == no == -math.inf else 1 / (1 + math.exp(min(no - yes, 700.0)))
 
@@ -126,8 +122,8 @@ def share(yes: float, no: float) -> float | None:
 Checker = Callable[[str], Verdict]
 
 
-def guarded(check: Callable[..., Any], *args: Any) -> tuple[Any, str]:
-    """What a user's checker returns, or None and a sentence where it raises: a broken checker ends no search."""
+def call_safely(check: Callable[..., Any], *args: Any) -> tuple[Any, str]:
+    """Returns what a user's checker returns, or None and a sentence where it raises: a broken one ends no search."""
     try:
         return check(*args), ""
     except Exception as error:

@@ -15,7 +15,7 @@ from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, is_decided
 from vishwamai.reasoning.drive import Search, ask, room
 from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
 from vishwamai.reasoning.solution import Step
-from vishwamai.reasoning.task import Checker, Task, Verdict, guarded
+from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
 
 ANSWER_TOKENS = 48  # of a forced answer
 LEAST_SHARE = 4  # where the budget is small, one token in so many is kept for forced answers
@@ -129,7 +129,7 @@ class Thinking:
 
     def _guarded(self, call: Callable, *args):
         """What a task or a checker says; where it raises, None, and the notes say so."""
-        found, why = guarded(call, *args)
+        found, why = call_safely(call, *args)
         self._note(why)
         return found
 

@@ -21,7 +21,7 @@ from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
 from vishwamai.reasoning.search.settings import TreeSettings
 from vishwamai.reasoning.solution import Solution, Step
 from vishwamai.reasoning.solve import run_until_stopped, solve_all
-from vishwamai.reasoning.task import Task, Verdict, guarded
+from vishwamai.reasoning.task import Task, Verdict, call_safely
 from vishwamai.reasoning.tasks import task_of
 
 DRAWS = 4
@@ -122,7 +122,7 @@ def _judged(tree: Tree, node: Node) -> list[Step]:
     """The steps to a node, each with the task's word on it."""
     if node.parent is None:
         return []
-    verdict, why = guarded(tree.task.judge, node.parent.state, node.thought.text)
+    verdict, why = call_safely(tree.task.judge, node.parent.state, node.thought.text)
     verdict = Verdict(None, why) if verdict is None else verdict
     return [*_judged(tree, node.parent), Step(node.thought.text.strip(), verdict.valid, verdict.why)]
 

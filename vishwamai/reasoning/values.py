@@ -17,7 +17,7 @@ from vishwamai.reasoning.drive import Search, ask, ask_features, ask_scores
 from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Completion, pieces, seed_of
-from vishwamai.reasoning.task import guarded, share
+from vishwamai.reasoning.task import call_safely, yes_probability
 
 WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
 
@@ -38,7 +38,7 @@ def inline() -> Values:
             before = [pieces(task.prompt(tree.problem, node.steps[:-1])) for node in given]
             prompts = [(*prompt, text) for prompt, text in zip(before, bare, strict=True)]
             scores = yield from ask_scores(tree.budget, prompts, [task.marks] * len(given))
-            found |= {node: share(*pair) for node, pair in zip(given, scores, strict=True)}
+            found |= {node: yes_probability(*pair) for node, pair in zip(given, scores, strict=True)}
         return [0.5 if found.get(node) is None else found[node] for node in nodes]
 
     return _of_kind("inline", values)
@@ -53,7 +53,7 @@ def token(question: str, yes: str = " yes", no: str = " no") -> Values:
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         prompts = [(*_pieces(tree, node), question) for node in nodes]
         scores = yield from ask_scores(tree.budget, prompts, [(yes, no)] * len(nodes))
-        return [share(of, against) for of, against in scores]
+        return [yes_probability(of, against) for of, against in scores]
 
     return _of_kind(f"token {question!r} {yes!r} {no!r}", values)
 
@@ -108,7 +108,7 @@ def program(value: Callable[[str, Any], float]) -> Values:
     def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
         found = []
         for node in nodes:
-            number, why = guarded(lambda state: float(value(tree.problem, state)), node.state)
+            number, why = call_safely(lambda state: float(value(tree.problem, state)), node.state)
             found.append(0.0 if number is None else number)
             if why and why not in tree.notes:
                 tree.notes.append(why)
@@ -128,7 +128,7 @@ def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
 
     def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         name = f"{tree.task.name}: {kind}"
-        keys = [(tree.problem if tree.task.scoped else "", tree.task.key(node.state)) for node in nodes]
+        keys = [(tree.problem if tree.task.scoped else "", node.state) for node in nodes]
         known = [_kept(tree, memory.value, identity, name, key) for key in keys]
         missing = [node for node, value in zip(nodes, known, strict=True) if value is None]
         new = iter((yield from values(tree, missing)) if missing else [])

@@ -11,7 +11,7 @@ from vishwamai.errors import DataError, InputError
 from vishwamai.reasoning import exact
 from vishwamai.reasoning.equations import Side, calculation, equations, holds
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.task import Checker, Verdict, guarded
+from vishwamai.reasoning.task import Checker, Verdict, call_safely
 
 MAX_CHARACTERS = 4000  # of a line that is looked at
 ANNOTATION = re.compile(r"<<([^<>]*)>>")
@@ -164,7 +164,7 @@ def check_steps(steps: Sequence[str], checker: Checker) -> list[Verdict]:
 
 def _verdict(checker: Checker, text: str) -> Verdict:
     """A checker's word; one that raises, or gives something else, cannot tell."""
-    verdict, why = guarded(checker, text)
+    verdict, why = call_safely(checker, text)
     if isinstance(verdict, Verdict):
         return verdict
     return Verdict(None, why or f"the checker gave {verdict!r}, which is no Verdict")

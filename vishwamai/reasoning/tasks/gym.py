@@ -7,7 +7,7 @@ It knows no data set by name: whatever has length, entries and `score_answer` wi
 from typing import Any, Protocol
 
 from vishwamai.errors import BackendError, DataError, InputError
-from vishwamai.reasoning.task import guarded
+from vishwamai.reasoning.task import call_safely
 from vishwamai.reasoning.tasks.text import FreeText
 
 
@@ -60,7 +60,7 @@ class Gym(FreeText):
         entry = self._entry(problem.strip())
         if entry is None:
             return None
-        score, _ = guarded(lambda: float(self.dataset.score_answer(answer=answer, entry=entry)))
+        score, _ = call_safely(lambda: float(self.dataset.score_answer(answer=answer, entry=entry)))
         return score >= self.threshold if score is not None and 0 <= score <= 1 else None
 
     def _entry(self, question: str) -> dict[str, Any] | None:

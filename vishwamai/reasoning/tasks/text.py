@@ -11,7 +11,7 @@ from typing import Any
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning.model import Prompt
-from vishwamai.reasoning.task import Checker, Task, Verdict, guarded
+from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
 from vishwamai.reasoning.verify import check_steps
 from vishwamai.text.chat import render
 
@@ -91,7 +91,7 @@ class FreeText(Task):
         if not plain:
             return None
         if self.checker is not None:
-            verdict, _ = guarded(self.checker, plain)
+            verdict, _ = call_safely(self.checker, plain)
             if getattr(verdict, "valid", None) is False:
                 return None
         return *state, " ".join(plain.split()).casefold()
@@ -109,7 +109,7 @@ class FreeText(Task):
 
     def check(self, problem: str, answer: str) -> bool | None:
         """What `final` says; None without one."""
-        return None if self.final is None else guarded(self.final, problem, answer)[0]
+        return None if self.final is None else call_safely(self.final, problem, answer)[0]
 
     def split(self, text: str) -> list[str]:
         """The steps of a chain, up to where the model goes on to another question."""
