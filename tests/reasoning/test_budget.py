@@ -8,7 +8,7 @@ import pytest
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning import drive
-from vishwamai.reasoning.budget import LIMITS, Budget, Spent
+from vishwamai.reasoning.budget import LIMITS, Budget, BudgetExhausted
 from vishwamai.reasoning.chain import ChainOfThought
 from vishwamai.reasoning.proposals import distinct, proposed, sampled
 from vishwamai.reasoning.scripted import Scripted
@@ -32,28 +32,27 @@ def test_what_is_left():
     budget = Budget(tokens=10, seconds=5, clock=clock)
     budget.spend(tokens=4, calls=1)
     clock.now = 12.0
-    assert [budget.left(name) for name in LIMITS] == [6, math.inf, 3.0, math.inf]
-    assert (budget.seconds, budget.deadline, budget.spent) == (2.0, 15.0, {"tokens": 4, "calls": 1, "nodes": 0})
+    assert [budget.remaining(name) for name in LIMITS] == [6, math.inf, 3.0, math.inf]
+    assert (budget.elapsed, budget.deadline, budget.spent) == (2.0, 15.0, {"tokens": 4, "calls": 1, "nodes": 0})
     budget.spend(tokens=40)
     clock.now = 99.0
-    assert budget.left("tokens") == budget.left("seconds") == 0
-    assert Budget().deadline is None and Budget().left("seconds") == math.inf
+    assert budget.remaining("tokens") == budget.remaining("seconds") == 0
+    assert Budget().deadline is None and Budget().remaining("seconds") == math.inf
 
 
 def test_a_budget_within_another():
     clock = Ticks()
     outer = Budget(tokens=10, calls=9, seconds=5, clock=clock)
     clock.now = 11.0
-    inner = outer.within(tokens=20, calls=2, seconds=9)
-    assert (inner.left("tokens"), inner.left("calls"), inner.deadline, inner.seconds) == (10, 2, 15.0, 0.0)
+    inner = outer.sub_budget(tokens=20, calls=2, seconds=9)
+    assert (inner.remaining("tokens"), inner.remaining("calls"), inner.deadline, inner.elapsed) == (10, 2, 15.0, 0.0)
     inner.spend(tokens=3, nodes=2)
-    other = outer.within(seconds=1)
-    assert (other.left("tokens"), other.deadline, other.spent["tokens"]) == (7, 12.0, 0)
+    other = outer.sub_budget(seconds=1)
+    assert (other.remaining("tokens"), other.deadline, other.spent["tokens"]) == (7, 12.0, 0)
     assert outer.spent == {"tokens": 3, "calls": 0, "nodes": 2} == inner.spent
-    anew = inner.fresh()
-    assert anew.limits == inner.limits and anew.spent["tokens"] == 0 and anew.left("tokens") == 7
-    inner.within().within().spend(tokens=7)
-    with pytest.raises(Spent, match="the budget of tokens is spent"):
+    assert outer.sub_budget().remaining("tokens") == 7
+    inner.sub_budget().sub_budget().spend(tokens=7)
+    with pytest.raises(BudgetExhausted, match="the budget of tokens is spent"):
         other.check()
 
 
@@ -66,8 +65,8 @@ def test_a_limit_that_is_reached_is_named(name):
         clock.now += 2
     else:
         budget.spend(**{name: 2})
-    with pytest.raises(Spent) as spent:
-        budget.within(tokens=5).check()
+    with pytest.raises(BudgetExhausted) as spent:
+        budget.sub_budget(tokens=5).check()
     assert spent.value.limit == name
 
 
@@ -79,8 +78,8 @@ def test_limits_that_are_none(limit):
     with pytest.raises(InputError, match=f"the budget's {next(iter(limit))} is .*; it must be a .*number, 0 or more"):
         Budget(**limit)
     with pytest.raises(InputError, match="the budget's"):
-        Budget().within(**limit)
-    assert Budget(tokens=5.0, seconds=0.5, calls=math.inf).left("tokens") == 5
+        Budget().sub_budget(**limit)
+    assert Budget(tokens=5.0, seconds=0.5, calls=math.inf).remaining("tokens") == 5
 
 
 def test_an_unknown_limit_is_refused(land):
@@ -194,14 +193,14 @@ def test_searches_in_step_do_not_overdraw_a_budget_together(land):
     def search(budget, words):
         try:
             [row] = yield from drive.ask(budget, ["x"], [3], drive.SamplingParams(max_tokens=4), [0])
-        except Spent as spent:
+        except BudgetExhausted as spent:
             return spent.limit
         asked.append(len(row))
         return sum(c.tokens for c in row)
 
     budget = Budget(tokens=21)
     model = Scripted(lambda prompt, n: ["two words"] * n)
-    found = drive.run(model, [search(budget.within(), 2) for _ in range(3)])
+    found = drive.run(model, [search(budget.sub_budget(), 2) for _ in range(3)])
     assert found == [6, 6, 4] and asked == [3, 3, 2]  # 9 are left in the end, and a third of 4 may not fit
     assert budget.spent["tokens"] == 16 and model.usage.calls == 3
 

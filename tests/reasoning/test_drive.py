@@ -5,7 +5,7 @@ import pytest
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive
-from vishwamai.reasoning.budget import Budget, Spent
+from vishwamai.reasoning.budget import Budget, BudgetExhausted
 from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.scripted import Scripted
 
@@ -141,7 +141,7 @@ def test_a_budget_knows_that_less_was_made_than_was_wanted():
     def short(n, words, **limits):
         budget, model = Budget(**limits), Scripted(lambda prompt, many: [words] * many)
         drive.run(model, [asks("a", 1, (n,), budget, SamplingParams(max_tokens=4))])
-        return budget.short
+        return budget.truncated_by
 
     assert short(2, "one two", tokens=8) is None and short(2, "one two", tokens=7) == "tokens"
     assert short(1, "1 2 3 4", tokens=3) == "tokens" and short(1, "1 2", tokens=3) is None
@@ -157,6 +157,6 @@ def test_what_a_deadline_cut_off_is_noted():
             return [[Completion(text="half", tokens=1, finish_reason="length")] * many for many in n]
 
     budget = Budget(seconds=3, clock=lambda: now[0])
-    assert drive.run(Late({}), [asks("a", 1, budget=budget)]) == [[[["half"]]]] and budget.short == "seconds"
-    with pytest.raises(Spent, match="seconds"):
+    assert drive.run(Late({}), [asks("a", 1, budget=budget)]) == [[[["half"]]]] and budget.truncated_by == "seconds"
+    with pytest.raises(BudgetExhausted, match="seconds"):
         drive.run(Late({}), [asks("a", 1, budget=budget)])

@@ -190,7 +190,7 @@ def test_a_choice_that_the_budget_did_not_hold_can_be_drawn_again():
     mine = TreeOfThoughts(model, task="countdown")
     tree = mine.tree("9 from 1 2", Budget(tokens=8 + 24 + 7))
     drive.run(model, [tree.expand([tree.root], [2])])
-    assert tree.root.choices == {" 1 + 2"} and tree.budget.short == "tokens"
+    assert tree.root.choices == {" 1 + 2"} and tree.budget.truncated_by == "tokens"
 
 
 WRONG = Completion(text="wrong way", tokens=2)

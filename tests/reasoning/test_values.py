@@ -8,7 +8,7 @@ import pytest
 
 from vishwamai.errors import DataError, InputError
 from vishwamai.reasoning import drive, values
-from vishwamai.reasoning.budget import Budget, Spent
+from vishwamai.reasoning.budget import Budget, BudgetExhausted
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.proposals import sampled
@@ -94,7 +94,7 @@ def test_words_that_were_never_said_say_nothing(land):
     assert valued(values.text("So?"), model, land())[0] == [1.0, 1.0]
     model = Scripted(lambda prompt, n: ["likely"] * n)
     found, tree = valued(values.text("So?"), model, land(), budget=Budget(tokens=50))
-    assert found == [0.5, None] and tree.budget.short == "tokens"
+    assert found == [0.5, None] and tree.budget.truncated_by == "tokens"
 
 
 class Residuals(Scripted):
@@ -115,7 +115,7 @@ def test_a_head_reads_residuals(land):
     found, tree = valued(values.head(weights, 0.125), model, land(), "abc")
     assert found == pytest.approx([1 / (1 + math.exp(-0.125)), 1 / (1 + math.exp(1.375)), 1.0], rel=1e-12)
     assert model.asked == [["x\na\n", "x\nb\n", "x\nc\n"]] and tree.budget.spent["calls"] == 1
-    with pytest.raises(Spent, match="calls"):
+    with pytest.raises(BudgetExhausted, match="calls"):
         valued(values.head(weights), model, land(), budget=Budget(calls=0))
     with pytest.raises(
         InputError, match="a Scripted shows no residuals, which a learned head reads: take other values"

@@ -98,7 +98,7 @@ class ChainOfThought:
     def search(self, problem: str, budget: Budget, show_work: bool = True, validate: bool = True) -> Search[Solution]:
         """The chains as a generator, to be run by `drive.run` or as a part of another."""
         self.task.read(problem)
-        own = budget.within()
+        own = budget.sub_budget()
         thinking = Thinking(self.task, self.settings, self.checker, problem, own, validate)
         stopped = yield from run_until_stopped(thinking.write(), own, thinking.notes, lambda: bool(thinking.chains))
         if stopped is None and thinking.short:
@@ -126,7 +126,7 @@ class ChainOfThought:
             stopped=stopped,
             tokens=budget.spent["tokens"],
             calls=budget.spent["calls"],
-            seconds=round(budget.seconds, 6),
+            seconds=round(budget.elapsed, 6),
             trace=trace,
             notes=tuple(thinking.notes),
         )

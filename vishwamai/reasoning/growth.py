@@ -79,23 +79,23 @@ class Tree:
     def expand(self, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[Node]]:
         """New nodes after `n[i]` thoughts of node i: those that are right steps and lead to states not seen before.
 
-        Raises `Spent` where the budget allows none.
+        Raises `BudgetExhausted` where the budget allows none.
         """
         self.budget.check()
-        wanted, n = n, _within(n, self.budget.left("nodes"))
+        wanted, n = n, _within(n, self.budget.remaining("nodes"))
         proposed = yield from self._proposals(self, nodes, n)
         new, less = [], sum(n) < sum(wanted)
         for node, thoughts in zip(nodes, proposed, strict=True):
             node.draws += 1
             if node.thought.status in ("open", "kept"):
                 node.thought.status = "expanded"
-            [room] = _within([len(thoughts)], self.budget.left("nodes"))  # others may spend from the same budget
+            [room] = _within([len(thoughts)], self.budget.remaining("nodes"))  # others may spend from the same budget
             less = less or room < len(thoughts)
             new += [child for made in thoughts[:room] if (child := self._child(node, made)) is not None]
             for made in thoughts[room:]:
                 self.left(node, made, "open", "no node was left in the budget")
         if less:
-            self.budget.short = "nodes"
+            self.budget.truncated_by = "nodes"
         live = [node for node in new if node.answer is None]
         if live:
             yield from self.value(live)
@@ -118,13 +118,13 @@ class Tree:
     def _child(self, parent: Node, made: Completion) -> Node | None:
         """The node of a thought, or None where it is wrong or leads to a known state; the trace has it either way."""
         thought = self.trace.add(Thought(self._place(parent), made.text, tokens=made.tokens, logprob=made.logprob))
-        thought.seconds = round(self.budget.seconds, 6)
+        thought.seconds = round(self.budget.elapsed, 6)
         self.budget.spend(nodes=1)
         return self._placed(parent, thought, made)
 
     def left(self, parent: Node, made: Completion, status: str, why: str) -> None:
         """Notes what was made at a state and is no thought of its own, for the trace to have all tokens."""
-        seconds = round(self.budget.seconds, 6)
+        seconds = round(self.budget.elapsed, 6)
         told = {"tokens": made.tokens, "logprob": made.logprob, "status": status, "why": why, "seconds": seconds}
         self.trace.add(Thought(self._place(parent), made.text, **told))
 

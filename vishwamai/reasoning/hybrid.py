@@ -124,12 +124,12 @@ class IntegratedReasoning:
             raise InputError(f"there is no approach {approach!r}; there are {', '.join(APPROACHES)}")
         max_depth = check_whole("max_depth", max_depth, 1, optional=True)
         self.task.read(problem)
-        own = budget.within()
+        own = budget.sub_budget()
         found: list[Solution] = []
         stages: list[str] = []
         stopped = None
         for solver in self._stages(problem, approach, max_depth, found):
-            stage = own.within()
+            stage = own.sub_budget()
             try:
                 found.append((yield from solver.search(problem, stage)))
             except FAILURES as error:
@@ -226,7 +226,7 @@ def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], sto
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         stopped=stopped,
         stages=tuple(stages),
-        seconds=round(budget.seconds, 6),
+        seconds=round(budget.elapsed, 6),
         **{name: budget.spent[name] for name in ("tokens", "calls", "nodes")},
     )
     if whole.trace is not None:

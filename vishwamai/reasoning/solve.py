@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vishwamai.reasoning.budget import Budget, Spent
+from vishwamai.reasoning.budget import Budget, BudgetExhausted
 from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.model import Model
 from vishwamai.reasoning.solution import Solution, failed
@@ -21,7 +21,7 @@ def solve_all(
     A problem whose search fails has a solution that says so, without an answer.
     """
     shared = Budget() if budget is None else budget
-    searches = [search(problem, shared.within(**(each or {}))) for problem in problems]
+    searches = [search(problem, shared.sub_budget(**(each or {}))) for problem in problems]
     return run(model, searches, lambda i, error: failed(problems[i], method, error))
 
 
@@ -34,10 +34,10 @@ def run_until_stopped(
     """
     try:
         yield from search
-    except Spent as spent:
-        return spent.limit
+    except BudgetExhausted as error:
+        return error.limit
     except FAILURES as error:
-        is_late = budget.left("seconds") <= 0  # a model that gives nothing in time fails
+        is_late = budget.remaining("seconds") <= 0  # a model that gives nothing in time fails
         if not is_late and not has_results():
             raise
         if not is_late:

@@ -12,7 +12,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, is_decided
-from vishwamai.reasoning.drive import Search, ask, room
+from vishwamai.reasoning.drive import Search, ask, wait_for_tokens
 from vishwamai.reasoning.model import Completion, Prompt, pieces, seed_of
 from vishwamai.reasoning.solution import Step
 from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
@@ -99,11 +99,15 @@ class Thinking:
 
     def _room(self, n: int) -> Search[None]:
         """Waits for the tokens of so many chains while other problems hold them."""
-        return (yield from room(self.budget, n * ((self._how.max_tokens or self.task.chain_tokens) + ANSWER_TOKENS)))
+        return (
+            yield from wait_for_tokens(
+                self.budget, n * ((self._how.max_tokens or self.task.chain_tokens) + ANSWER_TOKENS)
+            )
+        )
 
     def _afforded(self, n: int) -> tuple[int, SamplingParams]:
         """How many chains the budget's tokens hold, and how long, so that each can still be made to answer."""
-        left, most = self.budget.left("tokens"), self._how.max_tokens or self.task.chain_tokens
+        left, most = self.budget.remaining("tokens"), self._how.max_tokens or self.task.chain_tokens
         if left == float("inf"):
             return n, self._how
         kept = min(ANSWER_TOKENS, int(left) // LEAST_SHARE)
@@ -125,7 +129,7 @@ class Thinking:
         answer = None if answer is None else str(answer)
         right = None if answer is None else self._guarded(self.task.check, self.problem, answer)
         verified = None if right is None else bool(right)
-        return Chain(path, made.text, answer, verified, made.tokens, made.logprob, round(self.budget.seconds, 6))
+        return Chain(path, made.text, answer, verified, made.tokens, made.logprob, round(self.budget.elapsed, 6))
 
     def _guarded(self, call: Callable, *args):
         """What a task or a checker says; where it raises, None, and the notes say so."""

@@ -79,7 +79,7 @@ class TreeOfThoughts:
 
     def search(self, problem: str, budget: Budget) -> Search[Solution]:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
-        tree = self.tree(problem, budget.within())  # what is spent in it is the problem's own
+        tree = self.tree(problem, budget.sub_budget())  # what is spent in it is the problem's own
         if (needed := self.task.depth_of(problem) or 0) > self.settings.max_depth:
             tree.notes.append(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
         stopped = None
@@ -87,7 +87,7 @@ class TreeOfThoughts:
             search = SEARCHES[self.method].search(tree, self.settings)
             stopped = yield from run_until_stopped(search, tree.budget, tree.notes, lambda: bool(tree.answers))
         if stopped is None and not (tree.solved and self.settings.stop_early):
-            stopped = tree.budget.short
+            stopped = tree.budget.truncated_by
         return solution(tree, stopped)
 
     def tree(self, problem: str, budget: Budget | None = None) -> Tree:
@@ -153,7 +153,7 @@ def solution(tree: Tree, stopped: str | None) -> Solution:
         tokens=spent["tokens"],
         calls=spent["calls"],
         nodes=spent["nodes"],
-        seconds=round(tree.budget.seconds, 6),
+        seconds=round(tree.budget.elapsed, 6),
         trace=tree.trace,
         notes=tuple(tree.notes),
     )
