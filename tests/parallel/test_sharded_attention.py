@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vishwamai.errors import BackendError
 from vishwamai.ops.attention import attention
 from vishwamai.parallel.attention import sharded_attention
 from vishwamai.parallel.mesh import make_mesh
@@ -64,6 +65,11 @@ def test_cached_rows_and_sizes_that_do_not_divide():
 def test_no_mesh_is_plain_attention():
     q, k, v = arrays(4, B=1, T=5, S=5)
     np.testing.assert_array_equal(sharded_attention(q, k, v, SINGLE), attention(q, k, v))
+
+
+def test_the_kernel_by_name_is_refused_on_devices_that_are_no_tpus():
+    with pytest.raises(BackendError, match="runs on TPU alone"):
+        sharded_attention(*arrays(4), Sharding(make_mesh(**MESHES["fsdp"])), implementation="splash")
 
 
 @pytest.mark.tpu_aot

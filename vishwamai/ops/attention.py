@@ -11,8 +11,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.ops.flash import blockwise
@@ -106,12 +104,14 @@ def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Place
     if implementation == "splash":
         if reason:
             raise BackendError(f"the splash kernel cannot run here: {reason}; use implementation='blockwise' or None")
-        return partial(_by_platform, default=_needs_tpu)
+        if jax.sharding.get_abstract_mesh().empty:  # over a mesh, `parallel.attention` knows the devices
+            check_splash_platform(jax.default_backend())
+        return _splash
     if implementation is not None:
         return {"reference": reference, "blockwise": blockwise}[implementation]
     if q_BTNH.shape[1] <= SHORT:
         return reference
-    return blockwise if reason else partial(_by_platform, default=blockwise)
+    return blockwise if reason else _by_platform
 
 
 def why_no_splash(rule: Rule, q_BTNH: Array, places: Places) -> str | None:
@@ -125,34 +125,24 @@ def why_no_splash(rule: Rule, q_BTNH: Array, places: Places) -> str | None:
     return None
 
 
-def _needs_tpu(rule: Rule, q, k, v, places: Places, sinks):
-    """Stands where splash would, in a program for another platform: it is refused when it is compiled."""
-    return jnp.zeros_like(q) + _refusal.bind(jnp.zeros((), q.dtype))
+def check_splash_platform(platform: str) -> None:
+    """Raises `BackendError` for a platform that the splash kernel does not run on."""
+    if platform != "tpu":
+        raise BackendError(
+            "the splash kernel runs on TPU alone, and this program is compiled for another platform; "
+            "use implementation='blockwise' or None"
+        )
 
 
-def _refuse(*_):
-    raise BackendError(
-        "the splash kernel runs on TPU alone, and this program is compiled for another platform; "
-        "use implementation='blockwise' or None"
-    )
-
-
-_refusal = Primitive("splash_needs_a_tpu")
-_refusal.def_impl(_refuse)
-_refusal.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_refusal, _refuse)
-
-
-def _by_platform(rule: Rule, q, k, v, places: Places, sinks, *, default):
+def _splash(rule: Rule, q, k, v, places: Places, sinks):
     from vishwamai.ops.splash import splash  # with all of Pallas, for which what is short need not wait
 
-    def on_tpu(q, k, v, places, sinks):
-        return splash(rule, q, k, v, places, sinks)
+    return splash(rule, q, k, v, places, sinks)
 
-    def elsewhere(q, k, v, places, sinks):
-        return default(rule, q, k, v, places, sinks)
 
-    return jax.lax.platform_dependent(q, k, v, places, sinks, tpu=on_tpu, default=elsewhere)
+def _by_platform(rule: Rule, q, k, v, places: Places, sinks):
+    args = (q, k, v, places, sinks)
+    return jax.lax.platform_dependent(*args, tpu=partial(_splash, rule), default=partial(blockwise, rule))
 
 
 def _check(q, k, v, q_positions, kv_positions, window, implementation) -> None:

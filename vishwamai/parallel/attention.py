@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from vishwamai.ops.attention import attention
+from vishwamai.ops.attention import attention, check_splash_platform
 from vishwamai.parallel.sharding import Sharding
 
 Array = jax.Array
@@ -25,6 +25,8 @@ def sharded_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, sharding: Sha
     """
     if sharding.mesh is None:
         return attention(q_BTNH, k_BSKH, v_BSKH, **options)
+    if options.get("implementation") == "splash":
+        check_splash_platform(sharding.mesh.devices.flat[0].platform)
     if options.get("kv_segments_BS") is options.get("q_segments_BT") and "kv_positions_BS" not in options:
         options.pop("kv_segments_BS", None)  # one array outside is one array inside the map: kernels ask for that
     split = sharding.spec("batch", None, "heads", None, shape=q_BTNH.shape)
