@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vishwamai.reasoning.choose import Chain, is_decided, latest_attempts, select_answer
+from vishwamai.reasoning.choose import Chain, best_attempts, is_decided, select_answer
 
 
 def chain(i, answer, verified=None, *, tokens=1, logprob=0.0, mended=0) -> Chain:
@@ -78,10 +78,10 @@ def test_a_mended_chain_votes_once_by_its_best_attempt():
     first = [chain(0, "5", False), chain(1, "6", None), chain(2, "7", True), chain(3, "8", None)]
     later = [chain(0, "9", None, mended=1), chain(1, "6.5", None, mended=1), chain(2, None, mended=1)]
     last = [chain(0, "10", False, mended=2), chain(3, None, mended=1)]
-    stand = latest_attempts([*first, *later, *last])
+    stand = best_attempts([*first, *later, *last])
     assert [c.answer for c in stand] == ["9", "6.5", "7", "8"]
     assert [c.path for c in stand] == [(0, 0), (1, 0), (2,), (3,)]
-    assert [c.answer for c in latest_attempts([chain(0, None), chain(0, None, mended=1)])] == [None]
+    assert [c.answer for c in best_attempts([chain(0, None), chain(0, None, mended=1)])] == [None]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ Votes are among answers that are equal (`answers.canonical`). A chain that was r
 import dataclasses
 from collections.abc import Sequence
 
-from vishwamai.reasoning.answers import Group, canonical, from_logprobs, vote
+from vishwamai.reasoning.answers import equal, from_logprobs, vote
 
 CHOICES = ("vote", "best")
 WEIGHTS = ("count", "logprob", "verifier")
-RANK = {True: 2, None: 1, False: 0}
+VERIFIED_WEIGHT = {True: 1.0, None: 0.5, False: 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,71 +28,68 @@ class Chain:
     logprob: float
     seconds: float = 0.0
 
+    @property
+    def rank(self) -> float:
+        """What the answer is worth by the verifier's word alone; -1 without an answer."""
+        return -1.0 if self.answer is None else VERIFIED_WEIGHT[self.verified]
 
-def latest_attempts(chains: Sequence[Chain]) -> list[Chain]:
-    """The chain that stands for each drawn one: a right attempt, else the latest with an answer that is not refuted."""
-    lines: dict[int, Chain] = {}
+
+def best_attempts(chains: Sequence[Chain]) -> list[Chain]:
+    """Returns the best of each sampled chain and the attempts to refine it: the highest in rank, of equals the last."""
+    best: dict[int, Chain] = {}
     for chain in chains:
-        before = lines.get(chain.path[0])
-        if before is None or _worth(chain) >= _worth(before):
-            lines[chain.path[0]] = chain
-    return list(lines.values())
-
-
-def _worth(chain: Chain) -> int:
-    return -1 if chain.answer is None else RANK[chain.verified]
+        sample = chain.path[0]
+        if sample not in best or chain.rank >= best[sample].rank:
+            best[sample] = chain
+    return list(best.values())
 
 
 def select_answer(chains: Sequence[Chain], choose: str, weights: str) -> tuple[Chain | None, float | None]:
-    """The chain whose answer is submitted, and the share of all chains' weight that is for it.
+    """Returns the chain whose answer is submitted, and the share of all chains' weight that agrees with it.
 
-    With "best", those that a program calls right stand before those that it says nothing of, and refuted ones come
-    last; how sure it is, is then the program's word where there is one.
+    With "best", only the chains of the highest rank have a vote: those with a right answer, or else those that nobody
+    can check, or else the refuted ones. Where the task's checker knows, its word replaces the share.
     """
-    lines = latest_attempts(chains)
-    if len(lines) < 2:
-        only = lines[0] if lines else None
+    attempts = best_attempts(chains)
+    if len(attempts) < 2:
+        only = attempts[0] if attempts else None
         return only, None if only is None or only.verified is None else float(only.verified)
-    highest = max(map(_worth, lines))
-    electable = lines if choose == "vote" else [chain for chain in lines if _worth(chain) == highest]
-    groups = vote([chain.answer for chain in electable], _weights(electable, weights))
+    highest = max(chain.rank for chain in attempts)
+    voters = attempts if choose == "vote" else [chain for chain in attempts if chain.rank == highest]
+    groups = vote([chain.answer for chain in voters], _vote_weights(voters, weights))
     if not groups:
-        return lines[0], 0.0
-    best = electable[groups[0].members[0]]
+        return attempts[0], 0.0
+    best = voters[groups[0].members[0]]
     if choose == "best" and best.verified is not None:
         return best, float(best.verified)
-    return best, _share(groups[0], lines, weights)
+    all_weights = _vote_weights(attempts, weights)
+    agree = [
+        weight
+        for chain, weight in zip(attempts, all_weights, strict=True)
+        if chain.answer is not None and equal(chain.answer, groups[0].answer)
+    ]
+    return best, sum(agree) / (sum(all_weights) or 1.0)
 
 
-def _share(group: Group, lines: Sequence[Chain], weights: str) -> float:
-    """A group's part of all weight, that of chains without an answer too."""
-    own = _weights(lines, weights)
-    agree = [w for w, chain in zip(own, lines, strict=True) if _same(chain.answer, group.answer)]
-    return sum(agree) / (sum(own) or 1.0)
-
-
-def _same(answer: str | None, other: str) -> bool:
-    return answer is not None and canonical(answer) == canonical(other)
-
-
-def is_decided(chains: Sequence[Chain], left: int, choose: str, weights: str) -> bool:
-    """Whether `left` more chains could not change the answer.
+def is_decided(chains: Sequence[Chain], remaining: int, choose: str, weights: str) -> bool:
+    """Whether so many more chains could not change the answer.
 
     With "best", that is where one is right, and where no program can tell, like a vote: where the lead is greater than
-    what is left. Weights other than counts are known when all chains are.
+    what remains. Weights other than counts are known only when all chains are.
     """
-    lines = latest_attempts(chains)
-    if choose == "best" and any(chain.verified is not None for chain in lines if chain.answer is not None):
-        return any(chain.verified for chain in lines)
+    attempts = best_attempts(chains)
+    if choose == "best" and any(chain.verified is not None for chain in attempts if chain.answer is not None):
+        return any(chain.verified for chain in attempts)
     if weights != "count":
         return False
-    votes = [len(group.members) for group in vote([chain.answer for chain in lines])] + [0, 0]
-    return votes[0] - votes[1] > left
+    votes = [len(group.members) for group in vote([chain.answer for chain in attempts])] + [0, 0]
+    return votes[0] - votes[1] > remaining
 
 
-def _weights(chains: Sequence[Chain], weights: str) -> list[float]:
-    if weights == "logprob":  # of the mean, for what is drawn is there in proportion to its probability already
+def _vote_weights(chains: Sequence[Chain], weights: str) -> list[float]:
+    """Returns the weight of each chain's vote."""
+    if weights == "logprob":  # the mean of a chain's tokens: chains are sampled in proportion to the sum already
         return from_logprobs([chain.logprob for chain in chains], [max(chain.tokens, 1) for chain in chains])
     if weights == "verifier":
-        return [RANK[chain.verified] / 2 for chain in chains]
+        return [VERIFIED_WEIGHT[chain.verified] for chain in chains]
     return [1.0] * len(chains)

@@ -10,7 +10,7 @@ from vishwamai.reasoning.trace import Trace
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of the work shown; `valid` is a checker's word, None where none could tell."""
+    """One step of the work; `valid` is a checker's verdict, None where it cannot tell."""
 
     text: str
     valid: bool | None = None
@@ -21,13 +21,12 @@ class Step:
 class Solution:
     """The answer submitted for a problem, and what it took.
 
-    `verified` is the final checker's word on the answer, None where there is no checker. `stopped` names the limit of
-    the budget, or the failure, that ended the search early: the answer is then the best so far. `candidates` are all
-    answers that were found, the submitted one first; `samples` has the answer of each chain, None where it has none; of
-    integrated reasoning those of all stages, each answer of a search among them.
-    `confidence` is the share of the chains that agree with the answer, or the value of the state that it came from; 1
-    or 0 where a program's word decided; None for one chain that nobody judged. `tokens` and `calls` are the problem's
-    own.
+    `verified` is the final checker's verdict on the answer, None where there is no checker. `stopped` names the limit
+    of the budget, or the failure, that ended the search early: the answer is then the best so far. `candidates` are all
+    distinct answers, the submitted one first; `samples` has the answer of each chain, None where it has none (of
+    integrated reasoning, those of all stages, with each answer of a search). `confidence` is the share of the chains
+    that agree with the answer, or the value of the state that it came from; 1 or 0 where a program decided; None for a
+    single chain that nothing checked.
     """
 
     problem: str
@@ -69,11 +68,11 @@ class Solution:
 
     def summary(self) -> dict[str, Any]:
         """The figures, without trace and work."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("trace", "steps")]
-        return {name: getattr(self, name) for name in (*names, "agreement")}
+        figures = {name: value for name, value in vars(self).items() if name not in ("trace", "steps")}
+        return figures | {"agreement": self.agreement}
 
 
-def failed(problem: str, method: str, error: Exception) -> Solution:
-    """What is known of a problem whose search an error ended before there was any answer."""
-    said = str(error) if isinstance(error, VishwamAIError) else f"{type(error).__name__}: {error}"
-    return Solution(problem=problem, method=method, stopped=said)
+def failed_solution(problem: str, method: str, error: Exception) -> Solution:
+    """Returns what is known of a problem whose search an error ended before there was any answer."""
+    message = str(error) if isinstance(error, VishwamAIError) else f"{type(error).__name__}: {error}"
+    return Solution(problem=problem, method=method, stopped=message)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vishwamai.reasoning.budget import Budget, BudgetExhausted
 from vishwamai.reasoning.drive import FAILURES, Search, run
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.solution import Solution, failed
+from vishwamai.reasoning.solution import Solution, failed_solution
 
 
 def solve_all(
@@ -22,7 +22,7 @@ def solve_all(
     """
     shared = Budget() if budget is None else budget
     searches = [search(problem, shared.sub_budget(**(each or {}))) for problem in problems]
-    return run(model, searches, lambda i, error: failed(problems[i], method, error))
+    return run(model, searches, lambda i, error: failed_solution(problems[i], method, error))
 
 
 def run_until_stopped(
