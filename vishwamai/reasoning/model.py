@@ -1,8 +1,8 @@
-"""The one protocol that reasoning needs of a language model: continue prompts, and score continuations.
+"""The protocol of a language model that reasoning needs: continue prompts, and score continuations.
 
-A prompt is a text, or its pieces: what prompts have in common as pieces is read once. It knows no model; `local`,
-`remote` and `scripted` implement it. Every completion is drawn with a seed of its own, made by `seed_of` from the place
-where it stands in a search, so that what is drawn does not depend on what is asked at the same time.
+A prompt is a text, or its pieces: what prompts have in common as pieces is read once. `local`, `remote` and `scripted`
+implement the protocol. Every completion is sampled with a seed of its own, made by `seed_of` from its place in a
+search, so that it does not depend on what is asked at the same time.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ class Completion:
     """One continuation of a prompt.
 
     `text` is without stop texts and special tokens; `tokens` counts what was made, a stop token too. `logprob` is the
-    sum over the tokens in nats, under the model's own distribution. `likeliest` has, where `logprobs` were asked for,
-    {text of a token: logprob} at each step, the stop token's included.
+    sum over the tokens in nats, under the model's own distribution. `likeliest` has {text of a token: logprob} at each
+    step, the stop token's too, where `logprobs` were asked for.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Completion:
 
 @dataclasses.dataclass
 class Usage:
-    """What a model was asked for so far."""
+    """What a model was asked for so far, and what that took."""
 
     calls: int = 0  # of `generate` and `score`
     device_calls: int = 0  # programs run, or requests sent
@@ -43,7 +43,7 @@ class Usage:
     seconds: float = 0.0
 
     def since(self, before: "Usage") -> "Usage":
-        """What was used after `before`, a copy of this one at that time."""
+        """Returns what was used after `before`, a copy of this one at that time."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)
         return Usage(*(now - then for now, then in pairs))
 
@@ -53,12 +53,12 @@ class Model(Protocol):
 
     @property
     def identity(self) -> str:
-        """The same for the same weights: what a memory on disk is keyed with."""
+        """The same for the same weights; values in a memory are kept under it."""
         ...
 
     @property
     def usage(self) -> Usage:
-        """What it was asked for so far; it grows."""
+        """What the model was asked for so far."""
         ...
 
     def generate(
@@ -70,30 +70,30 @@ class Model(Protocol):
         *,
         deadline: float | None = None,
     ) -> list[list[Completion]]:
-        """`n[i]` continuations of prompt i; number j of them is drawn with `seed_of(seeds[i], j)`.
+        """Returns `n[i]` continuations of prompt i; number j of them is sampled with `seed_of(seeds[i], j)`.
 
-        `sampling.seed` is left aside. Past `deadline` (of `time.monotonic`) rows end where they are, with the reason
-        "length".
+        `sampling.seed` is ignored. At `deadline` (of `time.monotonic`) completions end where they are, with the finish
+        reason "length".
         """
         ...
 
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
     ) -> list[list[float]]:
-        """The log-probability in nats of each of prompt i's continuations: its tokens summed, 0 for an empty one."""
+        """Returns the log-probability in nats of each of prompt i's continuations, 0 for an empty one."""
         ...
 
 
 def seed_of(seed: int, *path: int | str) -> int:
-    """The seed of a place: 63 bits that depend on the first seed and the path to the place, and on nothing else."""
+    """Returns the seed of a place in a search, 63 bits: a hash of the search's seed and the path to the place."""
     return int.from_bytes(hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()) >> 1
 
 
 def pieces(prompt: Prompt) -> tuple[str, ...]:
-    """A prompt as its pieces, none of them empty."""
+    """Returns the pieces of a prompt, none of them empty."""
     return tuple(piece for piece in ((prompt,) if isinstance(prompt, str) else prompt) if piece)
 
 
 def join_prompt(prompt: Prompt) -> str:
-    """A prompt as one text."""
+    """Returns a prompt as one text."""
     return prompt if isinstance(prompt, str) else "".join(prompt)

@@ -19,7 +19,7 @@ from vishwamai.errors import InputError
 from vishwamai.reasoning.trace import Thought, Trace
 
 SCRIPTS = ("tree.js", "tree_summary.js")
-# What could end the element that the JSON stands in or a line of a script, and halves of characters, which no file has.
+# What could end the element that holds the JSON, or a line of a script, and halves of characters, which UTF-8 has not.
 UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Thought) if f.default is not dataclasses.MISSING}
 
@@ -29,30 +29,34 @@ def write(traces: Sequence[Trace] | Trace, path: str | Path) -> None:
     traces = [traces] if isinstance(traces, Trace) else list(traces)
     if not traces:
         raise InputError("there is no trace to show; give at least one")
-    script = "".join(_asset(name) for name in SCRIPTS)
-    page = _asset("tree.html").replace("__SCRIPT__", script)
-    page = page.replace("__POLICY__", _policy(page), 1)
-    before, after = page.split("__DATA__")
-    text = before + _embedded([_entry(trace) for trace in traces]) + after
-    Path(path).write_text(text, encoding="utf-8", newline="\n")
+    entries = _plain([_entry(trace) for trace in traces])
+    data = json.dumps(entries, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
+    data = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
+    page = _asset("tree.html").replace("__SCRIPT__", "".join(map(_asset, SCRIPTS)))
+    rules = [
+        "default-src 'none'",
+        _allow(page, "style"),
+        _allow(page, "script"),
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    before, after = page.replace("__POLICY__", "; ".join(rules), 1).split("__DATA__")
+    Path(path).write_text(before + data + after, encoding="utf-8", newline="\n")
 
 
 def _asset(name: str) -> str:
     return resources.files("vishwamai").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _policy(page: str) -> str:
-    """A content security policy: nothing is loaded, and only the page's own style and script are used."""
-    allowed = {}
-    for tag in ("style", "script"):
-        own = page.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
-        allowed[tag] = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
-    rules = [f"{tag}-src 'sha256-{digest}'" for tag, digest in allowed.items()]
-    return "; ".join(["default-src 'none'", *rules, "base-uri 'none'", "form-action 'none'"])
+def _allow(page: str, tag: str) -> str:
+    """Returns the rule of a content security policy that allows the page's own style or script and no other."""
+    source = page.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return f"{tag}-src 'sha256-{digest}'"
 
 
 def _entry(trace: Trace) -> dict[str, Any]:
-    """A trace as plain values; what a thought has by default is left out."""
+    """Returns a trace for JSON, without what a thought has by default."""
     thoughts = []
     for thought in trace.thoughts:
         entry = {k: v for k, v in vars(thought).items() if k not in DEFAULTS or v != DEFAULTS[k]}
@@ -60,13 +64,8 @@ def _entry(trace: Trace) -> dict[str, Any]:
     return {"problem": trace.problem, "method": trace.method, "thoughts": thoughts, "result": trace.result}
 
 
-def _embedded(entries: list[dict[str, Any]]) -> str:
-    """JSON that ends no element around it. A number that JSON has not, such as -inf, becomes its name."""
-    text = json.dumps(_plain(entries), ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
-    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 def _plain(value: Any) -> Any:
+    """Returns a value with the numbers that JSON has not, such as -inf, as their names."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

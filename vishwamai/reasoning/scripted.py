@@ -7,8 +7,8 @@ from vishwamai.errors import BackendError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.model import Completion, Prompt, Usage, join_prompt
 
-Said = str | Completion
-Script = Mapping[str, Sequence[Said]] | Callable[[str, int], Sequence[Said]]
+Line = str | Completion
+Script = Mapping[str, Sequence[Line]] | Callable[[str, int], Sequence[Line]]
 Scores = Mapping[tuple[str, str], float] | Callable[[str, str], float]
 
 
@@ -37,44 +37,39 @@ class Scripted:
         *,
         deadline: float | None = None,
     ) -> list[list[Completion]]:
-        """The next lines of the script."""
-        texts = self._note(prompts, n, seeds, sampling)
-        said = [self._lines(text, many) for text, many in zip(texts, n, strict=True)]
-        made = [[_completion(line, sampling) for line in lines] for lines in said]
-        self.usage.completion_tokens += sum(c.tokens for row in made for c in row)
-        return made
+        """Returns the next lines of the script."""
+        texts = [join_prompt(prompt) for prompt in prompts]
+        self._record(texts, n)
+        self.n.append(list(n))
+        self.seeds.append(list(seeds))
+        self.sampling.append(sampling)
+        rows = []
+        for text, many in zip(texts, n, strict=True):
+            lines = self.script(text, many) if callable(self.script) else self.script.get(text, ())
+            if len(lines) < many:
+                raise BackendError(f"the script has {len(lines)} of {many} continuations of {text[-60:]!r}")
+            rows.append([_completion(line, sampling) for line in lines[:many]])
+        self.usage.completion_tokens += sum(completion.tokens for row in rows for completion in row)
+        return rows
 
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], *, deadline: float | None = None
     ) -> list[list[float]]:
-        """The given log-probabilities."""
-        texts = self._note(prompts, [len(own) for own in continuations])
-        return [[self._score(text, c) for c in asked] for text, asked in zip(texts, continuations, strict=True)]
-
-    def _note(
-        self,
-        prompts: Sequence[Prompt],
-        rows: Sequence[int],
-        seeds: Sequence[int] = (),
-        how: SamplingParams | None = None,
-    ) -> list[str]:
+        """Returns the given log-probabilities."""
         texts = [join_prompt(prompt) for prompt in prompts]
-        self.asked.append(texts)
-        self.n.append(list(rows) if how is not None else [])
-        self.seeds.append(list(seeds))
-        self.sampling.append(how)
+        self._record(texts, [len(own) for own in continuations])
+        self.n.append([])
+        self.seeds.append([])
+        self.sampling.append(None)
+        return [[self._score(text, c) for c in own] for text, own in zip(texts, continuations, strict=True)]
+
+    def _record(self, texts: list[str], rows: Sequence[int]) -> None:
         words = [len(text.split()) for text in texts]
+        self.asked.append(texts)
         self.usage.calls += 1
         self.usage.device_calls += 1
         self.usage.prompt_tokens += sum(many * count for many, count in zip(rows, words, strict=True))
         self.usage.prefill_tokens += sum(words)
-        return texts
-
-    def _lines(self, text: str, many: int) -> list[Said]:
-        said = self.script(text, many) if callable(self.script) else self.script.get(text, ())
-        if len(said) < many:
-            raise BackendError(f"the script has {len(said)} of {many} continuations of {text[-60:]!r}")
-        return list(said[:many])
 
     def _score(self, text: str, continuation: str) -> float:
         if callable(self.scores):
@@ -84,14 +79,12 @@ class Scripted:
         return self.scores[text, continuation]
 
 
-def _completion(said: Said, sampling: SamplingParams) -> Completion:
-    if isinstance(said, Completion):
-        return said
-    ends = [at for at in (said.find(stop) for stop in sampling.stop) if at >= 0]
-    words = said[: min(ends, default=len(said))]
-    tokens = max(len(words.split()), 1)
+def _completion(line: Line, sampling: SamplingParams) -> Completion:
+    if isinstance(line, Completion):
+        return line
+    text = line[: min((at for stop in sampling.stop if (at := line.find(stop)) >= 0), default=len(line))]
+    words = list(re.finditer(r"\S+", text))
     most = sampling.max_tokens
-    if most is not None and tokens > most:
-        end = list(re.finditer(r"\S+", words))[most - 1].end()
-        return Completion(text=words[:end], tokens=most, finish_reason="length")
-    return Completion(text=words, tokens=tokens)
+    if most is not None and len(words) > most:
+        return Completion(text=text[: words[most - 1].end()], tokens=most, finish_reason="length")
+    return Completion(text=text, tokens=max(len(words), 1))
