@@ -15,7 +15,8 @@ from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.proposals import proposed, sampled
 from vishwamai.reasoning.remote import Remote
 from vishwamai.reasoning.scripted import Scripted
-from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+from vishwamai.reasoning.search import SEARCHES
+from vishwamai.reasoning.tree import TreeOfThoughts
 
 
 def solver(task, name="breadth", **how):
@@ -33,7 +34,7 @@ def test_a_model_that_never_closes_an_answer(name):
     assert (made.answer, made.verified, made.candidates) == (None, None, ()) and made.stopped == "tokens"
     assert made.tokens <= 6000 and str(made) == "no answer"
     made = TreeOfThoughts(model, search=name, task="text").solve("Why?")
-    assert (made.answer, made.stopped) == (None, None) and max(t.level for t in made.trace.thoughts) == 3
+    assert (made.answer, made.stopped) == (None, None) and max(len(t.path) for t in made.trace.thoughts) == 3
 
 
 @pytest.mark.parametrize("name", SEARCHES)

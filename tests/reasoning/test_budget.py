@@ -12,8 +12,9 @@ from vishwamai.reasoning.budget import LIMITS, Budget, BudgetExhausted
 from vishwamai.reasoning.chain import ChainOfThought
 from vishwamai.reasoning.proposals import distinct, proposed, sampled
 from vishwamai.reasoning.scripted import Scripted
+from vishwamai.reasoning.search import SEARCHES
 from vishwamai.reasoning.tasks.text import FreeText
-from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+from vishwamai.reasoning.tree import TreeOfThoughts
 from vishwamai.reasoning.values import program, text, token
 
 

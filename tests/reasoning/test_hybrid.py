@@ -11,7 +11,7 @@ import pytest
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.hybrid import DEEPEST, IntegratedReasoning
+from vishwamai.reasoning.hybrid import MAX_DEPTH, IntegratedReasoning, agreement
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.solution import Solution
 from vishwamai.reasoning.task import Task
@@ -253,7 +253,7 @@ def test_a_task_that_knows_its_depth_is_searched_once_and_no_deeper():
     assert len(reasoner(words, Known({"7"}), rounds=1).solve(PROBLEM, "tot").stages) == 1
 
 
-@pytest.mark.parametrize(("max_depth", "searches"), [(1, [1]), (3, [3]), (4, [3, 4]), (None, [3, 6, DEEPEST])])
+@pytest.mark.parametrize(("max_depth", "searches"), [(1, [1]), (3, [3]), (4, [3, 4]), (None, [3, 6, MAX_DEPTH])])
 def test_a_depth_that_nobody_knows_is_doubled(max_depth, searches):
     counter = itertools.count()
     words = Scripted(lambda p, n: [f"s{next(counter)}" for _ in range(n)])
@@ -363,16 +363,12 @@ def test_many_problems_are_as_they_are_alone():
     assert [s.calls for s in limited] == [1, 1] and [s.stopped for s in limited] == [None, "calls"]
 
 
-def test_difficulty_is_agreement_and_entropy():
-    solver = reasoner(model(), Toy())
-    told = solver.difficulty(Solution(problem="p", method="x", samples=("18", "$18.00", "19", None)))
-    assert told.agreement == pytest.approx(0.5) and told.verified is None
-    shares = (2 / 3, 1 / 3)
-    assert told.entropy == pytest.approx(-sum(p * math.log(p) for p in shares))
-    same = solver.difficulty(Solution(problem="p", method="x", samples=("5", "5.0")))
-    assert (same.agreement, same.entropy) == (1.0, 0.0)
-    nothing = solver.difficulty(Solution(problem="p", method="x", verified=True))
-    assert (nothing.agreement, nothing.entropy, nothing.verified) == (0.0, 0.0, True)
+def test_agreement_is_a_share_and_an_entropy():
+    share, entropy = agreement(("18", "$18.00", "19", None))
+    assert share == pytest.approx(0.5)
+    assert entropy == pytest.approx(-sum(p * math.log(p) for p in (2 / 3, 1 / 3)))
+    assert agreement(("5", "5.0")) == (1.0, 0.0)
+    assert agreement(()) == (0.0, 0.0)
 
 
 OUT_OF_RANGE = [("agreement", 0), ("agreement", 1.5), ("most_entropy", -1), ("most_entropy", math.nan), ("samples", 0)]

@@ -257,7 +257,7 @@ def test_levels_add_up(tmp_path):
     trace = game_of_24()
     table = played(tmp_path, trace, "levels()")
     for row in table:
-        level = [t for t in trace.thoughts if t.level == row["level"]]
+        level = [t for t in trace.thoughts if len(t.path) == row["level"]]
         assert row["thoughts"] == len(level) and row["tokens"] == sum(t.tokens for t in level)
         assert row["wrong"] == sum(t.status == "wrong" for t in level)
         assert row["repeats"] == sum(t.status == "repeat" for t in level)

@@ -12,12 +12,11 @@ import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning import drive
-from vishwamai.reasoning.growth import spread
 from vishwamai.reasoning.model import Completion, join_prompt, seed_of
 from vishwamai.reasoning.proposals import sampled
 from vishwamai.reasoning.scripted import Scripted
-from vishwamai.reasoning.search.beam import LEAST
-from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+from vishwamai.reasoning.search import MIN_VALUE, SEARCHES, TreeSettings
+from vishwamai.reasoning.tree import TreeOfThoughts
 from vishwamai.reasoning.values import program
 
 CASES = 150
@@ -114,7 +113,7 @@ def beam(known, k, depth, b, expansions, threshold):
         if known.solved:
             return
         ways = [(z, logprob) for z, logprob in new if " " not in z]
-        ways.sort(key=lambda way: way[1] + math.log(max(known.value(way[0]), LEAST)), reverse=True)
+        ways.sort(key=lambda way: way[1] + math.log(max(known.value(way[0]), MIN_VALUE)), reverse=True)
         frontier = ways[:b]
         if not frontier:
             return
@@ -148,8 +147,9 @@ def test_upper_confidence_bounds_by_hand(land):
         task = land(roads, worth)
         mine = solver(task, "mcts", max_branches=2, max_depth=3, expansions=expansions)
         tree = mine.tree("x")
-        drive.run(task.model, [SEARCHES["mcts"].search(tree, mine.settings)])
-        return {node.thought.text: (node.visits, round(node.total, 4)) for node in tree.nodes[1:]}, task.visited()
+        drive.run(task.model, [SEARCHES["mcts"](tree, mine.settings)])
+        grown = [node for node in tree.nodes.values() if node.steps]
+        return {node.thought.text: (node.visits, round(node.value_sum, 4)) for node in grown}, task.visited()
 
     # a: 0.6 + sqrt(ln 2 / 1), b: 0.5 + sqrt(ln 2 / 1), so on from a.
     assert after(1)[0] == {"a": (1, 0.6), "b": (1, 0.5)}
@@ -223,7 +223,7 @@ def test_no_state_is_gone_on_from_twice_in_a_pass(name, land):
 
 @pytest.mark.parametrize("width, parts", [(w, p) for w in range(1, 16) for p in range(1, 8)])
 def test_a_level_is_spread_evenly(width, parts):
-    found = spread(width, parts)
+    found = TreeSettings(max_branches=width, beam_width=1).thoughts_of_level(parts)
     assert len(found) == parts and sum(found) == width
     assert max(found) - min(found) <= 1 and found == sorted(found, reverse=True)
 

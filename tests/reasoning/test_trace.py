@@ -7,8 +7,9 @@ import pytest
 
 from vishwamai.errors import DataError
 from vishwamai.reasoning.proposals import sampled
+from vishwamai.reasoning.search import SEARCHES
 from vishwamai.reasoning.trace import STATUSES, Thought, Trace, load
-from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+from vishwamai.reasoning.tree import TreeOfThoughts
 from vishwamai.reasoning.values import program
 
 
@@ -36,7 +37,6 @@ def test_a_search_is_read_back_as_it_was(name, traces, tmp_path):
     read = load(tmp_path / "t.jsonl")
     assert read == plain(trace) and read.method == f"tot-{name}" and len(read.thoughts) > 15
     assert {thought.status for thought in read.thoughts} <= set(STATUSES)
-    assert [thought.level for thought in read.thoughts] == [len(thought.path) for thought in trace.thoughts]
     read.save(tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "t.jsonl").read_bytes()
 

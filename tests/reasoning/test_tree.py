@@ -10,7 +10,8 @@ from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.proposals import distinct, proposed, sampled
 from vishwamai.reasoning.scripted import Scripted
-from vishwamai.reasoning.tree import SEARCHES, TreeOfThoughts
+from vishwamai.reasoning.search import MIN_VALUE, SEARCHES, path_score
+from vishwamai.reasoning.tree import TreeOfThoughts
 from vishwamai.reasoning.values import inline, program
 
 
@@ -96,17 +97,17 @@ def test_a_long_way_has_a_score():
     tree = mine.tree("How long?")
     node = tree.root
     for i in range(3000):
-        node = tree.given(node, f"step {i}")
+        node = tree.add_step(node, f"step {i}")
         node.thought.logprob = -0.5
-    assert node.score == -1500.0 and len(node.steps) == 3000
+    assert path_score(node) == -1500.0 + math.log(MIN_VALUE) and node.depth == 3000
 
 
 def test_a_step_that_is_given_takes_a_place_of_its_own(land):
     task = land(ROADS, WORTH)
     tree = solver(task).tree("x")
-    a = tree.given(tree.root, "a")
-    assert tree.given(tree.root, "a") is a and tree.given(a, "start") is tree.root
-    assert tree.given(tree.root, "wrong way") is None and a.path == (0,)
+    a = tree.add_step(tree.root, "a")
+    assert tree.add_step(tree.root, "a") is a and tree.add_step(a, "start") is tree.root
+    assert tree.add_step(tree.root, "wrong way") is None and a.path == (0,)
     [new] = drive.run(task.model, [tree.expand([tree.root], [3])])
     assert [(node.thought.text, node.path) for node in new] == [("b", (3,))]
     assert [t.path for t in tree.trace.thoughts] == [(), (0,), (1,), (2,), (3,)]

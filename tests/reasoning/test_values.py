@@ -19,7 +19,7 @@ from vishwamai.reasoning.tree import TreeOfThoughts
 def valued(way, model, task, places=("a", "b"), budget=None):
     """What a way of valuing says of places one step from the start."""
     tree = TreeOfThoughts(model, task=task, values=way).tree("x", budget)
-    nodes = [tree.given(tree.root, place) for place in places]
+    nodes = [tree.add_step(tree.root, place) for place in places]
     [found] = drive.run(model, [way(tree, nodes)])
     return found, tree
 
@@ -28,8 +28,8 @@ def test_in_passing(land):
     task = land()
     task.value = lambda made: {"sure": 0.9}.get(made.text)
     tree = TreeOfThoughts(task.model, task=task).tree("x")
-    nodes = [tree.given(tree.root, place) for place in "abc"]
-    nodes[0].made, nodes[1].made = Completion(text="sure", tokens=1), Completion(text="hm", tokens=1)
+    nodes = [tree.add_step(tree.root, place) for place in "abc"]
+    nodes[0].completion, nodes[1].completion = Completion(text="sure", tokens=1), Completion(text="hm", tokens=1)
     [found] = drive.run(task.model, [values.inline()(tree, nodes)])
     assert found == [0.9, 0.5, 0.5] and task.model.asked == [] and tree.budget.spent["calls"] == 0
 
@@ -127,7 +127,7 @@ def test_the_states_of_all_problems_are_looked_at_in_one_call(land):
     model = Residuals({"a": [1, 2], "b": [-3, 0]})
     way = values.head(np.array([0.5, -0.25]))
     trees = [TreeOfThoughts(model, task=land(), values=way).tree(problem) for problem in "xy"]
-    searches = [way(tree, [tree.given(tree.root, place)]) for tree, place in zip(trees, "ab", strict=True)]
+    searches = [way(tree, [tree.add_step(tree.root, place)]) for tree, place in zip(trees, "ab", strict=True)]
     assert drive.run(model, searches) == [[pytest.approx(0.5)], [pytest.approx(1 / (1 + math.exp(1.5)))]]
     assert model.asked == [["x\na\n", "y\nb\n"]]
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 
 LIMITS = ("tokens", "calls", "seconds", "nodes")
@@ -109,8 +110,9 @@ def cap(counts: Sequence[int], total: float) -> list[int]:
 
 
 def _checked(name: str, limit: Any) -> float:
-    is_number = isinstance(limit, int | float) and not isinstance(limit, bool) and limit >= 0
-    if not is_number or not (name == "seconds" or limit == math.inf or limit == int(limit)):
-        kind = "number" if name == "seconds" else "whole number"
-        raise InputError(f"the budget's {name} is {limit!r}; it must be a {kind}, 0 or more, or None")
-    return limit
+    if limit == math.inf:
+        return limit
+    if name == "seconds":
+        return check_number(f"the budget's {name}", limit, 0)
+    is_integer = isinstance(limit, float) and limit.is_integer()
+    return check_whole(f"the budget's {name}", int(limit) if is_integer else limit, 0, optional=True)

@@ -12,11 +12,10 @@ from typing import Any
 from vishwamai.reasoning.answers import canonical
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import best_attempts, select_answer
-from vishwamai.reasoning.drive import Search, run
+from vishwamai.reasoning.drive import Search, run, run_until_stopped, solve_all
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
 from vishwamai.reasoning.solution import Solution
-from vishwamai.reasoning.solve import run_until_stopped, solve_all
 from vishwamai.reasoning.task import Checker, Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.thinking import ChainSampler, ChainSettings

@@ -1,14 +1,14 @@
 """Runs many searches in step: what they ask for at the same time becomes one call of the model.
 
-A search is a Python generator that yields each `Request` and is sent the replies; `ask`, `ask_scores` and
-`ask_features` do so within a budget. So an algorithm is written for one problem, and the branches of a level of all
-problems are one batch.
+A search is a Python generator that yields a `Request` and is sent the replies; `ask`, `ask_scores` and `ask_features`
+do so within a budget. So an algorithm is written for one problem, and the branches of a level of all problems are one
+batch.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget, BudgetExhausted, cap
 from vishwamai.reasoning.model import Completion, Model, Prompt
+from vishwamai.reasoning.solution import Solution, failed_solution
 
 T = TypeVar("T")
 FAILURES = (BackendError, InputError)  # of a model: it cannot be reached, or a prompt does not fit
@@ -33,12 +34,7 @@ class Request:
     sampling: Any = None  # `SamplingParams`, of "generate" alone
 
 
-@dataclasses.dataclass(frozen=True)
-class Wait:
-    """Nothing is wanted before the calls that are under way have ended."""
-
-
-Search = Generator[Request | Wait, Any, T]
+Search = Generator[Request | None, Any, T]  # None waits for the calls that are under way
 
 
 def ask(
@@ -77,7 +73,7 @@ def ask(
 def wait_for_tokens(budget: Budget, tokens: float) -> Search[None]:
     """Waits while calls of other searches hold tokens that are wanted here and that they may give back."""
     while budget.remaining("tokens") < min(tokens, budget.remaining("tokens", with_reserved=True)):
-        yield Wait()
+        yield None
 
 
 def _afford(n: Sequence[int], sampling: SamplingParams, tokens: float) -> tuple[list[int], SamplingParams]:
@@ -108,16 +104,54 @@ def ask_features(budget: Budget, prompts: Sequence[Prompt]) -> Search[list[np.nd
     return (yield Request("features", tuple((prompt,) for prompt in prompts), budget.deadline))
 
 
-def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exception], T] | None = None) -> list[T]:
+def run_until_stopped(
+    search: Search[None], budget: Budget, notes: list[str], has_results: Callable[[], bool]
+) -> Search[str | None]:
+    """Runs a search to its end, or until a limit or a failing model ends it. Returns what ended it early, or None.
+
+    A failure after the time is up counts as the time's end, and is noted. Another is raised where there are no results.
+    """
+    try:
+        yield from search
+    except BudgetExhausted as error:
+        return error.limit
+    except FAILURES as error:
+        if budget.remaining("seconds") <= 0:  # a model that gives nothing in time fails
+            notes.append(str(error))
+            return "seconds"
+        if not has_results():
+            raise
+        return str(error)
+    return None
+
+
+def solve_all(
+    model: Model,
+    problems: Sequence[str],
+    search: Callable[[str, Budget], Search[Solution]],
+    method: str,
+    budget: Budget | None = None,
+    each: Mapping[str, float] | None = None,
+) -> list[Solution]:
+    """The solutions of a search for each problem, in step, in one budget; `each` has the limits of every problem.
+
+    A problem whose search fails has a solution that says so, without an answer.
+    """
+    shared = Budget() if budget is None else budget
+    searches = [search(problem, shared.sub_budget(**(each or {}))) for problem in problems]
+    return run(model, searches, lambda i, error: failed_solution(problems[i], method, error))
+
+
+def run(model: Model, searches: Sequence[Search[T]], on_error: Callable[[int, Exception], T] | None = None) -> list[T]:
     """The results of all searches.
 
     An error of `FAILURES` is raised inside the searches whose call it ended, so that they can give what they have.
-    Where one of several ends in an error, a model's or a task's, its result is `failed(number, error)`, so that the
+    Where one of several ends in an error, a model's or a task's, its result is `on_error(number, error)`, so that the
     others' are not lost.
     """
     results: dict[int, T] = {}
     errors: dict[int, Exception] = {}
-    pending: dict[int, Request | Wait] = {}
+    pending: dict[int, Request | None] = {}
 
     def resume(i: int, reply: Any) -> None:
         """Runs a search to its next request or its end. A reply of None starts it; an error is raised inside it."""
@@ -126,7 +160,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
         except StopIteration as end:
             results[i] = end.value
         except Exception as error:
-            if failed is None or reply is None:  # a problem that cannot be read is refused before any call
+            if on_error is None or reply is None:  # a problem that cannot be read is refused before any call
                 raise
             errors[i] = error
 
@@ -135,7 +169,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
     while pending:
         asked = dict(sorted(pending.items()))
         pending.clear()
-        requests = {i: request for i, request in asked.items() if isinstance(request, Request)}
+        requests = {i: request for i, request in asked.items() if request is not None}
         for group in _groups(requests):
             for i, reply in zip(group, _replies(model, [requests[i] for i in group]), strict=True):
                 resume(i, reply)
@@ -144,7 +178,7 @@ def run(model: Model, searches: Sequence[Search[T]], failed: Callable[[int, Exce
                 resume(i, "the calls have ended")
     if errors and not results:
         raise next(iter(errors.values()))
-    return [results[i] if failed is None or i in results else failed(i, errors[i]) for i in range(len(searches))]
+    return [results[i] if on_error is None or i in results else on_error(i, errors[i]) for i in range(len(searches))]
 
 
 def _groups(requests: dict[int, Request]) -> list[list[int]]:
@@ -187,16 +221,10 @@ def _call(model: Model, requests: list[Request]) -> list[list[Any]]:
         case "score":
             replies = model.score(*columns, deadline=deadline)
         case "features":
-            replies = _features_of(model)(*columns)
+            if (features := getattr(model, "features", None)) is None:
+                kind = type(model).__name__
+                wanted = "take other values, or a local model"
+                raise InputError(f"a {kind} shows no residuals, which a learned head reads: {wanted}")
+            replies = features(*columns)
     left = iter(replies)
     return [list(itertools.islice(left, len(request.rows))) for request in requests]
-
-
-def _features_of(model: Model) -> Callable[[list[Prompt]], np.ndarray]:
-    features = getattr(model, "features", None)
-    if features is None:
-        kind = type(model).__name__
-        raise InputError(
-            f"a {kind} shows no residuals, which a learned head reads: take other values, or a local model"
-        )
-    return features

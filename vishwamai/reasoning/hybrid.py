@@ -16,29 +16,18 @@ from vishwamai.errors import InputError
 from vishwamai.reasoning.answers import canonical, vote
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.chain import ChainOfThought, distinct_answers
-from vishwamai.reasoning.drive import FAILURES, Search, run
+from vishwamai.reasoning.drive import FAILURES, Search, run, solve_all
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Model, seed_of
 from vishwamai.reasoning.solution import Solution
-from vishwamai.reasoning.solve import solve_all
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.trace import Thought, Trace
 from vishwamai.reasoning.tree import TreeOfThoughts
 
 APPROACHES = ("auto", "hybrid", "cot", "tot")
-DEPTH, DEEPEST = 3, 12  # of the first and the last search of a problem of which nobody knows how deep it goes
-
-
-@dataclasses.dataclass(frozen=True)
-class Difficulty:
-    """What a few samples say of a problem: the largest share that agrees, the entropy of their answers in nats, and
-    whether a program calls the answer right (None: no program can tell)."""
-
-    agreement: float
-    entropy: float
-    verified: bool | None
+FIRST_DEPTH, MAX_DEPTH = 3, 12  # of the searches for a problem of which nobody knows how deep it goes
 
 
 class IntegratedReasoning:
@@ -78,20 +67,12 @@ class IntegratedReasoning:
             raise InputError(f"agreement is {agreement!r}; it must be a share above 0 and at most 1")
         if not most_entropy >= 0:
             raise InputError(f"most_entropy is {most_entropy!r}; it must be a number of nats, 0 or more")
-        for name, number in (("samples", samples), ("most_chains", most_chains)):
-            check_whole(name, number, 1)
         self.model: Model = as_model(model)
-        self.task, self.samples, self.seed = task_of(task), samples, seed
-        self.agreement, self.most_entropy = agreement, most_entropy
+        self.task, self.agreement, self.most_entropy, self.seed = task_of(task), agreement, most_entropy, seed
+        self.samples, self.most_chains = check_whole("samples", samples, 1), check_whole("most_chains", most_chains, 1)
+        self.temperature, self.rounds = temperature, rounds
         self._tree = {"max_branches": max_branches, "beam_width": beam_width, "search": search, "memory": memory}
-        self._tree |= {"temperature": temperature, "task": self.task}
-        self._rounds = rounds
-        several = {"temperature": temperature, "choose": "best"}
-        self._at_once = self._chains("at once", samples=samples, direct=True, **several)
-        self._once = self._chains("once")
-        self._several = self._chains("several", samples=samples, **several)
-        self._more = self._chains("more", samples=most_chains, wave=samples, **several)
-        self._search(DEPTH, rounds)  # refuses what is out of range
+        self._search(FIRST_DEPTH, rounds)  # refuses what is out of range
 
     def solve(
         self, problem: str, approach: str = "auto", max_depth: int | None = None, *, budget: Budget | None = None
@@ -124,88 +105,93 @@ class IntegratedReasoning:
             raise InputError(f"there is no approach {approach!r}; there are {', '.join(APPROACHES)}")
         max_depth = check_whole("max_depth", max_depth, 1, optional=True)
         self.task.read(problem)
-        own = budget.sub_budget()
+        budget = budget.sub_budget()  # what is spent in it is the problem's own
         found: list[Solution] = []
         stages: list[str] = []
         stopped = None
         for solver in self._stages(problem, approach, max_depth, found):
-            stage = own.sub_budget()
+            own = budget.sub_budget()
             try:
-                found.append((yield from solver.search(problem, stage)))
+                found.append((yield from solver.search(problem, own)))
             except FAILURES as error:
                 if not found:
                     raise
+                stages.append(f"{solver.method}: {own.spent['tokens']} tokens, then an error")
                 stopped = str(error)
-                stages.append(f"{solver.method}: {stage.spent['tokens']} tokens, then an error")
                 break
-            stages.append(self._describe(found[-1]))
+            stages.append(_describe(found[-1]))
             stopped = found[-1].stopped
             if stopped is not None or self.is_settled(found[-1]):
                 break
-        return _ended(found, own, stages, stopped)
-
-    def difficulty(self, found: Solution) -> Difficulty:
-        """What the chains of a solution say of its problem; nothing agrees where there are none."""
-        shares = [group.share for group in vote(found.samples)]
-        said = sum(answer is not None for answer in found.samples) / max(len(found.samples), 1)
-        entropy = -sum(share * math.log(share) for share in shares)
-        return Difficulty(max(shares, default=0.0) * said, entropy, found.verified)
+        return _combine(found, budget, stages, stopped)
 
     def is_settled(self, found: Solution) -> bool:
         """Whether an answer can be submitted: a program calls it right, or none can tell and the samples agree."""
         if found.answer is None or found.verified is not None:
             return bool(found.verified)
-        hard = self.difficulty(found)
-        return len(found.samples) > 1 and hard.agreement >= self.agreement and hard.entropy <= self.most_entropy
+        share, entropy = agreement(found.samples)
+        return len(found.samples) > 1 and share >= self.agreement and entropy <= self.most_entropy
 
     def _stages(
         self, problem: str, approach: str, max_depth: int | None, found: Sequence[Solution]
     ) -> Iterator[ChainOfThought | TreeOfThoughts]:
-        """The solvers to try, cheapest first; each is chosen by what was found up to then."""
-        if approach == "auto" and self.task.at_once:
-            yield self._at_once
-        if approach != "tot":
-            yield self._once
-        if self.samples > 1 and (approach == "auto" or (approach == "hybrid" and found[-1].verified is None)):
-            yield self._several
-        if approach == "cot" and _is_unjudged(found[-1]):
-            return
-        if approach == "cot" or (approach == "auto" and self.task.prefers == "samples"):
-            yield self._more
-        else:
-            yield from self._searches(problem, max_depth, found)
+        """The solvers to try, cheapest first, until an answer is settled; `found` has what those before came to."""
+        drawn = {"temperature": self.temperature, "choose": "best"}
+        direct = self._chains("at once", samples=self.samples, direct=True, **drawn)
+        once = self._chains("once")
+        several = self._chains("several", samples=self.samples, **drawn)
+        more = self._chains("more", samples=self.most_chains, wave=self.samples, **drawn)
+        searches = self._searches(problem, max_depth, found)
+        match approach:
+            case "cot":
+                yield once
+                if not _is_unjudged(found[-1]):
+                    yield more
+            case "tot":
+                yield from searches
+            case "hybrid":
+                yield once
+                if self.samples > 1 and found[-1].verified is None:
+                    yield several
+                yield from searches
+            case "auto":
+                if self.task.at_once:
+                    yield direct
+                yield once
+                if self.samples > 1:
+                    yield several
+                yield from [more] if self.task.prefers == "samples" else searches
 
     def _searches(self, problem: str, max_depth: int | None, found: Sequence[Solution]) -> Iterator[TreeOfThoughts]:
         """Searches, deeper and deeper while they come to no answer; the last of them has all the rounds."""
-        depths = self._depths(self.task.depth_of(problem), max_depth, max((len(one.steps) for one in found), default=0))
+        known = self.task.depth_of(problem)
+        if known is not None:
+            depths = [min(max_depth or known, known)]
+        else:  # as deep as the chains were long, then twice as deep, and so on
+            depths, deepest = [max((len(one.steps) for one in found), default=0) or FIRST_DEPTH], max_depth or MAX_DEPTH
+            while depths[-1] < deepest:
+                depths.append(2 * depths[-1])
+            depths[-1] = deepest
         for depth in depths:
             can_tell = not any(map(_is_unjudged, found))
-            yield self._search(depth, self._rounds if can_tell and depth == depths[-1] else 1)
+            yield self._search(depth, self.rounds if can_tell and depth == depths[-1] else 1)
             if _is_unjudged(found[-1]):
                 return
 
-    def _depths(self, known: int | None, max_depth: int | None, steps: int) -> list[int]:
-        """How deep to search: as deep as the problem goes; where nobody knows, from `steps` of a chain on, doubled."""
-        if known is not None:
-            return [min(max_depth or known, known)]
-        most, depths = max_depth or DEEPEST, [steps or DEPTH]
-        while depths[-1] < most:
-            depths.append(2 * depths[-1])
-        return [*depths[:-1], most]
-
-    def _chains(self, stage: str, **how: Any) -> ChainOfThought:
-        # Stages with the same prompt must not draw the same chains.
-        return ChainOfThought(self.model, task=self.task, seed=seed_of(self.seed, stage), **how)
-
     def _search(self, depth: int, rounds: int) -> TreeOfThoughts:
-        seed = seed_of(self.seed, "search", depth)
-        return TreeOfThoughts(self.model, max_depth=depth, rounds=rounds, seed=seed, **self._tree)
+        how = {"task": self.task, "temperature": self.temperature, "seed": seed_of(self.seed, "search", depth)}
+        return TreeOfThoughts(self.model, max_depth=depth, rounds=rounds, **how, **self._tree)
 
-    def _describe(self, found: Solution) -> str:
-        """A stage in words."""
-        agree = len(found.samples) > 1 and found.verified is None
-        share = f", {self.difficulty(found).agreement:.0%} agree" if agree else ""
-        return f"{found.method}: {found.tokens} tokens{share}"
+    def _chains(self, stage: str, **settings: Any) -> ChainOfThought:
+        seed = seed_of(self.seed, stage)  # of its own: stages with the same prompt must not draw the same chains
+        return ChainOfThought(self.model, task=self.task, seed=seed, **settings)
+
+
+def agreement(samples: Sequence[str | None]) -> tuple[float, float]:
+    """The largest share of equal answers among all samples, and the entropy of the answers in nats."""
+    shares = [group.share for group in vote(samples)]  # of the samples that have an answer
+    answered = sum(answer is not None for answer in samples) / max(len(samples), 1)
+    return max(shares, default=0.0) * answered, -sum(share * math.log(share) for share in shares)
 
 
 def _is_unjudged(found: Solution) -> bool:
@@ -213,59 +199,64 @@ def _is_unjudged(found: Solution) -> bool:
     return found.answer is not None and found.verified is None
 
 
-def _ended(found: Sequence[Solution], budget: Budget, stages: Sequence[str], stopped: str | None) -> Solution:
-    """The solution to submit, with what all stages took and found."""
-    votes = [answer for one in found for answer in (one.samples or one.candidates)]
-    best, confidence = _submitted(found, votes)
-    whole = dataclasses.replace(
+def _describe(found: Solution) -> str:
+    """A stage in words."""
+    has_votes = len(found.samples) > 1 and found.verified is None
+    agree = f", {agreement(found.samples)[0]:.0%} agree" if has_votes else ""
+    return f"{found.method}: {found.tokens} tokens{agree}"
+
+
+def _combine(found: Sequence[Solution], budget: Budget, stages: Sequence[str], stopped: str | None) -> Solution:
+    """The solution of the best stage, with what all stages took and found.
+
+    The best has a right answer, or one that is not refuted and that most samples of all stages agree with. Of equals it
+    is one that has thought, and then the first: the likeliest chain stands before drawn ones.
+    """
+    samples = [answer for one in found for answer in (one.samples or one.candidates)]
+    counts = collections.Counter(canonical(answer) for answer in samples if answer is not None)
+    votes = [0 if one.answer is None else counts[canonical(one.answer)] for one in found]
+
+    def rank(i: int) -> tuple[int, int, bool]:
+        one = found[i]
+        verified = -1 if one.answer is None else {True: 2, None: 1, False: 0}[one.verified]
+        return verified, votes[i], one.method != "direct"
+
+    index = max(range(len(found)), key=rank)
+    best = found[index]
+    is_voted = best.verified is None and len(found) > 1
+    trace = _join_traces(found, index)
+    combined = dataclasses.replace(
         best,
-        trace=_joined(found, best),
-        confidence=confidence,
-        samples=tuple(votes),
+        trace=trace,
+        confidence=votes[index] / max(len(samples), 1) if is_voted else best.confidence,
+        samples=tuple(samples),
         candidates=distinct_answers([best.answer, *(answer for one in found for answer in one.candidates)]),
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         stopped=stopped,
         stages=tuple(stages),
         seconds=round(budget.elapsed, 6),
-        **{name: budget.spent[name] for name in ("tokens", "calls", "nodes")},
+        tokens=budget.spent["tokens"],
+        calls=budget.spent["calls"],
+        nodes=budget.spent["nodes"],
     )
-    if whole.trace is not None:
-        whole.trace.result |= whole.summary()
-    return whole
+    trace.result |= combined.summary()
+    return combined
 
 
-def _joined(found: Sequence[Solution], best: Solution) -> Trace:
+def _join_traces(found: Sequence[Solution], best: int) -> Trace:
     """The traces of all stages as one: a stage is a thought of the root, and what it thought stands under it."""
-    joined = Trace(best.problem, best.method)
-    joined.add(Thought((), ""))
-    begun = 0.0
+    joined = Trace(found[best].problem, found[best].method, [Thought((), "")])
+    start = 0.0
     for number, one in enumerate(found):
-        status = {True: "answer", False: "refuted", None: "kept"}[one.verified]
-        joined.add(Thought((number,), one.method, status="expanded" if one is best else status, seconds=begun))
-        for thought in () if one.trace is None else one.trace.thoughts:
+        status = "expanded" if number == best else {True: "answer", False: "refuted", None: "kept"}[one.verified]
+        joined.add(Thought((number,), one.method, status=status, seconds=start))
+        own = one.trace or Trace(one.problem, one.method)
+        for thought in own.thoughts:
             if thought.path:
-                at = round(begun + thought.seconds, 6)
-                joined.add(dataclasses.replace(thought, path=(number, *thought.path), seconds=at))
-        begun = round(begun + one.seconds, 6)
-        if one is best and one.trace is not None:
-            path = one.trace.result.get("path")
+                path, seconds = (number, *thought.path), round(start + thought.seconds, 6)
+                joined.add(dataclasses.replace(thought, path=path, seconds=seconds))
+        start = round(start + one.seconds, 6)
+        if number == best and "path" in own.result:
+            path = own.result["path"]
             joined.result = {"path": None if path is None else [number, *path]}
     return joined
-
-
-def _submitted(found: Sequence[Solution], votes: Sequence[str | None]) -> tuple[Solution, float | None]:
-    """The best stage, and how sure that is: one with a right answer, else by the votes of all one that is not refuted.
-
-    Of equals it is one that has thought, and then the first: the likeliest chain stands before drawn ones.
-    """
-    counts = collections.Counter(canonical(answer) for answer in votes if answer is not None)
-    rank = {True: 2, None: 1, False: 0}
-
-    def worth(one: Solution) -> tuple[int, int, bool]:
-        agree = 0 if one.answer is None else counts[canonical(one.answer)]
-        return -1 if one.answer is None else rank[one.verified], agree, one.method != "direct"
-
-    best = max(found, key=worth)
-    if best.verified is not None or len(found) == 1:
-        return best, best.confidence
-    return best, 0.0 if best.answer is None else counts[canonical(best.answer)] / len(votes)

@@ -1,4 +1,4 @@
-"""What a search did: every thought with its value, tokens and time, as JSON lines that can be read back."""
+"""The trace of a search: each thought with its value, tokens and time, as JSON lines that can be read back."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ class Thought:
     """One node of a tree. `path` is its place: thought number `path[-1]` of the thought at `path[:-1]`; () is the root.
 
     `status`: "open" (not looked at), "wrong" (the checker refused it), "repeat" (its state stands elsewhere in the
-    tree), "pruned" (others were better), "kept" (chosen to go on from), "expanded", "answer", "refuted" (an answer that
-    is not right). `tokens` are those of its text, and those in which the model said what it is worth.
+    tree), "pruned" (others were better), "kept" (chosen to be expanded), "expanded", "answer", "refuted" (an answer
+    that is not right). `tokens` are those of its text, and those in which the model said what it is worth.
     """
 
     path: tuple[int, ...]
@@ -30,10 +30,10 @@ class Thought:
     why: str = ""
     seconds: float = 0.0  # since the search began
 
-    @property
-    def level(self) -> int:
-        """Steps from the root."""
-        return len(self.path)
+
+# What the fields of a thought are in a file; `state` is whatever it is.
+FIELD_TYPES: dict[str, Any] = {"path": list, "text": str, "value": int | float | None, "status": str, "why": str}
+FIELD_TYPES |= dict.fromkeys(("tokens", "logprob", "seconds"), int | float)
 
 
 @dataclasses.dataclass
@@ -75,7 +75,16 @@ def load(path: str | Path) -> Trace:
         try:
             entry = json.loads(line.decode("utf-8"))
             kind = entry.pop("kind")
-            trace = _with(trace, kind, entry)
+            if trace is None and kind == "search":
+                trace = Trace(_checked(entry["problem"], str), _checked(entry["method"], str))
+            elif trace is None:
+                raise ValueError("no search stands before it")
+            elif kind == "thought":
+                trace.add(_parse_thought(entry))
+            elif kind == "result":
+                trace.result = entry
+            else:
+                raise ValueError("a second search begins" if kind == "search" else f"there is no kind {kind!r}")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}:{number}: this line is not of a trace ({error})") from None
     if trace is None:
@@ -85,34 +94,17 @@ def load(path: str | Path) -> Trace:
     return trace
 
 
-def _with(trace: Trace | None, kind: str, entry: dict[str, Any]) -> Trace:
-    """The trace with what a line says. Raises the errors of Python for a line that is none."""
-    if trace is None:
-        if kind != "search":
-            raise ValueError("no search stands before it")
-        return Trace(_of(str, entry["problem"]), _of(str, entry["method"]))
-    if kind == "thought":
-        trace.add(_thought(entry))
-    elif kind == "result":
-        trace.result = entry
-    else:
-        raise ValueError("a second search begins" if kind == "search" else f"there is no kind {kind!r}")
-    return trace
-
-
-def _thought(entry: dict[str, Any]) -> Thought:
-    thought = Thought(**{**entry, "path": tuple(_of(int, place) for place in _of(list, entry["path"]))})
-    for name in ("text", "status", "why"):
-        _of(str, getattr(thought, name))
-    for name in ("tokens", "logprob", "seconds"):
-        _of(int | float, getattr(thought, name))
-    _of(int | float | None, thought.value)
+def _parse_thought(entry: dict[str, Any]) -> Thought:
+    thought = Thought(**entry)
+    for name, kind in FIELD_TYPES.items():
+        _checked(getattr(thought, name), kind)
+    thought.path = tuple(_checked(number, int) for number in thought.path)
     if thought.status not in STATUSES:
         raise ValueError(f"there is no status {thought.status!r}")
     return thought
 
 
-def _of(kind: Any, found: Any) -> Any:
-    if not isinstance(found, kind):
-        raise TypeError(f"{found!r:.40} stands where {getattr(kind, '__name__', kind)} should")
-    return found
+def _checked(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.40} stands where {getattr(kind, '__name__', kind)} should")
+    return value

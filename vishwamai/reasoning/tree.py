@@ -1,31 +1,31 @@
-"""`TreeOfThoughts`: solving by search over thoughts, each a step that a program can check.
+"""`TreeOfThoughts`: solving by search over thoughts, each a step that a program can check (Yao et al. 2023).
 
-The thoughts of a level, of all problems that are solved together, are one call of the model. The ways of searching are
-in `search/`, what a state is worth in `values.py`. It knows no particular model or task.
+The thoughts of a level, of all problems that are solved together, are one call of the model. The search algorithms are
+in `search.py`, the tree in `search_tree.py`; `values.py` has ways to evaluate states, `proposals.py` to generate
+thoughts. It knows no particular model or task.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
-from vishwamai.reasoning import values as ways_to_value
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.drive import Search, run
-from vishwamai.reasoning.growth import Node, Proposals, Tree, Values
+from vishwamai.reasoning.drive import Search, run, run_until_stopped, solve_all
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.memory import ThoughtMemory
-from vishwamai.reasoning.model import Model
+from vishwamai.reasoning.model import Model, seed_of
 from vishwamai.reasoning.proposals import distinct, sampled
-from vishwamai.reasoning.search import beam, best_first, breadth, depth, mcts
-from vishwamai.reasoning.search.settings import TreeSettings
+from vishwamai.reasoning.search import SEARCHES, TreeSettings
+from vishwamai.reasoning.search_tree import Node, SearchTree, StateEvaluator, ThoughtGenerator
 from vishwamai.reasoning.solution import Solution, Step
-from vishwamai.reasoning.solve import run_until_stopped, solve_all
 from vishwamai.reasoning.task import Task, Verdict, call_safely
 from vishwamai.reasoning.tasks import task_of
+from vishwamai.reasoning.trace import Trace
+from vishwamai.reasoning.values import inline, remembered
 
 DRAWS = 4
-SEARCHES = {"breadth": breadth, "depth": depth, "beam": beam, "best_first": best_first, "mcts": mcts}
 
 
 class TreeOfThoughts:
@@ -48,8 +48,8 @@ class TreeOfThoughts:
         *,
         task: Task | str = "text",
         search: str = "breadth",
-        values: Values | None = None,
-        proposals: Proposals | None = None,
+        values: StateEvaluator | None = None,
+        proposals: ThoughtGenerator | None = None,
         memory: ThoughtMemory | None = None,
         seed: int = 0,
         **settings: Any,
@@ -60,12 +60,11 @@ class TreeOfThoughts:
         self.task = task_of(task)
         widths = {"max_branches": max_branches, "max_depth": max_depth, "beam_width": beam_width}
         self.settings = TreeSettings(**widths, temperature=temperature, **settings)
-        self.method, self.seed, self.memory = search, seed, memory
-        self._values = ways_to_value.inline() if values is None else values
+        self.method, self.seed = search, seed
+        self._values = values or inline()
         if memory is not None:
-            self._values = ways_to_value.remembered(self._values, memory, self.model.identity)
-        drawn = distinct if self.task.choice_stop else sampled
-        self._proposals = proposals or drawn(temperature)
+            self._values = remembered(self._values, memory, self.model.identity)
+        self._proposals = proposals or (distinct if self.task.choice_stop else sampled)(temperature)
 
     def solve(self, problem: str, *, budget: Budget | None = None) -> Solution:
         """The answer to one problem. Raises `InputError` for a problem that the task cannot read."""
@@ -81,81 +80,83 @@ class TreeOfThoughts:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
         tree = self.tree(problem, budget.sub_budget())  # what is spent in it is the problem's own
         if (needed := self.task.depth_of(problem) or 0) > self.settings.max_depth:
-            tree.notes.append(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
+            tree.note(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
         stopped = None
         if tree.root.answer is None:
-            search = SEARCHES[self.method].search(tree, self.settings)
+            search = SEARCHES[self.method](tree, self.settings)
             stopped = yield from run_until_stopped(search, tree.budget, tree.notes, lambda: bool(tree.answers))
-        if stopped is None and not (tree.solved and self.settings.stop_early):
+        if stopped is None and not (tree.is_solved and self.settings.stop_early):
             stopped = tree.budget.truncated_by
-        return solution(tree, stopped)
+        return _solution(tree, stopped)
 
-    def tree(self, problem: str, budget: Budget | None = None) -> Tree:
+    def tree(self, problem: str, budget: Budget | None = None) -> SearchTree:
         """A tree with nothing but its root."""
-        budget = Budget() if budget is None else budget
-        parts = self.task, problem, self._values, self._proposals
-        return Tree(*parts, budget=budget, seed=self.seed, method=f"tot-{self.method}")
+        budget, trace = Budget() if budget is None else budget, Trace(problem, f"tot-{self.method}")
+        seed = seed_of(self.seed, problem)
+        return SearchTree(self.task, problem, self._values, self._proposals, budget, seed, trace)
 
     def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
         """Up to `n` new thoughts after some steps: right ones, no two of which lead to the same state.
 
         Fewer where the model has no others in `DRAWS` times as many draws.
         """
-        n = check_whole("n", self.settings.max_branches if n is None else n, 0)
+        most = self.settings.max_branches if n is None else check_whole("n", n, 0)
         tree = self.tree(problem)
-        node = _at(tree, steps)
+        node = _follow(tree, steps)
         for _ in range(DRAWS):
-            if len(node.children) < n:
-                run(self.model, [tree.expand([node], [n])])
-        return [child.thought.text for child in node.children[:n]]
+            if len(node.children) < most:
+                run(self.model, [tree.expand([node], [most])])
+        return [child.thought.text for child in node.children[:most]]
 
     def estimate_value(self, problem: str, steps: Sequence[str] = ()) -> float:
         """How promising the state after some steps is, 0 to 1."""
         tree = self.tree(problem)
-        node = _at(tree, steps)
+        node = _follow(tree, steps)
         if node.answer is None:
-            run(self.model, [tree.value([node])])
+            run(self.model, [tree.evaluate([node])])
         return node.value
 
 
-def _judged(tree: Tree, node: Node) -> list[Step]:
-    """The steps to a node, each with the task's word on it."""
-    if node.parent is None:
-        return []
-    verdict, why = call_safely(tree.task.judge, node.parent.state, node.thought.text)
-    verdict = Verdict(None, why) if verdict is None else verdict
-    return [*_judged(tree, node.parent), Step(node.thought.text.strip(), verdict.valid, verdict.why)]
-
-
-def _at(tree: Tree, steps: Sequence[str]) -> Node:
-    """The node after given steps, put into the tree. Raises `InputError` for a step that is wrong."""
+def _follow(tree: SearchTree, steps: Sequence[str]) -> Node:
+    """The node after given steps, added to the tree. Raises `InputError` for a step that is wrong."""
     node = tree.root
     for number, text in enumerate(steps, 1):
-        node = tree.given(node, text)
+        node = tree.add_step(node, text)
         if node is None:
             raise InputError(f"step {number} is wrong here: {text!r:.80}")
     return node
 
 
-def solution(tree: Tree, stopped: str | None) -> Solution:
+def _solution(tree: SearchTree, stopped: str | None) -> Solution:
     """What a tree has come to."""
-    ranked, spent = tree.ranked, tree.budget.spent
-    best = ranked[0] if ranked else None
+    answers = tree.ranked_answers()
+    best = answers[0] if answers else None
     found = Solution(
         problem=tree.problem,
         method=tree.trace.method,
         answer=None if best is None else best.answer,
         verified=None if best is None else best.verified,
-        steps=() if best is None else tuple(_judged(tree, best)),
-        candidates=tuple(dict.fromkeys(node.answer for node in ranked if node.answer is not None)),
+        steps=() if best is None else _judged_steps(tree.task, best),
+        candidates=tuple(dict.fromkeys(node.answer for node in answers if node.answer is not None)),
         confidence=None if best is None else best.value,
         stopped=stopped,
-        tokens=spent["tokens"],
-        calls=spent["calls"],
-        nodes=spent["nodes"],
         seconds=round(tree.budget.elapsed, 6),
         trace=tree.trace,
         notes=tuple(tree.notes),
+        tokens=tree.budget.spent["tokens"],
+        calls=tree.budget.spent["calls"],
+        nodes=tree.budget.spent["nodes"],
     )
     tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
     return found
+
+
+def _judged_steps(task: Task, node: Node) -> tuple[Step, ...]:
+    """The steps to a node, each with the task's word on it."""
+    steps = []
+    for before, after in itertools.pairwise(node.ancestry):
+        text = after.thought.text
+        verdict, why = call_safely(task.judge, before.state, text)
+        verdict = Verdict(None, why) if verdict is None else verdict
+        steps.append(Step(text.strip(), verdict.valid, verdict.why))
+    return tuple(steps)

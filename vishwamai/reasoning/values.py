@@ -1,7 +1,7 @@
 """How promising a state is: said in passing, asked for in words, read from one token, from the residuals, or computed.
 
-Each is made by a call that checks its settings and gives a function of (tree, nodes), which asks through the tree's
-budget. Values are from 0 to 1, None where nothing is known; a search refuses others.
+Each function checks its settings and returns a `StateEvaluator`. Values are from 0 to 1, None where nothing is known; a
+search refuses others.
 """
 
 import math
@@ -14,51 +14,52 @@ import numpy as np
 from vishwamai.errors import DataError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.drive import Search, ask, ask_features, ask_scores
-from vishwamai.reasoning.growth import Node, Tree, Values
 from vishwamai.reasoning.memory import ThoughtMemory
-from vishwamai.reasoning.model import Completion, pieces, seed_of
-from vishwamai.reasoning.task import call_safely, yes_probability
+from vishwamai.reasoning.model import Completion, seed_of
+from vishwamai.reasoning.search_tree import Node, SearchTree, StateEvaluator
+from vishwamai.reasoning.task import yes_probability
 
 WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
 
 
-def inline() -> Values:
+def inline() -> StateEvaluator:
     """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing.
 
     After a step that the model did not write, the task's marks are scored.
     """
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float | None]]:
         task = tree.task
-        found = {node: task.value(node.made) for node in nodes if node.made is not None}
-        given = [node for node in nodes if node.made is None and node.steps]
+        values = {node: task.value(node.completion) for node in nodes if node.completion is not None}
+        given = {node: node.parent for node in nodes if node.completion is None and node.parent is not None}
         if given and task.marks is not None:
-            texts = [node.steps[-1].rstrip() for node in given]
-            bare = [text.removesuffix(task.marks[0]).removesuffix(task.marks[1]) for text in texts]
-            before = [pieces(task.prompt(tree.problem, node.steps[:-1])) for node in given]
-            prompts = [(*prompt, text) for prompt, text in zip(before, bare, strict=True)]
+            yes, no = task.marks
+            bare = [node.steps[-1].rstrip().removesuffix(yes).removesuffix(no) for node in given]
+            prompts = [(*tree.prompt(parent), step) for parent, step in zip(given.values(), bare, strict=True)]
             scores = yield from ask_scores(tree.budget, prompts, [task.marks] * len(given))
-            found |= {node: yes_probability(*pair) for node, pair in zip(given, scores, strict=True)}
-        return [0.5 if found.get(node) is None else found[node] for node in nodes]
+            values |= {node: yes_probability(*pair) for node, pair in zip(given, scores, strict=True)}
+        return [0.5 if (value := values.get(node)) is None else value for node in nodes]
 
-    return _of_kind("inline", values)
+    return _with_kind("inline", evaluate)
 
 
-def token(question: str, yes: str = " yes", no: str = " no") -> Values:
+def token(question: str, yes: str = " yes", no: str = " no") -> StateEvaluator:
     """The probability of `yes` against `no` after the state's prompt and a question: scored, so no token is made.
 
     None where the model gives neither any probability.
     """
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
-        prompts = [(*_pieces(tree, node), question) for node in nodes]
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float | None]]:
+        prompts = [(*tree.prompt(node), question) for node in nodes]
         scores = yield from ask_scores(tree.budget, prompts, [(yes, no)] * len(nodes))
-        return [yes_probability(of, against) for of, against in scores]
+        return [yes_probability(*pair) for pair in scores]
 
-    return _of_kind(f"token {question!r} {yes!r} {no!r}", values)
+    return _with_kind(f"token {question!r} {yes!r} {no!r}", evaluate)
 
 
-def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, temperature: float = 0.7) -> Values:
+def text(
+    question: str, words: Mapping[str, float] = WORDS, samples: int = 3, temperature: float = 0.7
+) -> StateEvaluator:
     """The mean of what the model says in words, `samples` times; an answer without one of the words counts as 0.
 
     Of words in an answer the last counts, where two begin at one place the longer; capitals and parts of longer words
@@ -69,92 +70,88 @@ def text(question: str, words: Mapping[str, float] = WORDS, samples: int = 3, te
     for word, value in words.items():
         if not 0 <= value <= 1:
             raise InputError(f"the word {word!r} is worth {value!r}; values are 0 to 1: scale them to that")
-    how = SamplingParams(temperature=temperature, max_tokens=24, stop=("\n",))
-    worth = {word.lower(): value for word, value in words.items()}
-    longest = sorted(worth, key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
+    params = SamplingParams(temperature=temperature, max_tokens=24, stop=("\n",))
+    value_of = {word.lower(): value for word, value in words.items()}
+    longest_first = sorted(value_of, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
-    def said_of(made: Completion) -> float | None:
-        found = pattern.findall(made.text.lower())
-        return worth[found[-1]] if found else None if made.finish_reason == "length" else 0.0
+    def read(answer: Completion) -> float | None:
+        found = pattern.findall(answer.text.lower())
+        return value_of[found[-1]] if found else None if answer.finish_reason == "length" else 0.0
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
-        prompts = [(*_pieces(tree, node), question) for node in nodes]
-        seeds = [seed_of(tree.seed, *node.path, "value") for node in nodes]
-        said = yield from ask(tree.budget, prompts, [samples] * len(nodes), how, seeds)
-        for node, row in zip(nodes, said, strict=True):
-            node.thought.tokens += sum(c.tokens for c in row)
-        return [_mean([worth for c in row if (worth := said_of(c)) is not None]) for row in said]
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float | None]]:
+        prompts = [(*tree.prompt(node), question) for node in nodes]
+        seeds = [tree.seed_at(node, "value") for node in nodes]
+        answers = yield from ask(tree.budget, prompts, [samples] * len(nodes), params, seeds)
+        values = []
+        for node, row in zip(nodes, answers, strict=True):
+            node.thought.tokens += sum(answer.tokens for answer in row)
+            known = [value for answer in row if (value := read(answer)) is not None]
+            values.append(sum(known) / len(known) if known else None)
+        return values
 
-    return _of_kind(f"text {question!r} {sorted(words.items())} {samples} {temperature}", values)
+    return _with_kind(f"text {question!r} {sorted(words.items())} {samples} {temperature}", evaluate)
 
 
-def head(weights: np.ndarray, bias: float = 0.0) -> Values:
+def head(weights: np.ndarray, bias: float = 0.0) -> StateEvaluator:
     """A learned head: the logistic function of the residuals after the state's prompt. `fit_head` makes the weights.
 
     It is a call of the model, and no token. The model must show its residuals, as `local.Local` does.
     """
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        rows = yield from ask_features(tree.budget, [_pieces(tree, node) for node in nodes])
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float]]:
+        rows = yield from ask_features(tree.budget, [tree.prompt(node) for node in nodes])
         return [float(_logistic(row.astype(np.float64) @ weights + bias)) for row in rows]
 
-    return _of_kind(f"head {seed_of(0, np.asarray(weights).tobytes().hex(), repr(bias)):016x}", values)
+    return _with_kind(f"head {seed_of(0, np.asarray(weights).tobytes().hex(), repr(bias)):016x}", evaluate)
 
 
-def program(value: Callable[[str, Any], float]) -> Values:
+def program(value: Callable[[str, Any], float]) -> StateEvaluator:
     """A function of (problem, state); where it raises, the state counts as 0 and the solution's notes say so."""
 
-    def values(tree: Tree, nodes: Sequence[Node]) -> Search[list[float]]:
-        found = []
-        for node in nodes:
-            number, why = call_safely(lambda state: float(value(tree.problem, state)), node.state)
-            found.append(0.0 if number is None else number)
-            if why and why not in tree.notes:
-                tree.notes.append(why)
-        return found
-        yield
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float]]:
+        return [tree.call(lambda node: float(value(tree.problem, node.state)), node) or 0.0 for node in nodes]
+        yield  # it asks the model for nothing
 
-    return _of_kind(f"program {getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}", values)
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    return _with_kind(f"program {name}", evaluate)
 
 
-def remembered(values: Values, memory: ThoughtMemory, identity: str) -> Values:
+def remembered(evaluator: StateEvaluator, memory: ThoughtMemory, identity: str) -> StateEvaluator:
     """Values that the same model gave to the same states of the same task before, and where there is none, new ones.
 
     Values of another kind, or of another question, are others. A memory that fails is told in the notes, and the search
     goes on without it.
     """
-    kind = getattr(values, "kind", getattr(values, "__qualname__", "values"))
+    kind = getattr(evaluator, "kind", getattr(evaluator, "__qualname__", "values"))
 
-    def seen(tree: Tree, nodes: Sequence[Node]) -> Search[list[float | None]]:
-        name = f"{tree.task.name}: {kind}"
-        keys = [(tree.problem if tree.task.scoped else "", node.state) for node in nodes]
-        known = [_kept(tree, memory.value, identity, name, key) for key in keys]
-        missing = [node for node, value in zip(nodes, known, strict=True) if value is None]
-        new = iter((yield from values(tree, missing)) if missing else [])
-        found = [next(new) if value is None else value for value in known]
-        for key, old, value in zip(keys, known, found, strict=True):
-            if old is None and value is not None and 0 <= value <= 1:
-                _kept(tree, memory.note_value, identity, name, key, value)
-        return found
+    def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float | None]]:
+        def use(method: Callable[..., Any], node: Node, *args: Any) -> Any:
+            """What the memory says of a node; None where its file cannot be used, or the state not be written to it."""
+            try:
+                place = (tree.problem if tree.task.scoped else "", node.state)
+                return method(identity, f"{tree.task.name}: {kind}", place, *args)
+            except (DataError, InputError) as error:
+                tree.note(str(error))
+                return None
 
-    return seen
+        values = {node: use(memory.value, node) for node in nodes}
+        missing = [node for node, value in values.items() if value is None]
+        if missing:
+            values |= zip(missing, (yield from evaluator(tree, missing)), strict=True)
+        for node in missing:
+            value = values[node]
+            if value is not None and 0 <= value <= 1:
+                use(memory.note_value, node, value)
+        return [values[node] for node in nodes]
 
-
-def _kept(tree: Tree, use: Callable[..., Any], *args: Any) -> Any:
-    """What a memory says, or None with a note where its file cannot be used, or a state not be written to it."""
-    try:
-        return use(*args)
-    except (DataError, InputError) as error:
-        if str(error) not in tree.notes:
-            tree.notes.append(str(error))
-        return None
+    return evaluate
 
 
-def _of_kind(kind: str, values: Values) -> Values:
-    """The same values, with what tells them from others in a memory."""
-    values.kind = kind  # pyright: ignore[reportFunctionMemberAccess]
-    return values
+def _with_kind(kind: str, evaluator: StateEvaluator) -> StateEvaluator:
+    """The evaluator, with what tells its values from others in a memory."""
+    evaluator.kind = kind  # pyright: ignore[reportFunctionMemberAccess]
+    return evaluator
 
 
 def fit_head(
@@ -183,11 +180,3 @@ def fit_head(
 
 def _logistic(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(z, -500, 500)))
-
-
-def _mean(known: Sequence[float]) -> float | None:
-    return sum(known) / len(known) if known else None
-
-
-def _pieces(tree: Tree, node: Node) -> tuple[str, ...]:
-    return pieces(tree.task.prompt(tree.problem, node.steps))
