@@ -23,6 +23,9 @@ from rich.table import Table
 
 from vishwamai import VishwamAI
 from vishwamai.data import countdown, game24
+from vishwamai.generation.generator import Generator
+from vishwamai.generation.prefix_cache import PrefixCache
+from vishwamai.generation.results import GeneratedRow
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import Budget, ChainOfThought, IntegratedReasoning, Local, TreeOfThoughts
 from vishwamai.reasoning.drive import Search, ask, run
@@ -199,6 +202,20 @@ class FewShot(Game24):
         return (self.prefix, *super().prompt(problem, steps))
 
 
+class ReadWhole(PrefixCache):
+    """Reads every prompt of a call whole, equal ones once, and keeps nothing."""
+
+    def generate(self, weights, prompts, params, **_) -> list[GeneratedRow]:
+        rows = [[token for run in prompt for token in run] for prompt in prompts]
+        made = Generator(cfg=self.cfg, eos_ids=self.eos_ids, text=self.text, programs=self.programs).generate(
+            weights, rows, params
+        )
+        self.counts.prefill_tokens += sum(map(len, set(map(tuple, rows))))
+        fields = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
+        pairs = zip(rows, params, strict=True)
+        return [GeneratedRow(i, len(row), p, *new) for i, ((row, p), new) in enumerate(zip(pairs, fields, strict=True))]
+
+
 def forking(limit: int | None) -> None:
     """The same search with prefixes shared and with every prompt read whole."""
     model = VishwamAI.from_pretrained("vishwamai/base")
@@ -211,9 +228,13 @@ def forking(limit: int | None) -> None:
         title=f"a tree after three worked examples, {len(puzzles)} puzzles",
     )
     used = {}
-    for name, share in (("read once and forked", True), ("read whole for every row", False)):
+    for name, share in (("read once and forked", True), ("read whole in every call", False)):
         for _ in range(2):  # the first time everything is compiled
-            local = Local(model, context=448, rows=512, share=share)
+            local = Local(model, context=448, rows=512)
+            if not share:
+                known = local._cache
+                settings = {"eos_ids": known.eos_ids, "text": known.text, "programs": known.programs}
+                local._cache = ReadWhole(known.cfg, known.sizes, **settings)
             TreeOfThoughts(local, task=FewShot(), temperature=1.0, stop_early=False).solve_all(puzzles)
         used[share] = u = local.usage
         table.add_row(name, f"{u.prefill_tokens:,}", f"{u.completion_tokens:,}", f"{u.seconds:.1f}")

@@ -11,7 +11,7 @@ import pytest
 
 from vishwamai.generation import beam, sampling
 from vishwamai.generation.beam import BeamParams, BeamRules, Beams, BeamState
-from vishwamai.generation.sampling import SamplingParams, controls
+from vishwamai.generation.sampling import SamplingParams, batch_params
 
 B, W, V, N = 2, 3, 11, 4
 LOGITS = np.random.default_rng(0).normal(0, 2, (B * W, V)).astype(np.float32)
@@ -36,9 +36,9 @@ def state(step: int, start: int = 5) -> BeamState:
 
 
 def rules(p: SamplingParams) -> BeamRules:
-    rows = controls([dataclasses.replace(p, seed=i) for i in range(B)])
-    none = jnp.zeros(0, jnp.int32)
-    return BeamRules(controls=rows, end_ids=none, limit=jnp.full(B, N + 1, jnp.int32), length_penalty=jnp.float32(1.0))
+    rows = batch_params([dataclasses.replace(p, seed=i) for i in range(B)], [100] * B)
+    no_ends = dataclasses.replace(rows, end_ids=np.zeros((B, 0), np.int32))
+    return BeamRules(params=no_ends, length_penalty=jnp.float32(1.0))
 
 
 def drawn(p: SamplingParams, step: int, start: int = 5) -> tuple[list, list, np.ndarray]:

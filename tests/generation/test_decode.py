@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.generation import decode
-from vishwamai.generation.decode import LENGTH, RUNNING, STOP, BatchParams
-from vishwamai.generation.sampling import SamplingParams, controls
+from vishwamai.generation.decode import LENGTH, RUNNING, STOP
+from vishwamai.generation.sampling import BatchParams, SamplingParams, batch_params
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.sharding import SINGLE
@@ -25,7 +25,7 @@ CFG = ModelConfig(
     tie_embeddings=False,
 )  # fmt: skip
 FIXED = {"cfg": CFG, "dtypes": ("float32", "float32"), "sharding": SINGLE}
-prefill = jax.jit(functools.partial(decode.prefill, size=SIZE, pad_id=PAD, top=TOP, **FIXED))
+prefill = jax.jit(functools.partial(decode.prefill, size=SIZE, pad_id=PAD, n_top=TOP, **FIXED))
 more = jax.jit(functools.partial(decode.decode, **FIXED))
 
 PROMPTS = [[3, 1, 4, 1, 14], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9], [3, 2, 3], [8, 4, 6], [2]]
@@ -109,22 +109,19 @@ def ends() -> list[tuple[int, ...]]:
 @functools.cache
 def begun():
     tokens = jnp.asarray([row + [7] * (T - len(row)) for row in PROMPTS], jnp.int32)  # 7 is no padding token
-    return prefill(weights(), tokens, jnp.asarray([len(row) for row in PROMPTS], jnp.int32), batch_params())
+    return prefill(weights(), tokens, jnp.asarray([len(row) for row in PROMPTS], jnp.int32), None, asked())
 
 
 @functools.cache
-def batch_params() -> BatchParams:
-    table_of_ends = np.full((len(PROMPTS), 4), -1, np.int32)
-    for row, ids in zip(table_of_ends, ends(), strict=True):
-        row[: len(ids)] = ids
-    asked = jax.tree.map(jnp.asarray, controls(ASKED))
-    return BatchParams(controls=asked, end_ids=jnp.asarray(table_of_ends), limit=jnp.asarray(LIMITS, jnp.int32))
+def asked() -> BatchParams:
+    rows = [dataclasses.replace(p, stop_token_ids=ids) for p, ids in zip(ASKED, ends(), strict=True)]
+    return jax.tree.map(jnp.asarray, batch_params(rows, LIMITS))
 
 
 def after(*turns: int):
     state = begun()
     for steps in turns:
-        state = more(weights(), state, batch_params(), jnp.int32(steps))
+        state = more(weights(), state, asked(), jnp.int32(steps))
     return state
 
 
@@ -202,13 +199,13 @@ def test_seen_tokens_are_those_inside():
 
 def test_shapes_and_dtypes_are_those_asked_for():
     """Traced only, nothing is compiled."""
-    asked = FIXED | {"dtypes": ("bfloat16", "float16"), "size": 16, "pad_id": PAD, "top": 0}
+    how = FIXED | {"dtypes": ("bfloat16", "float16"), "size": 16, "pad_id": PAD, "n_top": 0}
     tokens, lengths = jnp.zeros((6, T), jnp.int32), jnp.ones(6, jnp.int32)
-    state = jax.eval_shape(functools.partial(decode.prefill, **asked), weights(), tokens, lengths, batch_params())
+    state = jax.eval_shape(functools.partial(decode.prefill, **how), weights(), tokens, lengths, None, asked())
     (place,) = state.cache.stacks[0]
     assert place.k.dtype == place.v.dtype == jnp.float16 and place.k.shape == (1, 6, 16, 1, 8)
     assert state.tokens.shape == (6, 16) and state.top_ids.shape == state.top_logprobs.shape == (6, 16, 0)
     assert state.logprobs.dtype == jnp.float32
-    loop = functools.partial(decode.decode, **FIXED | {"dtypes": asked["dtypes"]})
-    again = jax.eval_shape(loop, weights(), state, batch_params(), jnp.int32(1))
+    loop = functools.partial(decode.decode, **FIXED | {"dtypes": how["dtypes"]})
+    again = jax.eval_shape(loop, weights(), state, asked(), jnp.int32(1))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), again) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

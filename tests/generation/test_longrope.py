@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.generation.beam import BeamParams
-from vishwamai.generation.fork import PoolSizes
-from vishwamai.generation.forking import Forks
 from vishwamai.generation.generator import Generator
+from vishwamai.generation.prefix_cache import PrefixCache
+from vishwamai.generation.prefix_pool import PoolSizes
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers
@@ -78,14 +78,14 @@ def test_a_beam_has_the_logprob_of_its_text():
 
 
 def test_prompts_in_runs_that_cross_in_their_midst():
-    forks = Forks(CFG, PoolSizes(rows=8, context=32, jobs=4, tile=2))
+    cache = PrefixCache(CFG, PoolSizes(rows=8, context=32, requests=4, batch=2))
     prompts = [tuple(map(tuple, (PROMPTS[0], PROMPTS[0][:n]))) for n in (2, 3, 4)]
-    rows = forks.draw(weights(), prompts, [GREEDY] * 3, ())
+    rows = cache.generate(weights(), prompts, [GREEDY] * 3)
     for prompt, row in zip(prompts, rows, strict=True):
         want, values = whole([*prompt[0], *prompt[1]], 6)
         assert row.tokens == want
         np.testing.assert_allclose(row.logprobs, values, atol=2e-4)
-    scores = forks.score(weights(), prompts, [(1, 2, 3)] * 3)
+    scores = cache.score(weights(), prompts, [(1, 2, 3)] * 3)
     for prompt, score in zip(prompts, scores, strict=True):
         text = [*prompt[0], *prompt[1]]
         whole_text = logprobs_of((*text, 1, 2, 3))  # the first of them is from the text before it, which is read

@@ -85,7 +85,7 @@ def read(monkeypatch):
 
     def spy(self, f, *args, **options):
         if f is decode.prefill:
-            _, _, lengths, _ = args
+            _, _, lengths, _, _ = args
             counts.append(int(lengths[0]))
         elif f is decode.extend:
             _, _, kept, _, lengths, _ = args

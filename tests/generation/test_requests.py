@@ -144,21 +144,21 @@ def test_padding_at_the_right_and_below():
 
 def test_a_job_holds_its_rows_and_fillers_that_have_ended():
     got = job([3, 20, 7])
-    assert got.tokens.shape == (4, 32) and got.size == 64 and got.top == 0
+    assert got.tokens.shape == (4, 32) and got.size == 64 and got.n_top == 0
     want = pad_rows([[1] * 3, [2] * 20, [3] * 7], 4, 32)
     np.testing.assert_array_equal(got.tokens, want)
     np.testing.assert_array_equal(got.lengths, [3, 20, 7, 1])
-    np.testing.assert_array_equal(got.batch_params.limit, [8, 25, 12, 0])
+    np.testing.assert_array_equal(got.params.limit, [8, 25, 12, 0])
     assert [(row.index, row.start, row.tokens) for row in got.rows] == [(0, 3, []), (1, 20, []), (2, 7, [])]
-    assert all(isinstance(x, jax.Array) and x.shape[0] == 4 for x in jax.tree.leaves((got.tokens, got.batch_params)))
+    assert all(isinstance(x, jax.Array) and x.shape[0] == 4 for x in jax.tree.leaves((got.tokens, got.params)))
 
 
 def test_each_row_keeps_its_parameters():
     asked = [SamplingParams(temperature=t, top_k=k, seed=s) for t, k, s in [(0.5, 3, 4), (0.0, 0, 5), (2.0, 9, 6)]]
     got = job([1, 2, 3], asked)
-    np.testing.assert_array_equal(got.batch_params.controls.temperature, [0.5, 0, 2, 0])
-    np.testing.assert_array_equal(got.batch_params.controls.top_k, [3, 0, 9, 0])
-    np.testing.assert_array_equal(got.batch_params.controls.seed[:3], [[0, 4], [0, 5], [0, 6]])
+    np.testing.assert_array_equal(got.params.temperature, [0.5, 0, 2, 0])
+    np.testing.assert_array_equal(got.params.top_k, [3, 0, 9, 0])
+    np.testing.assert_array_equal(got.params.seed[:3], [[0, 4], [0, 5], [0, 6]])
     assert [row.params for row in got.rows] == asked
 
 
@@ -170,10 +170,10 @@ def test_end_tokens_are_the_model_s_and_the_row_s_own():
         SamplingParams(ignore_eos=True),
         SamplingParams(stop_token_ids=(4, 5, 6)),
     ]
-    ends = np.asarray(job([1] * 5, asked).batch_params.end_ids)
+    ends = np.asarray(job([1] * 5, asked).params.end_ids)
     assert ends.shape == (8, 8)  # five are more than the least, four
     assert [row[row >= 0].tolist() for row in ends] == [[2, 3], [2, 3, 7], [8, 9], [], [2, 3, 4, 5, 6], [], [], []]
-    assert job([1] * 5, asked[:4] + asked[:1]).batch_params.end_ids.shape == (8, 4)
+    assert job([1] * 5, asked[:4] + asked[:1]).params.end_ids.shape == (8, 4)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_shapes_are_rounded_up_and_bounded_by_the_context(lengths, most, context
 @pytest.mark.parametrize(("asked", "top"), [(None, 0), (0, 0), (1, 5), (5, 5), (6, 20), (20, 20)])
 def test_as_many_likeliest_tokens_as_the_row_that_asks_for_most(asked, top):
     params = [SamplingParams(), SamplingParams(logprobs=asked)]
-    assert job([1, 1], params).top == top
+    assert job([1, 1], params).n_top == top
     small = dataclasses.replace(CFG, vocab_size=4)
-    assert job([1, 1], params, small).top == min(top, 4)
+    assert job([1, 1], params, small).n_top == min(top, 4)
 
 
 def test_rows_are_split_over_a_mesh():

@@ -39,11 +39,11 @@ def grown(tokenizer, prompt: list[int], new: list[int], stop: list[str], turns: 
     size = len(prompt) + len(new)
     pairs = np.arange(2 * size).reshape(1, size, 2)
     arrays = {"tokens": np.array([prompt + new]), "logprobs": -np.arange(size, dtype=np.float32)[None]}
-    view = SimpleNamespace(**arrays, top_ids=pairs, top_logprobs=-pairs.astype(np.float32), length=[0])
+    view = SimpleNamespace(**arrays, top_ids=pairs, top_logprobs=-pairs.astype(np.float32))
     chunks = []
     for made in [*turns, len(new)]:
-        view.length = np.array([len(prompt) + made])
-        chunks.append(row.grow(view, "length" if made == len(new) else None))
+        gained = slice(row.start + len(row.tokens), len(prompt) + made)
+        chunks.append(row.append(view, 0, gained, "length" if made == len(new) else None))
     return row, [chunk for chunk in chunks if chunk is not None]
 
 

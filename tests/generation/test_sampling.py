@@ -10,7 +10,7 @@ import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
-from vishwamai.generation.sampling import SamplingParams, controls
+from vishwamai.generation.sampling import BatchParams, SamplingParams, batch_params
 
 V = 37
 RNG = np.random.default_rng(5)
@@ -35,6 +35,11 @@ LOGITS = RNG.normal(0, 3, (len(PARAMS), V)).astype(np.float32)
 SEEN = RNG.random(LOGITS.shape) < 0.3
 penalise, choose = jax.jit(sampling.penalise), jax.jit(sampling.choose)
 warp = jax.jit(sampling.warp, static_argnames="keep")
+
+
+def arrays(params: list[SamplingParams]) -> BatchParams:
+    """The parameters as arrays, with room for any number of tokens."""
+    return batch_params(params, [1000] * len(params))
 
 
 def penalised(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
@@ -88,7 +93,7 @@ def no_tokens(logits: jnp.ndarray) -> jnp.ndarray:
 
 @pytest.mark.parametrize("keep", [1, 4, 99])
 def test_every_row_is_filtered_as_it_asks(keep):
-    c = controls(PARAMS)
+    c = arrays(PARAMS)
     scores = warp(penalise(jnp.asarray(LOGITS), jnp.asarray(SEEN), c.penalty), c, keep=keep)
     for got, logits, seen, p in zip(scores, LOGITS, SEEN, PARAMS, strict=True):
         np.testing.assert_allclose(softmax(np.asarray(got, np.float64)), distribution(logits, seen, p, keep), atol=1e-6)
@@ -97,7 +102,7 @@ def test_every_row_is_filtered_as_it_asks(keep):
 @pytest.mark.parametrize("settings", [{}, {"min_p": 0.15}], ids=["none", "min_p"])
 def test_rows_that_need_no_sort(settings):
     p = SamplingParams(**settings)
-    got = warp(jnp.asarray(LOGITS), controls([p] * len(LOGITS)))
+    got = warp(jnp.asarray(LOGITS), arrays([p] * len(LOGITS)))
     want = [distribution(logits, np.zeros(V, bool), p) for logits in LOGITS]
     np.testing.assert_allclose([softmax(row) for row in np.asarray(got, np.float64)], want, atol=1e-6)
 
@@ -117,24 +122,24 @@ def test_a_penalty_of_one_changes_no_bit():
 
 def test_tokens_as_likely_as_the_last_one_kept_stay():
     logits = jnp.array([[2.0, 1.0, 1.0, 0.0]])
-    got = warp(logits, controls([SamplingParams(top_k=2)]))
+    got = warp(logits, arrays([SamplingParams(top_k=2)]))
     np.testing.assert_array_equal(got, [[2.0, 1.0, 1.0, -np.inf]])
 
 
 def test_top_p_that_is_reached_exactly_keeps_nothing_more():
     halves = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.0625, 0.0625]]))
-    assert np.isfinite(warp(halves, controls([SamplingParams(top_p=0.75)]))).tolist() == [[True] * 2 + [False] * 3]
+    assert np.isfinite(warp(halves, arrays([SamplingParams(top_p=0.75)]))).tolist() == [[True] * 2 + [False] * 3]
 
 
 def test_a_filter_that_is_off_drops_nothing_however_unlikely():
     logits = jnp.array([[0.0, -200.0, -300.0]] * 2)
-    got = warp(logits, controls([SamplingParams(), SamplingParams(top_k=1)]))
+    got = warp(logits, arrays([SamplingParams(), SamplingParams(top_k=1)]))
     np.testing.assert_array_equal(got, [[0.0, -200.0, -300.0], [0.0, -np.inf, -np.inf]])
 
 
 def test_a_token_that_is_ruled_out_stays_out():
     logits = jnp.array([[-np.inf, 1.0, -np.inf, 0.5]])
-    got = warp(logits, controls([SamplingParams(top_k=3, top_p=0.99)]))
+    got = warp(logits, arrays([SamplingParams(top_k=3, top_p=0.99)]))
     np.testing.assert_array_equal(got, logits)
 
 
@@ -155,9 +160,9 @@ def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
 def test_draws_follow_the_distribution(vary):
     n, logits, seen = 4096, np.array([2.0, -1.0, 0.5, 0.0, 1.5, -3.0], np.float32), np.array([1, 0, 0, 1, 0, 1], bool)
     p = SamplingParams(temperature=1.4, top_k=5, top_p=0.95, repetition_penalty=1.3, seed=0)
-    c = controls([p] * n)
+    c = arrays([p] * n)
     seeds = np.stack([np.zeros(n), np.arange(n)], 1).astype(np.uint32)
-    c = sampling.SamplingArrays(**{**vars(c), "seed": seeds if vary == "seed" else c.seed})
+    c = BatchParams(**{**vars(c), "seed": seeds if vary == "seed" else c.seed})
     position = np.arange(n) if vary == "position" else np.zeros(n)
     seen_too = jnp.broadcast_to(jnp.asarray(seen), (n, 6))
     got = choose(jnp.broadcast_to(jnp.asarray(logits), (n, 6)), c, seen_too, column(position))
@@ -169,24 +174,24 @@ def test_draws_follow_the_distribution(vary):
 def test_temperature_zero_is_the_likeliest_after_the_penalty_beside_drawn_rows():
     mixed = [SamplingParams(temperature=i % 2 * 5.0, repetition_penalty=2.5, seed=i) for i in range(len(LOGITS))]
     position = column(np.arange(len(LOGITS)))
-    got = np.asarray(choose(jnp.asarray(LOGITS), controls(mixed), jnp.asarray(SEEN), position))
+    got = np.asarray(choose(jnp.asarray(LOGITS), arrays(mixed), jnp.asarray(SEEN), position))
     best = np.array([penalised(logits, seen, 2.5).argmax() for logits, seen in zip(LOGITS, SEEN, strict=True)])
     assert got[::2].tolist() == best[::2].tolist() != LOGITS.argmax(-1)[::2].tolist()
     assert (got[1::2] != best[1::2]).any()
-    cold = controls([SamplingParams(temperature=0, repetition_penalty=2.5)] * len(LOGITS))
+    cold = arrays([SamplingParams(temperature=0, repetition_penalty=2.5)] * len(LOGITS))
     assert choose(jnp.asarray(LOGITS), cold, jnp.asarray(SEEN), position).tolist() == best.tolist()
 
 
 def test_a_draw_does_not_depend_on_its_neighbours():
     flat, position = jnp.zeros((len(PARAMS), V)), column(np.arange(len(PARAMS)) * 3)
-    together = choose(flat, controls(PARAMS), no_tokens(flat), position)
-    other_way = choose(flat, controls(PARAMS[::-1]), no_tokens(flat), position[::-1])
+    together = choose(flat, arrays(PARAMS), no_tokens(flat), position)
+    other_way = choose(flat, arrays(PARAMS[::-1]), no_tokens(flat), position[::-1])
     assert together.tolist() == other_way.tolist()[::-1] and len(set(together.tolist())) > 5
 
 
 def test_a_key_hangs_on_all_of_the_seed_and_on_the_position():
     seeds = [0, 1, 2**32, 2**32 + 1, 2**63, -1]
-    words = jnp.asarray(controls([SamplingParams(seed=s) for s in seeds for _ in range(3)]).seed)
+    words = jnp.asarray(arrays([SamplingParams(seed=s) for s in seeds for _ in range(3)]).seed)
     noise = np.asarray(sampling.gumbel(sampling.keys(words, column([0, 1, 70] * len(seeds))), 4))
     assert len({tuple(row) for row in noise.tolist()}) == noise.shape[0]
     again = np.asarray(sampling.gumbel(sampling.keys(words[::-1], column([70, 1, 0] * len(seeds))), 4))
@@ -196,13 +201,13 @@ def test_a_key_hangs_on_all_of_the_seed_and_on_the_position():
 # Parameters
 
 
-def test_controls_are_one_number_a_row():
+def test_arrays_are_one_number_a_row():
     asked = [
         SamplingParams(temperature=0.5, top_k=-1, top_p=0.9, min_p=0.1, repetition_penalty=1.5, seed=2**40 + 7),
         SamplingParams(temperature=0, top_k=4, top_p=0.5, min_p=0.2, repetition_penalty=2, seed=-1),
         SamplingParams(top_k=3, seed=0),
     ]
-    c = controls(asked)
+    c = arrays(asked)
     np.testing.assert_array_equal(c.temperature, np.float32([0.5, 0, 1]))
     np.testing.assert_array_equal(c.top_k, [0, 0, 3])  # the second row is greedy: its filters are off
     np.testing.assert_array_equal(c.top_p, np.float32([0.9, 1, 1]))
@@ -213,7 +218,7 @@ def test_controls_are_one_number_a_row():
 
 
 def test_no_seed_is_another_seed_each_time():
-    seeds = controls([SamplingParams()] * 20).seed
+    seeds = arrays([SamplingParams()] * 20).seed
     assert len({tuple(row) for row in seeds.tolist()}) == 20
 
 

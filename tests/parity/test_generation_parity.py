@@ -175,7 +175,7 @@ def test_filters_equal_the_logits_processors(settings, keep):
     for name, make in makers.items():
         if name in settings:
             expected = make(settings[name])(torch.tensor(ids), expected)
-    c = sampling.controls([SamplingParams(**settings)] * 4)
+    c = sampling.batch_params([SamplingParams(**settings)] * 4, [100] * 4)
     seen = np.zeros((4, 61), bool)
     seen[np.arange(4)[:, None], ids] = True
     mine = sampling.warp(sampling.penalise(jnp.asarray(logits), jnp.asarray(seen), c.penalty), c, keep=keep)

@@ -13,12 +13,12 @@ import pytest
 
 from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.errors import BackendError, InputError
+from vishwamai.generation import prefix_cache
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
-from vishwamai.reasoning import local
 from vishwamai.reasoning.local import Local, as_model
 from vishwamai.reasoning.model import pieces, seed_of
 from vishwamai.weights import spec
@@ -185,7 +185,7 @@ def test_turns_change_no_text(face, model, monkeypatch):
     prompts, n, how = PROMPTS[:2], [26, 2], dataclasses.replace(HOW, stop=(".", "t s"))
     want = model.generate(prompts, n, how, [1, 2])
     check_against_the_plain_generator(model, want, how, prompts=prompts, n=n, seeds=[1, 2])
-    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
+    monkeypatch.setattr(prefix_cache, "CHUNK_TOKENS", 5)
     turned = Local(face, rows=16)
     made = turned.generate(prompts, n, how, [1, 2])
     for row, wanted in zip(made, want, strict=True):
@@ -196,18 +196,11 @@ def test_turns_change_no_text(face, model, monkeypatch):
 
 
 def test_a_turn_reads_what_is_new_alone(face, monkeypatch):
-    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
+    monkeypatch.setattr(prefix_cache, "CHUNK_TOKENS", 5)
     model = Local(face, rows=16)
     made = model.generate(["So: "], [3], dataclasses.replace(HOW, ignore_eos=True), [5])
     assert [c.tokens for c in made[0]] == [16] * 3
     assert model.usage.prefill_tokens == 4 + 3 * 15
-
-
-def test_without_sharing_every_row_reads_its_prompt(face, model, want):
-    apart = Local(face, rows=16, share=False)
-    made = apart.generate(PROMPTS, N, HOW, SEEDS)
-    assert [[c.text for c in row] for row in made] == [[c.text for c in row] for row in want]
-    assert apart.usage.prefill_tokens == sum(n * len(flat(model, p)) for p, n in zip(PROMPTS, N, strict=True))
 
 
 # Where a row ends
@@ -240,17 +233,15 @@ def test_a_full_context_ends_a_row(face, model):
         [17, 1],
         dataclasses.replace(HOW, ignore_eos=True),
     )
-    for share in (True, False):
-        [made, full] = Local(face, rows=16, share=share).generate(prompts, n, how, [1, 2])
-        assert [(c.tokens, c.finish_reason) for c in made] == [(6, "length")] * 17
-        assert [(c.text, c.tokens, c.finish_reason) for c in full] == [("", 0, "length")]
-    short = Local(face, rows=16, context=62, share=False).generate(prompts[:1], n[:1], how, [1])
+    [made, full] = Local(face, rows=16).generate(prompts, n, how, [1, 2])
+    assert [(c.tokens, c.finish_reason) for c in made] == [(6, "length")] * 17
+    assert [(c.text, c.tokens, c.finish_reason) for c in full] == [("", 0, "length")]
+    short = Local(face, rows=16, context=62).generate(prompts[:1], n[:1], how, [1])
     assert [c.tokens for c in short[0]] == [4] * 17
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_prompts_that_do_not_fit_are_refused(face, share):
-    model = Local(face, rows=16, share=share)
+def test_prompts_that_do_not_fit_are_refused(face):
+    model = Local(face, rows=16)
     for prompt, words in (("", "prompt is empty"), (("", ""), "prompt is empty"), ("x" * 65, "6[56] tokens.*holds 64")):
         with pytest.raises(InputError, match=words):
             model.generate([PROMPTS[0], prompt], [1, 1], HOW, [1, 1])
@@ -264,10 +255,10 @@ def test_a_deadline_ends_rows_where_they_are(face, model, want, monkeypatch):
     assert [len(row) for row in late] == N
     assert {(c.text, c.tokens, c.logprob, c.finish_reason) for row in late for c in row} == {("", 0, 0.0, "length")}
     assert model.generate(PROMPTS, N, HOW, SEEDS, deadline=time.monotonic() + 1000) == want
-    monkeypatch.setattr(local, "CHUNK_TOKENS", 5)
+    monkeypatch.setattr(prefix_cache, "CHUNK_TOKENS", 5)
     times = iter([0.0, 1.0, 2.0])
     clock = types.SimpleNamespace(monotonic=lambda: next(times), perf_counter=time.perf_counter)
-    monkeypatch.setattr(local, "time", clock)
+    monkeypatch.setattr(prefix_cache, "time", clock)
     made = model.generate(PROMPTS[2:], N[2:], HOW, SEEDS[2:], deadline=2.0)
     assert next(times, None) is None
     for row, wanted in zip(made, want[2:], strict=True):

@@ -1,6 +1,7 @@
 """Beam search and beam sampling: one loop on the device that keeps the W likeliest continuations of every prompt.
 
-B prompts, W beams, R = B * W rows of the cache, K candidates a step, N new positions, V vocabulary, E end tokens.
+P prompts that are read, B that are searched, W beams, R = B * W rows of the cache, K candidates a step, N new
+positions, V vocabulary, E end tokens.
 
 The semantics are those of `generate(num_beams=W)` in transformers 5: of each prompt's W * V continuations the K =
 W * max(2, 1 + E) likeliest are taken; those that end, and stand among the first W, compete with the finished ones by
@@ -17,7 +18,7 @@ from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
 from vishwamai.generation.decode import constrain_state, find_seen_tokens, read
-from vishwamai.generation.sampling import SamplingArrays
+from vishwamai.generation.sampling import BatchParams
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -58,9 +59,7 @@ class BeamParams:
 class BeamRules:
     """What does not change during a search."""
 
-    controls: SamplingArrays  # of the B prompts
-    end_ids: Array  # [E] int32
-    limit: Array  # [B] int32, the most new tokens; 0 for a prompt that only fills the batch
+    params: BatchParams  # of the B prompts, with E end tokens each, the same for all
     length_penalty: Array  # [] float32
 
 
@@ -89,38 +88,43 @@ class BeamState:
 
 def begin(
     weights,
-    tokens_BT,
-    lengths_B,
+    tokens_PT,
+    lengths_P,
+    prompt_B: Array | None,
     rules: BeamRules,
     *,
     cfg: ModelConfig,
     size: int,
-    room: int,
+    max_tokens: int,
     beams: BeamParams,
     dtypes,
     sharding: Sharding,
 ) -> BeamState:
-    """Reads the prompts once each, gives every beam its copy, and takes the first step."""
-    x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    """Reads the prompts once each, gives every beam its copy, and takes the first step.
+
+    Beams w of b continue prompt `prompt[b]` (None: b).
+    """
+    last, cache = read(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    prompt_B = jnp.arange(tokens_PT.shape[0]) if prompt_B is None else prompt_B
+    tokens_BT, lengths_B, W = tokens_PT[prompt_B], lengths_P[prompt_B], beams.num_beams
     B, T = tokens_BT.shape
-    W = beams.num_beams
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
     empty = Beams(
-        tokens=jnp.zeros((B, W, room), jnp.int32),
+        tokens=jnp.zeros((B, W, max_tokens), jnp.int32),
         score=jnp.full((B, W), OUT),
         length=jnp.zeros((B, W), jnp.int32),
         ended=jnp.zeros((B, W), bool),
     )
     state = BeamState(
-        cache=select_rows(cache, jnp.repeat(jnp.arange(B), W)),
+        cache=select_rows(cache, jnp.repeat(prompt_B, W)),
         running=dataclasses.replace(empty, score=empty.score.at[:, 0].set(0.0)),  # the copies are equal: one counts
         finished=empty,
         seen=jnp.repeat(find_seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
         start=lengths_B,
         step=jnp.zeros((), jnp.int32),
-        open=rules.limit > 0,
+        open=rules.params.limit > lengths_B,
     )
-    logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
+    logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[prompt_B, 0]
     return _constrain_state(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
 
 
@@ -159,31 +163,31 @@ def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamPara
         seen=state.seen[rows_R].at[jnp.arange(last_R.shape[0]), last_R].set(True),
         start=state.start,
         step=step,
-        open=state.open & _may_improve(running, finished, step, rules, beams),
+        open=state.open & _may_improve(running, finished, state.start, step, rules, beams),
     )
 
 
 def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> tuple[Beams, Array]:
     """The K likeliest (or drawn) continuations of each prompt, and the beam that each continues, `[B, K]`."""
     B, W, _ = state.running.tokens.shape
-    V, E = logits_RV.shape[1], rules.end_ids.shape[0]
-    c = jax.tree.map(lambda x: jnp.repeat(x, W, axis=0), rules.controls)
-    logprobs_RV = sampling.penalise(jax.nn.log_softmax(logits_RV, axis=-1), state.seen, c.penalty)
+    V, E = logits_RV.shape[1], rules.params.end_ids.shape[1]
+    params_R = jax.tree.map(lambda x: jnp.repeat(x, W, axis=0), rules.params)
+    logprobs_RV = sampling.penalise(jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.penalty)
     if beams.sample:
-        logprobs_RV = sampling.warp(logprobs_RV, c, keep=max(2, 1 + E))
+        logprobs_RV = sampling.warp(logprobs_RV, params_R, keep=max(2, 1 + E))
     total = (logprobs_RV.reshape(B, W, V) + state.running.score[:, :, None]).reshape(B, W * V)
     order = total
     if beams.sample:
-        order = total + sampling.gumbel(sampling.keys(rules.controls.seed, state.start + state.step), W * V)
+        order = total + sampling.gumbel(sampling.keys(rules.params.seed, state.start + state.step), W * V)
     _, index = jax.lax.top_k(order, min(W * max(2, 1 + E), W * V))
     beam_BK, token_BK = index // V, (index % V).astype(jnp.int32)
     tokens = jnp.take_along_axis(state.running.tokens, beam_BK[:, :, None], axis=1)
-    ended = jnp.any(token_BK[:, :, None] == rules.end_ids[None, None], axis=-1)
+    ended = jnp.any(token_BK[:, :, None] == rules.params.end_ids[:, None], axis=-1)
     candidates = Beams(
         tokens=tokens.at[:, :, state.step].set(token_BK),
         score=jnp.take_along_axis(total, index, axis=1),
         length=jnp.full_like(token_BK, state.step + 1),
-        ended=ended | (state.step + 1 >= rules.limit)[:, None],
+        ended=ended | (state.start + state.step + 1 >= rules.params.limit)[:, None],
     )
     return candidates, beam_BK
 
@@ -210,14 +214,17 @@ def _best(beams: Beams, n: int) -> tuple[Beams, Array]:
     return jax.tree.map(pick, beams), index
 
 
-def _may_improve(running: Beams, finished: Beams, step: Array, rules: BeamRules, beams: BeamParams) -> Array:
+def _may_improve(
+    running: Beams, finished: Beams, start_B: Array, step: Array, rules: BeamRules, beams: BeamParams
+) -> Array:
     """Whether a prompt's finished texts may still change, `[B]`; `step` new tokens are made."""
-    length_B = jnp.broadcast_to(step, rules.limit.shape)
+    limit_B = rules.params.limit - start_B
+    length_B = jnp.broadcast_to(step, limit_B.shape)
     if beams.early_stopping == "never":
-        length_B = jnp.where(rules.length_penalty > 0, rules.limit, length_B)
+        length_B = jnp.where(rules.length_penalty > 0, limit_B, length_B)
     best_B = running.score[:, 0] / length_B.astype(jnp.float32) ** rules.length_penalty
     worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), OUT)
-    goes_on = (step < rules.limit) & jnp.any(best_B[:, None] > worst_BW, axis=1)
+    goes_on = (step < limit_B) & jnp.any(best_B[:, None] > worst_BW, axis=1)
     return goes_on & ~jnp.all(finished.ended, axis=1) if beams.early_stopping is True else goes_on
 
 

@@ -1,8 +1,9 @@
 """Prefill and decoding as pure functions: a batch's state as a value, and one loop that makes many tokens on device.
 
-B rows, T prompt positions, S cache positions, V vocabulary, E end tokens, n likeliest tokens reported. The state is
-donated to each call. The loop takes the number of steps as an argument, so that streaming, stop strings and long
-generations run one and the same program. It knows no text and no host loop.
+P prompts, B rows, T prompt positions, S cache positions, D d_model, V vocabulary, n likeliest tokens reported. Prompts
+are read (`read`, or after what is cached `extend`), then each row has its first token (`start`) and more (`decode`);
+the prefix cache forks its rows by the same functions. The state is donated to each call. The loop takes the number of
+steps as an argument, so that streaming, stop strings and long generations run one and the same program.
 """
 
 import dataclasses
@@ -11,25 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from vishwamai.generation import sampling
-from vishwamai.generation.sampling import SamplingArrays
+from vishwamai.generation.sampling import BatchParams
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_uncached
-from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache
+from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache, select_rows
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 RUNNING, STOP, LENGTH = 0, 1, 2
-
-
-@pytree
-class BatchParams:
-    """What each row was asked for, as arrays; it does not change while the row is decoded."""
-
-    controls: SamplingArrays
-    end_ids: Array  # [B, E] int32 tokens that end a row, -1: none
-    limit: Array  # [B] int32 the most tokens of a row, its prompt included
 
 
 @pytree
@@ -50,117 +42,151 @@ class DecodeState:
 
 
 def prefill(
-    weights, tokens_BT, lengths_B, batch_params: BatchParams, *, cfg: ModelConfig, size, pad_id, top, dtypes, sharding
-):
-    """Reads the prompts and chooses each row's first new token. `dtypes` are those of activations and cache.
+    weights,
+    tokens_PT: Array,
+    lengths_P: Array,
+    prompt_B: Array | None,
+    params: BatchParams,
+    *,
+    cfg: ModelConfig,
+    size: int,
+    pad_id: int,
+    n_top: int,
+    dtypes,
+    sharding: Sharding,
+) -> DecodeState:
+    """Reads P prompts and chooses the first new token of each row, which continues prompt `prompt[b]` (None: b).
 
-    `size` is at least T. A row whose limit is not above its length (one that only fills the batch) has ended already.
+    `size` is at least T, `dtypes` are those of activations and cache. A row whose limit is not above its length (one
+    that only fills the batch) has ended already.
     """
-    x_B1D, cache = read(weights, tokens_BT, lengths_B, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
-    shape = {"size": size, "pad_id": pad_id, "top": top, "sharding": sharding}
-    return _initial_state(weights, x_B1D, cache, tokens_BT, lengths_B, batch_params, cfg=cfg, **shape)
+    last, cache = read(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    tokens, lengths = jnp.pad(tokens_PT, ((0, 0), (0, size - tokens_PT.shape[1]))), lengths_P
+    if prompt_B is not None:
+        last, tokens, lengths = last[prompt_B], tokens[prompt_B], lengths[prompt_B]
+        cache = select_rows(cache, prompt_B)
+    head = transformer.lm_head(weights, sharding)
+    state = start(head, last, cache, tokens, lengths, params, cfg=cfg, pad_id=pad_id, n_top=n_top)
+    return constrain_state(state, sharding)
 
 
 def extend(
     weights,
-    cache,
-    kept_B,
-    tokens_BS,
-    lengths_B,
-    batch_params: BatchParams,
+    cache: KVCache,
+    n_cached_B: Array,
+    tokens_BS: Array,
+    lengths_B: Array,
+    params: BatchParams,
     *,
     cfg: ModelConfig,
-    span,
-    pad_id,
-    top,
+    span: int,
+    pad_id: int,
+    n_top: int,
     dtypes,
-    sharding,
-):
-    """`prefill` of prompts whose first `kept` tokens are cached; the others, at least one, are read `span` at a time.
+    sharding: Sharding,
+) -> DecodeState:
+    """`prefill` of prompts whose first `n_cached` tokens are cached; the others, at least one, `span` at a time.
 
     The cache may hold more than that, and has room for S positions.
     """
-    S = tokens_BS.shape[1]
     offsets_1T = jnp.arange(span, dtype=jnp.int32)[None]
 
-    def unread(carry):
+    def is_unread(carry):
         return jnp.any(carry[1].length < lengths_B)
 
     def body(carry):
-        x_B1D, cache = carry
-        new_BT = jnp.take_along_axis(tokens_BS, jnp.minimum(cache.length[:, None] + offsets_1T, S - 1), axis=1)
+        last_B1D, cache = carry
+        index_BT = jnp.minimum(cache.length[:, None] + offsets_1T, tokens_BS.shape[1] - 1)
+        new_BT = jnp.take_along_axis(tokens_BS, index_BT, axis=1)
         n_B = jnp.clip(lengths_B - cache.length, 0, span)
-        options = {"lengths_B": n_B, "sharding": sharding, "dtype": dtypes[0]}
-        x_BTD, cache = transformer.cached_hidden_states(weights, new_BT, cfg, cache, **options)
-        last_B1D = jnp.take_along_axis(x_BTD, jnp.maximum(n_B - 1, 0)[:, None, None], axis=1)
-        return jnp.where(n_B[:, None, None] > 0, last_B1D, x_B1D), cache
+        x_BTD, cache = transformer.cached_hidden_states(
+            weights, new_BT, cfg, cache, lengths_B=n_B, sharding=sharding, dtype=dtypes[0]
+        )
+        return jnp.where(n_B[:, None, None] > 0, select_last(x_BTD, n_B), last_B1D), cache
 
     nothing = jnp.zeros((lengths_B.shape[0], 1, cfg.d_model), dtypes[0])
-    x_B1D, cache = jax.lax.while_loop(unread, body, (nothing, crop(cache, kept_B)))
-    shape = {"size": S, "pad_id": pad_id, "top": top, "sharding": sharding}
-    return _initial_state(weights, x_B1D, cache, tokens_BS, lengths_B, batch_params, cfg=cfg, **shape)
+    last_B1D, cache = jax.lax.while_loop(is_unread, body, (nothing, crop(cache, n_cached_B)))
+    head = transformer.lm_head(weights, sharding)
+    state = start(head, last_B1D, cache, tokens_BS, lengths_B, params, cfg=cfg, pad_id=pad_id, n_top=n_top)
+    return constrain_state(state, sharding)
 
 
-def _initial_state(
-    weights,
-    x_B1D,
-    cache,
-    tokens_BT,
-    lengths_B,
-    batch_params: BatchParams,
+def read(
+    weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding
+) -> tuple[Array, KVCache]:
+    """Reads whole prompts into a new cache of `size` positions.
+
+    Returns (the hidden states of each last token `[B, 1, D]`, the cache).
+    """
+    cache = init_cache(cfg, tokens_BT.shape[0], size, dtypes[1], sharding)
+    options = {"attend": attend_uncached, "lengths_B": lengths_B, "sharding": sharding, "dtype": dtypes[0]}
+    x_BTD, cache = transformer.cached_hidden_states(weights, tokens_BT, cfg, cache, **options)
+    return select_last(x_BTD, lengths_B), cache
+
+
+def select_last(x_BTD: Array, lengths_B: Array) -> Array:
+    """Returns the hidden states of each row's last token, `[B, 1, D]`; of an empty row those of its first place."""
+    return jnp.take_along_axis(x_BTD, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)
+
+
+def start(
+    head,
+    last_B1D: Array,
+    cache: KVCache,
+    tokens_BS: Array,
+    lengths_B: Array,
+    params: BatchParams,
     *,
     cfg: ModelConfig,
-    size,
-    pad_id,
-    top,
-    sharding,
-):
-    """Returns the state after the prompts were read and each row's first new token was chosen."""
-    B, T = tokens_BT.shape
-    inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
-    padded = jnp.full((B, size), pad_id, jnp.int32).at[:, :T].set(jnp.where(inside, tokens_BT, pad_id))
+    pad_id: int,
+    n_top: int,
+) -> DecodeState:
+    """Returns the state after each row's first new token, which follows its prompt's last hidden states.
+
+    `head` is `transformer.lm_head(weights)`.
+    """
+    B, S = tokens_BS.shape
+    inside_BS = jnp.arange(S, dtype=jnp.int32)[None] < lengths_B[:, None]
     state = DecodeState(
         cache=cache,
-        tokens=padded,
-        logprobs=jnp.zeros((B, size), jnp.float32),
-        top_ids=jnp.zeros((B, size, top), jnp.int32),
-        top_logprobs=jnp.zeros((B, size, top), jnp.float32),
-        seen=find_seen_tokens(tokens_BT, inside, cfg.vocab_size),
+        tokens=jnp.where(inside_BS, tokens_BS, pad_id),
+        logprobs=jnp.zeros((B, S), jnp.float32),
+        top_ids=jnp.zeros((B, S, n_top), jnp.int32),
+        top_logprobs=jnp.zeros((B, S, n_top), jnp.float32),
+        seen=find_seen_tokens(tokens_BS, inside_BS, cfg.vocab_size),
         length=lengths_B,
-        reason=jnp.where(lengths_B < batch_params.limit, RUNNING, LENGTH),
+        reason=jnp.where(lengths_B < params.limit, RUNNING, LENGTH),
     )
-    logits_BV = transformer.compute_logits(weights, x_B1D, cfg, sharding)[:, 0]
-    return constrain_state(sample_and_append(state, logits_BV, batch_params), sharding)
-
-
-def read(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding):
-    """Whole prompts into a new cache of `size` positions. Returns (the last position's residuals [B, 1, D], cache)."""
-    compute, stored = dtypes
-    cache = init_cache(cfg, tokens_BT.shape[0], size, stored, sharding)
-    options = {"attend": attend_uncached, "lengths_B": lengths_B, "sharding": sharding, "dtype": compute}
-    x_BTD, cache = transformer.cached_hidden_states(weights, tokens_BT, cfg, cache, **options)
-    return jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1), cache
+    return sample_and_append(state, transformer.apply_lm_head(head, last_B1D, cfg)[:, 0], params)
 
 
 def decode(
-    weights, state: DecodeState, batch_params: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
+    weights, state: DecodeState, params: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
 ) -> DecodeState:
     """Decodes up to `steps` more tokens of every row that has not ended, in one loop on the device."""
     head = transformer.lm_head(weights, sharding)
+    state = decode_steps(weights, head, state, params, steps, cfg=cfg, dtypes=dtypes, sharding=sharding)
+    return constrain_state(state, sharding)
 
-    def running(carry):
+
+def decode_steps(
+    weights, head, state: DecodeState, params: BatchParams, steps, *, cfg: ModelConfig, dtypes, sharding: Sharding
+) -> DecodeState:
+    """`decode` as a part of another program; `head` is `transformer.lm_head(weights)`."""
+
+    def is_running(carry):
         step, state = carry
         return (step < steps) & jnp.any(state.reason == RUNNING)
 
     def body(carry):
         step, state = carry
-        return step + 1, decode_step(weights, head, state, batch_params, cfg=cfg, dtypes=dtypes, sharding=sharding)
+        return step + 1, decode_step(weights, head, state, params, cfg=cfg, dtypes=dtypes, sharding=sharding)
 
-    return constrain_state(jax.lax.while_loop(running, body, (jnp.zeros((), jnp.int32), state))[1], sharding)
+    return jax.lax.while_loop(is_running, body, (jnp.zeros((), jnp.int32), state))[1]
 
 
 def decode_step(
-    weights, head, state: DecodeState, batch_params: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
+    weights, head, state: DecodeState, params: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
 ) -> DecodeState:
     """Decodes one more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
     last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
@@ -169,20 +195,20 @@ def decode_step(
         weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
     )
     logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
-    return sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, batch_params)
+    return sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, params)
 
 
-def sample_and_append(state: DecodeState, logits_BV: Array, batch_params: BatchParams) -> DecodeState:
+def sample_and_append(state: DecodeState, logits_BV: Array, params: BatchParams) -> DecodeState:
     """Chooses the next token of each running row and appends it to the state."""
-    token_B = sampling.choose(logits_BV, batch_params.controls, state.seen, state.length)
+    token_B = sampling.choose(logits_BV, params, state.seen, state.length)
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
     logprob_B = (jnp.take_along_axis(logits_BV, token_B[:, None], axis=1) - total_B1)[:, 0]
     rows_B = jnp.arange(token_B.shape[0])
     running_B = state.reason == RUNNING
     index_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
     length_B = state.length + running_B.astype(jnp.int32)
-    ended_B = jnp.any(token_B[:, None] == batch_params.end_ids, axis=1)
-    reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= batch_params.limit, LENGTH, RUNNING))
+    ended_B = jnp.any(token_B[:, None] == params.end_ids, axis=1)
+    reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= params.limit, LENGTH, RUNNING))
     return dataclasses.replace(
         state,
         **_top_logprobs(state, logits_BV - total_B1, rows_B, index_B),

@@ -28,12 +28,13 @@ from vishwamai.generation.requests import (
     pad_rows,
     put_on_device,
 )
-from vishwamai.generation.results import Generation, HostState, NewText, RowChunk, Text, generation
+from vishwamai.generation.results import Generation, HostState, NewText, RowChunk, fetch_state, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import logits_of, score_rows
 from vishwamai.generation.search import search_rows
 from vishwamai.models.cache import enlarge
 from vishwamai.models.config import ModelConfig
+from vishwamai.models.fingerprint import fingerprint_model
 from vishwamai.parallel.sharding import SINGLE, Sharding
 
 Prompts = Sequence[Sequence[int]]
@@ -121,19 +122,14 @@ class Generator:
         with self.programs.progress("reading the prompt"):
             return logits_of(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **fixed)
 
+    def fingerprint(self, weights) -> list[int]:
+        """Returns two numbers that other weights are unlikely to have, and the same weights always have."""
+        return np.asarray(self.programs.run(fingerprint_model, weights, cfg=self.cfg)).tolist()
+
     def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
         prompts = check_rows(prompts, self.cfg)
         params = check_params(params, len(prompts))
-        request = make_request(prompts, params, self.cfg, self.eos_ids, self.sharding)
-        for row, prompt in zip(request.rows, prompts, strict=True):
-            if row.params.stop:
-                row.text = self._text(prompt, row.params.stop)
-        return request
-
-    def _text(self, prompt: Sequence[int], stop: Sequence[str]) -> Text:
-        if self.text is None:
-            raise InputError("stop strings need a tokenizer, and this generator has none; use stop_token_ids")
-        return self.text(prompt, stop)
+        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.text)
 
     def _fixed(self) -> dict:
         return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
@@ -143,7 +139,7 @@ class Generator:
     ) -> Iterator[list[RowChunk]]:
         """Gives what the rows gained in the prefill, and in each chunk of steps after it, until all have ended."""
         fixed = self._fixed()
-        args = (request.batch_params, jax.device_put(np.int32(n_steps)))
+        args = (request.params, jax.device_put(np.int32(n_steps)))
         with self.programs.progress("reading the prompt"):
             state = self._prefill(weights, request, cache)
             view = fetch_state(state)
@@ -170,22 +166,26 @@ class Generator:
 
     def _prefill(self, weights, request: GenerationRequest, cache: PromptCache | None) -> DecodeState:
         """Returns the state after the prefill, which reuses a cached prefix."""
-        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "top": request.top}
+        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "n_top": request.n_top}
         row = None if cache is None else cache.take(weights, fixed, request.prompts[0])
         if row is None:
-            args = request.tokens, request.lengths, request.batch_params
+            args = request.tokens, request.lengths, request.prompt, request.params
             return self.programs.run(decode.prefill, weights, *args, size=request.size, **shape, **fixed)
         kept, size, kv = len(row.tokens), max(row.size, request.size), row.cache
         if size > row.size:
             kv = self.programs.run(enlarge, kv, cfg=self.cfg, max_length=size, sharding=self.sharding)
         host = np.asarray([kept], np.int32), pad_rows(request.prompts, 1, size, self.pad_id)
-        args = kv, *put_on_device(host, self.sharding), request.lengths, request.batch_params
+        args = kv, *put_on_device(host, self.sharding), request.lengths, request.params
         shape["span"] = read_length(len(request.prompts[0]) - kept)
         return self.programs.run(decode.extend, weights, *args, donate=(1,), **shape, **fixed)
 
-    def _update_rows(self, request: GenerationRequest, view: HostState) -> list[RowChunk]:
-        grown = [row.grow(view, REASONS[int(view.reason[row.index])]) for row in request.rows]
-        return [chunk for chunk in grown if chunk is not None]
+    def _update_rows(self, request: GenerationRequest, state: HostState) -> list[RowChunk]:
+        """Returns what each row has gained since the last look at it."""
+        chunks = []
+        for row in request.rows:
+            new = slice(row.start + len(row.tokens), int(state.length[row.index]))
+            chunks.append(row.append(state, row.index, new, REASONS[int(state.reason[row.index])]))
+        return [chunk for chunk in chunks if chunk is not None]
 
 
 def _checked(cache: PromptCache | None, request: GenerationRequest) -> PromptCache | None:
@@ -200,12 +200,6 @@ def _checked(cache: PromptCache | None, request: GenerationRequest) -> PromptCac
 def _cached_row(state: DecodeState, view: HostState) -> CachedRow:
     """What the cache of a state with one row holds: all but the last token."""
     return CachedRow(state.cache, state.tokens.shape[1], view.tokens[0, : int(view.length[0]) - 1])
-
-
-def fetch_state(state: DecodeState) -> HostState:
-    """The state without its cache, fetched to the host."""
-    names = [field.name for field in dataclasses.fields(HostState)]
-    return HostState(**jax.device_get({name: getattr(state, name) for name in names}))
 
 
 def mark_stopped(state: DecodeState, request: GenerationRequest) -> jax.Array:

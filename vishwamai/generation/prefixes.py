@@ -13,11 +13,11 @@ Runs = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class PrefixRead:
-    """One run to read: `tokens` after row `src`'s first `kept`, into row `dst`."""
+    """One run to read: `tokens` after row `src`'s first `n_cached`, into row `dst`."""
 
     src: int
     dst: int
-    kept: int
+    n_cached: int
     tokens: tuple[int, ...]
 
 
@@ -36,7 +36,7 @@ class Prefixes:
         """The row of a prefix that was read."""
         return self._row[prefix]
 
-    def rounds(self, prompts: Sequence[Runs]) -> Iterator[list[PrefixRead]]:
+    def plan_reads(self, prompts: Sequence[Runs]) -> Iterator[list[PrefixRead]]:
         """What must be read, parents before children; when all is done each prompt has its row.
 
         At most half of the rows may be prompts.
@@ -58,19 +58,19 @@ class Prefixes:
     def _next_read(self, prefix: Runs, needed: set[Runs]) -> PrefixRead:
         parent = prefix[:-1]
         src = self._row[parent] if parent else 0
-        dst = self._free.pop() if self._free else self._given_up(needed)
+        dst = self._free.pop() if self._free else self._evict(needed)
         self._row[prefix] = dst
         return PrefixRead(src, dst, sum(map(len, parent)), prefix[-1])
 
-    def _given_up(self, needed: set[Runs]) -> int:
+    def _evict(self, needed: set[Runs]) -> int:
         """The row of the prefix that was not used for longest and is not needed now."""
         oldest = next(prefix for prefix in self._row if prefix not in needed)
         return self._row.pop(oldest)
 
 
-def group_by_length(reads: Sequence[PrefixRead], size: Callable[[int], int]) -> dict[int, list[PrefixRead]]:
-    """Groups reads by the length to which their tokens are padded, which depends on each read alone."""
-    groups: dict[int, list[PrefixRead]] = {}
-    for read in reads:
-        groups.setdefault(size(len(read.tokens)), []).append(read)
+def group_by_length(reads: Sequence[PrefixRead], size: Callable[[int], int]) -> dict[int, list[tuple[int, PrefixRead]]]:
+    """Groups reads, each with its index, by the length to which its tokens are padded, which depends on it alone."""
+    groups: dict[int, list[tuple[int, PrefixRead]]] = {}
+    for i, read in enumerate(reads):
+        groups.setdefault(size(len(read.tokens)), []).append((i, read))
     return groups

@@ -1,6 +1,6 @@
 """What callers ask for, checked, and as arrays of rounded shapes. It knows the model's sizes and no weights.
 
-B rows, T prompt positions, E end tokens.
+B rows, P prompts, T prompt positions.
 """
 
 import dataclasses
@@ -12,14 +12,13 @@ import numpy as np
 
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
-from vishwamai.generation.decode import BatchParams
 from vishwamai.generation.programs import bucket
-from vishwamai.generation.results import GeneratedRow
-from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams, controls
+from vishwamai.generation.results import GeneratedRow, NewText, make_rows
+from vishwamai.generation.sampling import MAX_LOGPROBS, BatchParams, SamplingParams, batch_params
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
 
-LEAST_PROMPT, LEAST_CACHE, LEAST_ENDS, FEW_LOGPROBS = 16, 64, 4, 5
+LEAST_PROMPT, LEAST_CACHE, FEW_LOGPROBS = 16, 64, 5
 DEFAULTS = SamplingParams()
 
 
@@ -95,15 +94,16 @@ def pad_rows(rows: list[list[int]], width: int, length: int, pad_id: int = 0) ->
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRequest:
-    """One call's rows, and its arrays on the devices."""
+    """One call's rows, and its arrays on the devices. Equal prompts are one, which is read once."""
 
-    prompts: list[list[int]]
     rows: list[GeneratedRow]
-    tokens: jax.Array  # [B, T] int32
-    lengths: jax.Array  # [B] int32
-    batch_params: BatchParams
+    prompts: list[list[int]]
+    tokens: jax.Array  # [P, T] int32
+    lengths: jax.Array  # [P] int32
+    prompt: jax.Array | None  # [B] int32, the prompt that each row continues; None where no two rows have the same
+    params: BatchParams
     size: int  # positions of the cache
-    top: int  # likeliest tokens reported
+    n_top: int  # likeliest tokens reported
 
 
 def make_request(
@@ -112,42 +112,35 @@ def make_request(
     cfg: ModelConfig,
     eos_ids: tuple[int, ...],
     sharding: Sharding,
+    text: NewText | None = None,
 ) -> GenerationRequest:
-    """Returns checked prompts as a request, its shapes rounded up: rows, prompt, cache, end and likeliest tokens."""
-    limit = row_limits(prompts, params, cfg)
-    width = bucket(len(prompts))
+    """Returns checked prompts, one a row, as a request, its shapes rounded up: rows, prompts, cache, end tokens."""
+    limits = row_limits(prompts, params, cfg)
+    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    unique = [list(prompt) for prompt in numbers]
+    width, n_rows = bucket(len(unique)), bucket(len(prompts))
     T = bucket(max(map(len, prompts)), LEAST_PROMPT, cfg.max_length)
-    spare = width - len(prompts)  # rows that only fill the batch: one token, ended from the start
-    batch_params = BatchParams(
-        controls=controls([*params, *[SamplingParams(temperature=0.0)] * spare]),
-        end_ids=_end_ids([(() if p.ignore_eos else tuple(eos_ids)) + p.stop_token_ids for p in params], width),
-        limit=np.asarray(limit + [0] * spare, np.int32),
-    )
-    lengths = np.asarray([len(p) for p in prompts] + [1] * spare, np.int32)
-    tokens, lengths, batch_params = put_on_device((pad_rows(prompts, width, T), lengths, batch_params), sharding)
+    lengths = np.asarray([len(p) for p in unique] + [1] * (width - len(unique)), np.int32)
+    prompt = None
+    if len(unique) < len(prompts):
+        prompt = np.zeros(n_rows, np.int32)
+        prompt[: len(prompts)] = [numbers[tuple(p)] for p in prompts]
+    arrays = pad_rows(unique, width, T), lengths, prompt, batch_params(params, limits, eos_ids, n_rows)
+    tokens, lengths, prompt, arrays = put_on_device(arrays, sharding)
     return GenerationRequest(
-        prompts=prompts,
-        rows=[
-            GeneratedRow(index=i, start=len(row), params=p)
-            for i, (row, p) in enumerate(zip(prompts, params, strict=True))
-        ],
+        rows=make_rows(prompts, params, text),
+        prompts=unique,
         tokens=tokens,
         lengths=lengths,
-        batch_params=batch_params,
-        size=max(T, bucket(max(limit), LEAST_CACHE, cfg.max_length)),
-        top=_n_top_logprobs(params, cfg),
+        prompt=prompt,
+        params=arrays,
+        size=max(T, bucket(max(limits), LEAST_CACHE, cfg.max_length)),
+        n_top=n_top_logprobs(params, cfg),
     )
 
 
-def _end_ids(ends: list[tuple[int, ...]], width: int) -> np.ndarray:
-    out = np.full((width, bucket(max(map(len, ends)), LEAST_ENDS)), -1, np.int32)
-    for i, ids in enumerate(ends):
-        out[i, : len(ids)] = ids
-    return out
-
-
-def _n_top_logprobs(params: list[SamplingParams], cfg: ModelConfig) -> int:
-    """How many likeliest tokens the program reports: none, a few, or as many as may be asked for."""
+def n_top_logprobs(params: Sequence[SamplingParams], cfg: ModelConfig) -> int:
+    """Returns how many likeliest tokens the program reports: none, a few, or as many as may be asked for."""
     asked = max(p.logprobs or 0 for p in params)
     return min(0 if asked == 0 else FEW_LOGPROBS if asked <= FEW_LOGPROBS else MAX_LOGPROBS, cfg.vocab_size)
 

@@ -1,14 +1,16 @@
 """What callers get back: rows as they grow on the host, cut at a stop string, and the figures of a call.
 
-It knows neither arrays on devices nor a model, and of text only whether it has come to a stop string.
+Of text it knows only whether it has come to a stop string.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from vishwamai.errors import InputError
 from vishwamai.generation.programs import Stats
 from vishwamai.generation.sampling import SamplingParams
 
@@ -70,18 +72,19 @@ class GeneratedRow:
     reason: str | None = None
     text: Text | None = None  # where stop strings are looked for
 
-    def grow(self, view, reason: str | None) -> RowChunk | None:
-        """Takes up what is new in the device's arrays of this row; None if nothing is."""
+    def append(self, state: "HostState", index: int, new: slice, reason: str | None) -> RowChunk | None:
+        """Takes up the tokens at `new` of a state's row; `reason` says why the row has ended, None where it goes on.
+
+        Returns what was gained, or None where nothing was.
+        """
         if self.reason is not None:
             return None
-        known, begin = len(self.tokens), self.start + len(self.tokens)
-        new = slice(begin, int(view.length[self.index]))
-        self.tokens += view.tokens[self.index, new].tolist()
-        self.logprobs += view.logprobs[self.index, new].tolist()
-        if self.params.logprobs:
-            pairs = zip(view.top_ids[self.index, new], view.top_logprobs[self.index, new], strict=True)
-            n = self.params.logprobs
-            self.top_logprobs += [dict(zip(i[:n].tolist(), v[:n].tolist(), strict=True)) for i, v in pairs]
+        known = len(self.tokens)
+        self.tokens += state.tokens[index, new].tolist()
+        self.logprobs += state.logprobs[index, new].tolist()
+        if n := self.params.logprobs:
+            ids, values = state.top_ids[index, new, :n].tolist(), state.top_logprobs[index, new, :n].tolist()
+            self.top_logprobs += [dict(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
         self.reason = reason
         if self.text is not None:
             self._cut(known, self.text)
@@ -99,6 +102,19 @@ class GeneratedRow:
                 return
 
 
+def make_rows(
+    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], text: NewText | None
+) -> list[GeneratedRow]:
+    """Returns rows with nothing made yet. Raises `InputError` for stop strings where nothing makes text."""
+    rows = []
+    for i, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
+        if own.stop and text is None:
+            raise InputError("stop strings need a tokenizer, and there is none here; use stop_token_ids")
+        after = text(prompt, own.stop) if own.stop and text is not None else None
+        rows.append(GeneratedRow(index=i, start=len(prompt), params=own, text=after))
+    return rows
+
+
 def generation(rows: list[GeneratedRow], stats: Stats) -> Generation:
     """The finished rows as one value."""
     return Generation(
@@ -112,7 +128,7 @@ def generation(rows: list[GeneratedRow], stats: Stats) -> Generation:
 
 @dataclasses.dataclass(frozen=True)
 class HostState:
-    """The small arrays of the state, on the host."""
+    """The small arrays of rows that are decoded, on the host."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -120,3 +136,9 @@ class HostState:
     top_logprobs: np.ndarray
     length: np.ndarray
     reason: np.ndarray
+
+
+def fetch_state(state: Any) -> HostState:
+    """Fetches what the host needs of a `DecodeState`, or of the prefix cache's `NewTokens`."""
+    names = [field.name for field in dataclasses.fields(HostState)]
+    return HostState(**jax.device_get({name: getattr(state, name) for name in names}))

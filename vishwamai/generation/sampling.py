@@ -18,11 +18,13 @@ import numpy as np
 
 from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
+from vishwamai.generation.programs import bucket
 from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 MAX_LOGPROBS = 20
 MAX_ID = 2**31 - 1
+LEAST_ENDS = 4  # end tokens of a batch, so that few programs serve all
 NEVER = -jnp.inf
 
 
@@ -76,8 +78,8 @@ def _ids(ids) -> tuple[int, ...]:
 
 
 @pytree
-class SamplingArrays:
-    """The parameters of a batch as arrays, one number for each row."""
+class BatchParams:
+    """What each row of a batch asks for, as arrays; they do not change while the rows are decoded."""
 
     temperature: Array  # [B] float32, 0: greedy
     top_k: Array  # [B] int32, 0: all
@@ -85,22 +87,34 @@ class SamplingArrays:
     min_p: Array  # [B] float32
     penalty: Array  # [B] float32
     seed: Array  # [B, 2] uint32
+    end_ids: Array  # [B, E] int32 tokens that end a row, -1: none
+    limit: Array  # [B] int32 the most tokens of a row, its prompt included
 
 
-def controls(params: Sequence[SamplingParams]) -> SamplingArrays:
-    """The arrays of these rows. A greedy row's filters change nothing, so they are left out."""
-    drawn = [p.temperature > 0 for p in params]
+def batch_params(
+    params: Sequence[SamplingParams], limits: Sequence[int], eos_ids: Sequence[int] = (), size: int | None = None
+) -> BatchParams:
+    """Returns the arrays of these rows, on the host, filled up to `size` rows that have ended before they begin.
 
-    def column(dtype, values, off):
-        return np.asarray([v if d else off for v, d in zip(values, drawn, strict=True)], dtype)
-
-    return SamplingArrays(
-        temperature=np.asarray([p.temperature for p in params], np.float32),
-        top_k=column(np.int32, [max(p.top_k, 0) for p in params], 0),
-        top_p=column(np.float32, [p.top_p for p in params], 1.0),
-        min_p=column(np.float32, [p.min_p for p in params], 0.0),
-        penalty=np.asarray([p.repetition_penalty for p in params], np.float32),
-        seed=np.asarray([_words(p.seed) for p in params], np.uint32),
+    `limits` are the most tokens of each row, `eos_ids` the model's end tokens. A greedy row's filters change nothing,
+    so they are left out.
+    """
+    spare = 0 if size is None else size - len(params)
+    rows = [*params, *[SamplingParams(temperature=0.0, seed=0, ignore_eos=True)] * spare]
+    draws = np.asarray([p.temperature > 0 for p in rows])
+    ends = [(*(() if p.ignore_eos else eos_ids), *p.stop_token_ids) for p in rows]
+    end_ids = np.full((len(rows), bucket(max(map(len, ends)), LEAST_ENDS)), -1, np.int32)
+    for row, ids in zip(end_ids, ends, strict=True):
+        row[: len(ids)] = ids
+    return BatchParams(
+        temperature=np.asarray([p.temperature for p in rows], np.float32),
+        top_k=np.where(draws, [max(p.top_k, 0) for p in rows], 0).astype(np.int32),
+        top_p=np.where(draws, [p.top_p for p in rows], 1.0).astype(np.float32),
+        min_p=np.where(draws, [p.min_p for p in rows], 0.0).astype(np.float32),
+        penalty=np.asarray([p.repetition_penalty for p in rows], np.float32),
+        seed=np.asarray([_words(p.seed) for p in rows], np.uint32),
+        end_ids=end_ids,
+        limit=np.asarray([*limits, *[0] * spare], np.int32),
     )
 
 
@@ -129,29 +143,31 @@ def penalise(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
     return jax.lax.cond(jnp.any(penalty_B != 1), apply, lambda: logits_BV)
 
 
-def warp(logits_BV: Array, c: SamplingArrays, *, keep: int = 1) -> Array:
+def warp(logits_BV: Array, params: BatchParams, *, keep: int = 1) -> Array:
     """Logits divided by the temperature, and -inf where a filter drops them; `keep` tokens are never dropped.
 
     A row with temperature 0 is left as it is.
     """
-    scores = logits_BV / jnp.where(c.temperature > 0, c.temperature, 1.0)[:, None]
-    ranked = jnp.any((c.top_k > 0) | (c.top_p < 1)) | (keep > 1)
-    least = jax.lax.cond(ranked, lambda: _least_kept(scores, c, keep), lambda: _min_p_bound(scores.max(-1), c.min_p))
+    scores = logits_BV / jnp.where(params.temperature > 0, params.temperature, 1.0)[:, None]
+    ranked = jnp.any((params.top_k > 0) | (params.top_p < 1)) | (keep > 1)
+    least = jax.lax.cond(
+        ranked, lambda: _least_kept(scores, params, keep), lambda: _min_p_bound(scores.max(-1), params.min_p)
+    )
     return jnp.where(scores >= least[:, None], scores, NEVER)
 
 
-def _least_kept(scores_BV: Array, c: SamplingArrays, keep: int) -> Array:
+def _least_kept(scores_BV: Array, params: BatchParams, keep: int) -> Array:
     """The lowest score that all filters keep, `[B]`, by one sort."""
     V = scores_BV.shape[1]
     keep = min(keep, V)
     down = jnp.sort(scores_BV, axis=-1, descending=True)
     first = (jnp.arange(V) < keep)[None]
-    k = jnp.where(c.top_k > 0, jnp.clip(c.top_k, keep, V), V)
+    k = jnp.where(params.top_k > 0, jnp.clip(params.top_k, keep, V), V)
     kept = down >= jnp.take_along_axis(down, k[:, None] - 1, axis=-1)
     p = jax.nn.softmax(jnp.where(kept, down, NEVER), axis=-1)
     likelier = jnp.cumsum(p, axis=-1) - p
-    kept &= first | (likelier < c.top_p[:, None]) | (c.top_p == 1)[:, None]
-    kept &= first | (down >= _min_p_bound(down[:, 0], c.min_p)[:, None])
+    kept &= first | (likelier < params.top_p[:, None]) | (params.top_p == 1)[:, None]
+    kept &= first | (down >= _min_p_bound(down[:, 0], params.min_p)[:, None])
     return jnp.min(jnp.where(kept, down, jnp.inf), axis=-1)
 
 
@@ -165,13 +181,13 @@ def gumbel(key_B: Array, width: int) -> Array:
     return jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(key_B)
 
 
-def choose(logits_BV: Array, c: SamplingArrays, seen_BV: Array, position_B: Array) -> Array:
+def choose(logits_BV: Array, params: BatchParams, seen_BV: Array, position_B: Array) -> Array:
     """The next token of each row, `[B]` int32, at position `position`; `seen` marks the tokens of the row so far."""
-    logits_BV = penalise(logits_BV, seen_BV, c.penalty)
+    logits_BV = penalise(logits_BV, seen_BV, params.penalty)
     best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
     def draw():
-        noisy = warp(logits_BV, c) + gumbel(keys(c.seed, position_B), logits_BV.shape[1])
-        return jnp.where(c.temperature > 0, jnp.argmax(noisy, axis=-1).astype(jnp.int32), best_B)
+        noisy = warp(logits_BV, params) + gumbel(keys(params.seed, position_B), logits_BV.shape[1])
+        return jnp.where(params.temperature > 0, jnp.argmax(noisy, axis=-1).astype(jnp.int32), best_B)
 
-    return jax.lax.cond(jnp.any(c.temperature > 0), draw, lambda: best_B)
+    return jax.lax.cond(jnp.any(params.temperature > 0), draw, lambda: best_B)

@@ -3,6 +3,8 @@
 It knows no arithmetic of beams; that is in `beam.py`.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -10,10 +12,10 @@ from vishwamai.errors import InputError
 from vishwamai.generation import beam
 from vishwamai.generation.beam import BeamParams, BeamRules, BeamState
 from vishwamai.generation.programs import Clock, Programs, bucket
-from vishwamai.generation.requests import GenerationRequest
+from vishwamai.generation.requests import GenerationRequest, put_on_device
 from vishwamai.generation.results import Generation
 
-LEAST_ROOM = 16
+LEAST_NEW_TOKENS = 16
 CHUNK_STEPS = 64
 
 
@@ -21,30 +23,31 @@ def search_rows(
     programs: Programs, weights, request: GenerationRequest, beams: BeamParams, clock: Clock, **fixed
 ) -> Generation:
     """The best texts of each of the request's prompts."""
-    ends = _checked_ends(request, beams)
-    limit = np.maximum(np.asarray(request.batch_params.limit) - np.asarray(request.lengths), 0)
+    ends = _find_end_ids(request, beams)
+    limits = np.asarray(request.params.limit)
+    most = max(int(limits[row.index]) - row.start for row in request.rows)
+    every_row = np.tile(ends.astype(np.int32), (len(limits), 1))
     rules = BeamRules(
-        controls=request.batch_params.controls,
-        end_ids=jax.device_put(ends.astype(np.int32)),
-        limit=jax.device_put(limit, request.batch_params.limit.sharding),
+        params=dataclasses.replace(request.params, end_ids=put_on_device(every_row, fixed["sharding"])),
         length_penalty=jax.device_put(np.float32(beams.length_penalty)),
     )
     fixed["beams"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
-    sizes = {"size": request.size, "room": bucket(int(limit.max()), LEAST_ROOM)}
-    state = programs.run(beam.begin, weights, request.tokens, request.lengths, rules, **sizes, **fixed)
-    going = np.asarray(state.open).any()
+    sizes = {"size": request.size, "max_tokens": bucket(most, LEAST_NEW_TOKENS)}
+    args = request.tokens, request.lengths, request.prompt, rules
+    state = programs.run(beam.begin, weights, *args, **sizes, **fixed)
+    is_open = np.asarray(state.open).any()
     clock.lap("prefill")
     n_steps = jax.device_put(np.int32(CHUNK_STEPS))
-    while going:
+    while is_open:
         state = programs.run(beam.search, weights, state, rules, n_steps, donate=(1,), **fixed)
-        going = np.asarray(state.open).any()
+        is_open = np.asarray(state.open).any()
     clock.lap("decode")
     return _generation(state, request, beams, ends, clock)
 
 
-def _checked_ends(request: GenerationRequest, beams: BeamParams) -> np.ndarray:
-    """The end tokens, `[E]`, of all rows alike."""
-    ends = np.asarray(request.batch_params.end_ids)[: len(request.rows)]
+def _find_end_ids(request: GenerationRequest, beams: BeamParams) -> np.ndarray:
+    """Returns the end tokens `[E]` that all rows have. Raises `InputError` for what beams cannot do."""
+    ends = np.asarray(request.params.end_ids)[: len(request.rows)]
     if np.any(ends != ends[:1]):
         raise InputError("the rows have different end tokens; a beam search needs the same for all of its rows")
     if any(row.params.stop for row in request.rows):
