@@ -11,7 +11,7 @@ import pytest
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.hybrid import MAX_DEPTH, IntegratedReasoning, agreement
+from vishwamai.reasoning.hybrid import MAX_DEPTH, IntegratedReasoning, measure_agreement
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.solution import Solution
 from vishwamai.reasoning.task import Task
@@ -364,11 +364,11 @@ def test_many_problems_are_as_they_are_alone():
 
 
 def test_agreement_is_a_share_and_an_entropy():
-    share, entropy = agreement(("18", "$18.00", "19", None))
+    share, entropy = measure_agreement(("18", "$18.00", "19", None))
     assert share == pytest.approx(0.5)
     assert entropy == pytest.approx(-sum(p * math.log(p) for p in (2 / 3, 1 / 3)))
-    assert agreement(("5", "5.0")) == (1.0, 0.0)
-    assert agreement(()) == (0.0, 0.0)
+    assert measure_agreement(("5", "5.0")) == (1.0, 0.0)
+    assert measure_agreement(()) == (0.0, 0.0)
 
 
 OUT_OF_RANGE = [("agreement", 0), ("agreement", 1.5), ("most_entropy", -1), ("most_entropy", math.nan), ("samples", 0)]

@@ -211,7 +211,7 @@ def test_what_is_missing_alone_is_asked_for(land):
     memory, model = ThoughtMemory(), Scripted(lambda prompt, n: ["likely"] * n)
     asked = values.text("So?", samples=1)
     memory.note_value("one", f"land: {asked.kind}", ("x", "b"), 0.875)
-    way = values.remembered(asked, memory, "one")
+    way = values.with_memory(asked, memory, "one")
     assert valued(way, model, land(), "abc")[0] == [0.5, 0.875, 0.5]
     assert model.asked == [["x\na\nSo?", "x\nc\nSo?"]]
     assert valued(way, model, land(), "cba")[0] == [0.5, 0.875, 0.5] and len(model.asked) == 1
@@ -225,7 +225,7 @@ def test_values_of_another_kind_or_question_are_others(land):
         values.program(lambda problem, state: 0.25),
     ]
     for _ in range(2):
-        found = [valued(values.remembered(way, memory, "one"), model, land(), "a")[0] for way in ways]
+        found = [valued(values.with_memory(way, memory, "one"), model, land(), "a")[0] for way in ways]
         assert found == [[0.5], [1.0], [0.25]]
     assert len(model.asked) == 2
 

@@ -63,6 +63,11 @@ class Budget:
         end = min(budget._start + budget._limits["seconds"] for budget in self._nested)
         return None if end == math.inf else end
 
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What was spent and how long it took, as the fields of a solution."""
+        return {**self.spent, "seconds": round(self.elapsed, 6)}
+
     def remaining(self, name: str, *, with_reserved: bool = False) -> float:
         """How much of a limit is left, in the outer budgets too; infinite where there is none.
 

@@ -89,9 +89,7 @@ class ChainOfThought:
             samples=tuple(chain.answer for chain in best_attempts(chains)),
             confidence=confidence,
             stopped=stopped,
-            tokens=own.spent["tokens"],
-            calls=own.spent["calls"],
-            seconds=round(own.elapsed, 6),
+            **own.usage,
             trace=trace,
             notes=tuple(dict.fromkeys(sampler.notes)),
         )

@@ -137,8 +137,8 @@ def solve_all(
 
     A problem whose search fails has a solution that says so, without an answer.
     """
-    shared = Budget() if budget is None else budget
-    searches = [search(problem, shared.sub_budget(**(each or {}))) for problem in problems]
+    budget = budget or Budget()
+    searches = [search(problem, budget.sub_budget(**(each or {}))) for problem in problems]
     return run(model, searches, lambda i, error: failed_solution(problems[i], method, error))
 
 

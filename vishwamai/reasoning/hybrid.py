@@ -81,8 +81,7 @@ class IntegratedReasoning:
 
         Where the task does not know its depth, a search is as deep as the chains were long, and then deeper.
         """
-        budget = Budget() if budget is None else budget
-        return run(self.model, [self.search(problem, budget, approach, max_depth)])[0]
+        return run(self.model, [self.search(problem, budget or Budget(), approach, max_depth)])[0]
 
     def solve_all(
         self,
@@ -129,7 +128,7 @@ class IntegratedReasoning:
         """Whether an answer can be submitted: a program calls it right, or none can tell and the samples agree."""
         if found.answer is None or found.verified is not None:
             return bool(found.verified)
-        share, entropy = agreement(found.samples)
+        share, entropy = measure_agreement(found.samples)
         return len(found.samples) > 1 and share >= self.agreement and entropy <= self.most_entropy
 
     def _stages(
@@ -187,7 +186,7 @@ class IntegratedReasoning:
         return ChainOfThought(self.model, task=self.task, seed=seed, **settings)
 
 
-def agreement(samples: Sequence[str | None]) -> tuple[float, float]:
+def measure_agreement(samples: Sequence[str | None]) -> tuple[float, float]:
     """The largest share of equal answers among all samples, and the entropy of the answers in nats."""
     shares = [group.share for group in vote(samples)]  # of the samples that have an answer
     answered = sum(answer is not None for answer in samples) / max(len(samples), 1)
@@ -202,7 +201,7 @@ def _is_unjudged(found: Solution) -> bool:
 def _describe(found: Solution) -> str:
     """A stage in words."""
     has_votes = len(found.samples) > 1 and found.verified is None
-    agree = f", {agreement(found.samples)[0]:.0%} agree" if has_votes else ""
+    agree = f", {measure_agreement(found.samples)[0]:.0%} agree" if has_votes else ""
     return f"{found.method}: {found.tokens} tokens{agree}"
 
 
@@ -234,10 +233,7 @@ def _combine(found: Sequence[Solution], budget: Budget, stages: Sequence[str], s
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         stopped=stopped,
         stages=tuple(stages),
-        seconds=round(budget.elapsed, 6),
-        tokens=budget.spent["tokens"],
-        calls=budget.spent["calls"],
-        nodes=budget.spent["nodes"],
+        **budget.usage,
     )
     trace.result |= combined.summary()
     return combined

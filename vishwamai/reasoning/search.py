@@ -58,18 +58,18 @@ class TreeSettings:
         return [each + (i < over) for i in range(states)]
 
 
-def breadth_first(tree: SearchTree, s: TreeSettings) -> Search[None]:
+def breadth_first(tree: SearchTree, settings: TreeSettings) -> Search[None]:
     """Keeps the `beam_width` most promising states of each level.
 
     With `rounds`, later passes expand what the earlier ones found: more thoughts at every level, and a choice among all
     its states that are known, in which those count for less that were chosen before.
     """
-    return by_level(tree, s, s.rounds, lambda node: node.value - DEMOTION * node.visits)
+    return by_level(tree, settings, settings.rounds, lambda node: node.value - DEMOTION * node.visits)
 
 
-def beam(tree: SearchTree, s: TreeSettings) -> Search[None]:
+def beam(tree: SearchTree, settings: TreeSettings) -> Search[None]:
     """Keeps the `beam_width` states of each level that the model finds likeliest, with their values weighed in."""
-    return by_level(tree, s, 1, path_score)
+    return by_level(tree, settings, 1, path_score)
 
 
 def path_score(node: Node) -> float:
@@ -77,16 +77,16 @@ def path_score(node: Node) -> float:
     return math.fsum(one.thought.logprob for one in node.ancestry) + math.log(max(node.value, MIN_VALUE))
 
 
-def by_level(tree: SearchTree, s: TreeSettings, rounds: int, score: Callable[[Node], float]) -> Search[None]:
+def by_level(tree: SearchTree, settings: TreeSettings, rounds: int, score: Callable[[Node], float]) -> Search[None]:
     """Grows the tree level by level, in each from the `beam_width` states with the highest score."""
     for _ in range(rounds):
         frontier = [tree.root]
-        for depth in range(1, s.max_depth + 1):
-            yield from tree.expand(frontier, s.thoughts_of_level(len(frontier)))
-            if tree.is_solved and s.stop_early:
+        for depth in range(1, settings.max_depth + 1):
+            yield from tree.expand(frontier, settings.thoughts_of_level(len(frontier)))
+            if tree.is_solved and settings.stop_early:
                 return
             ranked = sorted(tree.level(depth), key=lambda node: -score(node))
-            frontier, rest = ranked[: s.beam_width], ranked[s.beam_width :]
+            frontier, rest = ranked[: settings.beam_width], ranked[settings.beam_width :]
             for node in frontier:
                 node.visits += 1
                 node.thought.status = "kept"
@@ -97,62 +97,62 @@ def by_level(tree: SearchTree, s: TreeSettings, rounds: int, score: Callable[[No
                 break
 
 
-def depth_first(tree: SearchTree, s: TreeSettings) -> Search[None]:
+def depth_first(tree: SearchTree, settings: TreeSettings) -> Search[None]:
     """Expands the best child whose value reaches the threshold, and backtracks where there is none."""
     stack = [tree.root]
-    for _ in range(s.expansions):
-        while stack and stack[-1].depth >= s.max_depth:
+    for _ in range(settings.expansions):
+        while stack and stack[-1].depth >= settings.max_depth:
             stack.pop()
         if not stack:
             return
-        new = yield from tree.expand([stack.pop()], [s.max_branches])
-        if tree.is_solved and s.stop_early:
+        new = yield from tree.expand([stack.pop()], [settings.max_branches])
+        if tree.is_solved and settings.stop_early:
             return
         ranked = sorted((node for node in new if node.answer is None), key=lambda node: -node.value)
         for node in ranked:
-            node.thought.status = "kept" if node.value >= s.threshold else "pruned"
+            node.thought.status = "kept" if node.value >= settings.threshold else "pruned"
         stack += [node for node in reversed(ranked) if node.thought.status == "kept"]
 
 
-def best_first(tree: SearchTree, s: TreeSettings) -> Search[None]:
+def best_first(tree: SearchTree, settings: TreeSettings) -> Search[None]:
     """Expands the `beam_width` most promising states of the whole tree at once; of equals the deeper ones first."""
     waiting, expanded = [tree.root], 0
-    while waiting and expanded < s.expansions:
+    while waiting and expanded < settings.expansions:
         waiting.sort(key=lambda node: (-node.value, -node.depth))
-        width = min(s.beam_width, s.expansions - expanded)
+        width = min(settings.beam_width, settings.expansions - expanded)
         best, waiting = waiting[:width], waiting[width:]
-        new = yield from tree.expand(best, [s.max_branches] * len(best))
+        new = yield from tree.expand(best, [settings.max_branches] * len(best))
         expanded += len(best)
-        if tree.is_solved and s.stop_early:
+        if tree.is_solved and settings.stop_early:
             return
-        waiting += [node for node in new if node.answer is None and node.depth < s.max_depth]
+        waiting += [node for node in new if node.answer is None and node.depth < settings.max_depth]
     for node in waiting:
         node.thought.status = "pruned"
 
 
-def mcts(tree: SearchTree, s: TreeSettings) -> Search[None]:
+def mcts(tree: SearchTree, settings: TreeSettings) -> Search[None]:
     """Monte Carlo tree search with UCT (Kocsis and Szepesvari, 2006), a state's value in the place of a playout.
 
     A state whose thoughts lead to nothing new is closed, and one at `max_depth` is so from the start; where all that
     follows a state is closed, thoughts are drawn there again.
     """
     closed: set[Node] = set()
-    for _ in range(s.expansions):
+    for _ in range(settings.expansions):
         if tree.root in closed:
             return
         leaf = tree.root
         while children := [child for child in leaf.children if child not in closed]:
-            bounds = [_upper_bound(child, leaf, s.exploration) for child in children]
+            bounds = [_upper_bound(child, leaf, settings.exploration) for child in children]
             leaf = children[bounds.index(max(bounds))]
-        new = yield from tree.expand([leaf], [s.max_branches])
-        if tree.is_solved and s.stop_early:
+        new = yield from tree.expand([leaf], [settings.max_branches])
+        if tree.is_solved and settings.stop_early:
             return
         for child in new:
             _back_up(child, child.value)
         if not new:
             closed.add(leaf)
             _back_up(leaf, 0.0)
-        closed |= {child for child in new if child.answer is not None or child.depth >= s.max_depth}
+        closed |= {child for child in new if child.answer is not None or child.depth >= settings.max_depth}
 
 
 def _upper_bound(child: Node, parent: Node, exploration: float) -> float:

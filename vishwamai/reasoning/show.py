@@ -89,7 +89,7 @@ def _label(thought: Thought, console_width: int, on_way: bool) -> Text:
     mark, style = MARKS.get(thought.status, ("·", "dim")) if thought.path else ("", "")
     value = "" if thought.value is None else f"  {thought.value:.2f}"
     text = Text(_printable(thought.text) or "(no words)", style="bold" if on_way else "", no_wrap=True)
-    width = console_width - INDENT * thought.level - cell_len(mark) - len(value) - len(WAY_MARK) - 1
+    width = console_width - INDENT * len(thought.path) - cell_len(mark) - len(value) - len(WAY_MARK) - 1
     text.truncate(max(width, SHORTEST), overflow="ellipsis")
     label = Text(f"{mark} " if mark else "", style=style, no_wrap=True, overflow="ellipsis").append(text)
     return label.append(value, style="dim").append(WAY_MARK if on_way and thought.path else "", style="bold")

@@ -23,7 +23,7 @@ from vishwamai.reasoning.solution import Solution, Step
 from vishwamai.reasoning.task import Task, Verdict, call_safely
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.trace import Trace
-from vishwamai.reasoning.values import inline, remembered
+from vishwamai.reasoning.values import inline, with_memory
 
 DRAWS = 4
 
@@ -63,12 +63,12 @@ class TreeOfThoughts:
         self.method, self.seed = search, seed
         self._values = values or inline()
         if memory is not None:
-            self._values = remembered(self._values, memory, self.model.identity)
+            self._values = with_memory(self._values, memory, self.model.identity)
         self._proposals = proposals or (distinct if self.task.choice_stop else sampled)(temperature)
 
     def solve(self, problem: str, *, budget: Budget | None = None) -> Solution:
         """The answer to one problem. Raises `InputError` for a problem that the task cannot read."""
-        return run(self.model, [self.search(problem, Budget() if budget is None else budget)])[0]
+        return run(self.model, [self.search(problem, budget or Budget())])[0]
 
     def solve_all(
         self, problems: Sequence[str], *, budget: Budget | None = None, each: Mapping[str, float] | None = None
@@ -91,9 +91,8 @@ class TreeOfThoughts:
 
     def tree(self, problem: str, budget: Budget | None = None) -> SearchTree:
         """A tree with nothing but its root."""
-        budget, trace = Budget() if budget is None else budget, Trace(problem, f"tot-{self.method}")
-        seed = seed_of(self.seed, problem)
-        return SearchTree(self.task, problem, self._values, self._proposals, budget, seed, trace)
+        seed, trace = seed_of(self.seed, problem), Trace(problem, f"tot-{self.method}")
+        return SearchTree(self.task, problem, self._values, self._proposals, budget or Budget(), seed, trace)
 
     def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
         """Up to `n` new thoughts after some steps: right ones, no two of which lead to the same state.
@@ -140,12 +139,9 @@ def _solution(tree: SearchTree, stopped: str | None) -> Solution:
         candidates=tuple(dict.fromkeys(node.answer for node in answers if node.answer is not None)),
         confidence=None if best is None else best.value,
         stopped=stopped,
-        seconds=round(tree.budget.elapsed, 6),
         trace=tree.trace,
         notes=tuple(tree.notes),
-        tokens=tree.budget.spent["tokens"],
-        calls=tree.budget.spent["calls"],
-        nodes=tree.budget.spent["nodes"],
+        **tree.budget.usage,
     )
     tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
     return found

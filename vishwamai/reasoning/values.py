@@ -23,7 +23,7 @@ WORDS = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
 
 
 def inline() -> StateEvaluator:
-    """What the model wrote in passing with the step itself, as the task reads it; no call, no token. 0.5: nothing.
+    """What the model wrote in passing with the step itself, as the task reads it, else 0.5: no call and no token.
 
     After a step that the model did not write, the task's marks are scored.
     """
@@ -117,7 +117,7 @@ def program(value: Callable[[str, Any], float]) -> StateEvaluator:
     return _with_kind(f"program {name}", evaluate)
 
 
-def remembered(evaluator: StateEvaluator, memory: ThoughtMemory, identity: str) -> StateEvaluator:
+def with_memory(evaluator: StateEvaluator, memory: ThoughtMemory, identity: str) -> StateEvaluator:
     """Values that the same model gave to the same states of the same task before, and where there is none, new ones.
 
     Values of another kind, or of another question, are others. A memory that fails is told in the notes, and the search
