@@ -73,6 +73,8 @@ NO_UNIT = re.compile(
 )
 AREA = re.compile(r"\b([kcm]?m|in|ft|yd|mi|units?|inches|feet|[a-z]*met(?:er|re)s?)\^[23]\b")
 DOUBTFUL = re.compile(r"[0-9).] *-|/[^-+*()]*/|[-+] *[-+]")  # 5-10, 1/2/3
+MIXED = re.compile(r"(?<![\w.,/^)])([0-9]+) +([0-9]{1,3}) ?/ ?([0-9]{1,3})(?![\w/^]|[.,][0-9]| ?/)")
+SCIENTIFIC = re.compile(r"(?<![\w.,])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE]([-+]?[0-9]+)(?![\w^]|[.,][0-9])")
 REWRITTEN = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -80,8 +82,6 @@ REWRITTEN = [
         (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])", lambda found: found[0].replace(",", "")),
         (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,]| ?/)", lambda found: found[0].replace(" ", "")),
         (r"(?<![0-9.])0+(?=[0-9])", ""),  # 018
-        (r"([0-9.]+)[eE]([-+]?[0-9]+)", r"(\1*10^\2)"),  # 1.5e3
-        (r"(?<![0-9.])([0-9]+) +([0-9]+ ?/ ?[0-9]+)", r"(\1+\2)"),  # 1 1/2
         (r"\^", "**"),
     )
 ]
@@ -99,6 +99,16 @@ def plain_text(text: str) -> str:
         if text == before:
             break
     return text.replace(r"\{", "{").replace(r"\}", "}")
+
+
+def expand(text: str) -> str:
+    """A plain text with 1 1/2 as a sum and 1.5e3 as a product."""
+
+    def add(found: re.Match[str]) -> str:
+        whole, above, below = found.groups()
+        return f"({whole}+{above}/{below})" if int(above) < int(below) else found[0]
+
+    return SCIENTIFIC.sub(r"(\1*10**\2)", MIXED.sub(add, text))
 
 
 def last_number(text: str) -> str | None:
@@ -125,7 +135,7 @@ def parse_number(text: str) -> Fraction | None:
     for pattern, replacement in REWRITTEN:
         written = pattern.sub(replacement, written)
     try:
-        found = exact.number(written)
+        found = exact.number(expand(written))
     except (DataError, ZeroDivisionError):
         return None
     words = match["unit"].split()

@@ -108,7 +108,7 @@ class GSM8K(Task):
         return told if told.valid is False or self.step(state, text) is not None else Verdict(False)
 
     def _verdict(self, text: str) -> Verdict:
-        return verify.check_steps([text], self._checker)[0]
+        return verify.run_checker(self._checker, text)
 
     def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
         lines = cast(Steps, state)

@@ -12,7 +12,7 @@ from typing import Any
 from vishwamai.errors import InputError
 from vishwamai.reasoning.model import Prompt
 from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
-from vishwamai.reasoning.verify import check_steps
+from vishwamai.reasoning.verify import run_checker
 from vishwamai.text.chat import render
 
 Example = tuple[str, Sequence[str], str]  # question, steps, answer
@@ -101,7 +101,7 @@ class FreeText(Task):
         plain = self._unmarked(text)
         if not plain or self.checker is None:
             return Verdict(None if plain else False)
-        return check_steps([plain], self.checker)[0]
+        return run_checker(self.checker, plain)
 
     def answer(self, problem: str, steps: Sequence[str], state: tuple[str, ...]) -> str | None:
         """What stands after the last mark of an answer; None before there is one."""
