@@ -42,11 +42,6 @@ class Usage:
     completion_tokens: int = 0
     seconds: float = 0.0
 
-    def since(self, before: "Usage") -> "Usage":
-        """Returns what was used after `before`, a copy of this one at that time."""
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)
-        return Usage(*(now - then for now, then in pairs))
-
 
 class Model(Protocol):
     """A language model as reasoning sees it. Both methods raise `BackendError` for what it cannot do."""
