@@ -18,7 +18,7 @@ import pytest
 
 from vishwamai import config
 from vishwamai.data.corpus import Data, Source
-from vishwamai.generation.options import Options
+from vishwamai.generation.options import ARGUMENTS
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack
 from vishwamai.precision import Precision
 from vishwamai.text.chat import ChatOptions
@@ -202,10 +202,15 @@ def test_the_configuration_guide_lists_every_field(cls):
     assert tables_of(ROOT / "docs" / "03-configuration-guide.md").get(cls.__name__) == defaults_of(cls)
 
 
-@pytest.mark.parametrize("cls", [Precision, Options, ChatOptions], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [Precision, ChatOptions], ids=lambda cls: cls.__name__)
 def test_other_tables_list_every_field(cls):
     tables = {name: rows for path in DOCUMENTS for name, rows in tables_of(path).items()}
     assert tables.get(cls.__name__) == defaults_of(cls)
+
+
+def test_the_table_of_generation_lists_every_argument():
+    rows = tables_of(ROOT / "docs" / "03-configuration-guide.md").get("ARGUMENTS")
+    assert rows == [(name, json.dumps(default)) for name, default in ARGUMENTS.items()]
 
 
 def test_the_usage_example_stands_in_the_readme_and_the_guide_word_for_word():

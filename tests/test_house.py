@@ -22,7 +22,7 @@ HOUSE: dict[str, tuple[int, str]] = {
         "api outputs planner reasoning training generation hf models data checkpoint parallel "
         "weights text ops monitor hub config precision progress compile_cache",
     ),
-    "__init__": (8, "api text.tokenizer"),
+    "__init__": (8, "api generation.sampling text.tokenizer"),
     "__main__": (9, "cli"),
     "api": (
         7,

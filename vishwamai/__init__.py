@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vishwamai.api import PromptCache, VishwamAI
+    from vishwamai.generation.sampling import SamplingParams
     from vishwamai.text.tokenizer import VishwamAITokenizer
 
 __version__ = "0.1.0"
-__all__ = ["PromptCache", "VishwamAI", "VishwamAITokenizer", "__version__"]
+__all__ = ["PromptCache", "SamplingParams", "VishwamAI", "VishwamAITokenizer", "__version__"]
 
 _HOMES = {
     "PromptCache": "vishwamai.api",
+    "SamplingParams": "vishwamai.generation.sampling",
     "VishwamAI": "vishwamai.api",
     "VishwamAITokenizer": "vishwamai.text.tokenizer",
 }

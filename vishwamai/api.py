@@ -20,7 +20,7 @@ from vishwamai import compile_cache
 from vishwamai import config as configurations
 from vishwamai.errors import InputError, TokenizerError
 from vishwamai.generation.generator import Generator
-from vishwamai.generation.options import NAMES, Options, beams, from_generation_config, options, params
+from vishwamai.generation.options import ARGUMENTS, GenerationOptions, from_generation_config, parse_options
 from vishwamai.generation.programs import Clock, Programs
 from vishwamai.generation.prompt_cache import PromptCache
 from vishwamai.generation.prompts import PaddingToken, Prompts, rows_of
@@ -232,23 +232,23 @@ class VishwamAI:
         `input_ids` is a text, texts, ids, rows of ids, or an array `[T]` or `[B, T]`. An array's rows may be padded at
         either side, as `attention_mask` (0: padding) or else the padding token says (`pad_token_id`, the model's or the
         tokenizer's; without one, nothing is padding); padding at the left stays, so that `outputs[:, T:]` is what is
-        new. `given` are fields of `Options`. With `return_dict` a `Generated` comes back. Raises `InputError`.
+        new. `given` are some of `ARGUMENTS`. With `return_dict` a `Generated` comes back. Raises `InputError`.
         """
-        asked = self._options(given, reports=return_dict)
+        asked = self._options(given, returns_logprobs=return_dict)
         rows, gaps = self._rows(input_ids, attention_mask, asked.pad_token_id)
         made = self._generate(rows, asked)
-        n, pad_id = asked.num_return_sequences, self._pad_id(asked.pad_token_id)
-        before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(n)]
+        pad_id = self._pad_id(asked.pad_token_id)
+        before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(asked.n)]
         whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
         sequences = jax.device_put(pad_rows(whole, len(whole), max(map(len, whole)), pad_id))
         if not return_dict:
             return sequences
         texts = None if self._tokenizer is None else self._texts(rows, made, asked)
-        top = None if asked.logprobs is None else made.top_logprobs
+        top = None if asked.params.logprobs is None else made.top_logprobs
         return Generated(sequences, made.logprobs, made.finish_reasons, texts, made.stats, made.scores, top)
 
     def complete(self, texts: str | Sequence[str], **given: Any) -> list[str]:
-        """What comes after each text, without special tokens and stop texts; `given` are fields of `Options`."""
+        """What comes after each text, without special tokens and stop texts; `given` are some of `ARGUMENTS`."""
         asked = self._options(given)
         rows = [self.tokenizer.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return self._texts(rows, self._generate(rows, asked), asked)
@@ -257,17 +257,21 @@ class VishwamAI:
         """The continuation of one prompt (text, ids, or messages) as it is made; a character is never cut.
 
         The last chunk has the reason of the end and the stats. A reply to messages has no white space around it. With
-        a `cache`, what it holds of the prompt is not read again. `given` are fields of `Options`, and with messages
+        a `cache`, what it holds of the prompt is not read again. `given` are some of `ARGUMENTS`, and with messages
         those of `generate_chat`; beams do not stream.
         """
         is_chat = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping | ChatMessage)
-        asked, row = self._chat(prompt, given, reports=True) if is_chat else (self._options(given, reports=True), None)
-        if asked.num_beams > 1 or asked.num_return_sequences > 1:
+        asked, row = (
+            self._chat(prompt, given, returns_logprobs=True)
+            if is_chat
+            else (self._options(given, returns_logprobs=True), None)
+        )
+        if asked.beams is not None or asked.n > 1:
             raise InputError("a stream has one row: pass num_beams=1 and num_return_sequences=1")
         rows = [row] if row is not None else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
             raise InputError(f"a stream has one prompt, not {len(rows)}; use generate for several")
-        chunks = self.generator.stream(self.weights, rows, params(rows, asked), cache=cache)
+        chunks = self.generator.stream(self.weights, rows, asked.row_params(rows), cache=cache)
         trimmer = Trimmer(leading=not given.get("continue_final_message")) if is_chat else None
         return self._chunks(chunks, rows[0], asked, trimmer, cache)
 
@@ -275,12 +279,12 @@ class VishwamAI:
         """The assistant's next message. `messages` are like `{"role": "user", "content": "Hello"}`.
 
         What a person typed never becomes a control token. One `cache` for all calls of a conversation, and what it
-        holds is not read again. `given` are fields of `Options`, fields of `ChatOptions` (`tools`, `documents`,
+        holds is not read again. `given` are some of `ARGUMENTS`, fields of `ChatOptions` (`tools`, `documents`,
         `add_generation_prompt`, `continue_final_message`, `chat_template`), and variables of the template. A message
         that is continued is not in the reply.
         """
         asked, row = self._chat(messages, given)
-        if asked.num_return_sequences > 1:
+        if asked.n > 1:
             raise InputError("a chat has one reply: pass num_return_sequences=1, or call it again with another seed")
         rows, is_continued = [row], given.get("continue_final_message")
         made = self._generate(rows, asked, cache)
@@ -304,8 +308,8 @@ class VishwamAI:
 
     # What these share.
 
-    def _options(self, given: Mapping[str, Any], **kind: Any) -> Options:
-        return options(given, from_generation_config(self.generation_config.settings()), **kind)
+    def _options(self, given: Mapping[str, Any], **kind: Any) -> GenerationOptions:
+        return parse_options(given, from_generation_config(self.generation_config.settings()), **kind)
 
     def _rows(self, prompts: Prompts, mask: Any = None, pad_id: int | None = None) -> tuple[list[list[int]], list[int]]:
         return rows_of(prompts, self._encode, mask=mask, padding=lambda: self._padding_token(pad_id))
@@ -321,41 +325,43 @@ class VishwamAI:
         role, around = role or role_of(self.tokenizer, pad_id), count_around(self.tokenizer, pad_id)
         return PaddingToken(pad_id, role, is_named=named is not None, around=around)
 
-    def _chat(self, messages: Sequence[Message], given: Mapping[str, Any], **kind: bool) -> tuple[Options, list[int]]:
+    def _chat(
+        self, messages: Sequence[Message], given: Mapping[str, Any], **kind: bool
+    ) -> tuple[GenerationOptions, list[int]]:
         """(how a reply is made, the ids of the prompt)."""
-        chat, rest, others = split_chat(self.tokenizer, given, NAMES)
-        return self._options(rest, others=others, **kind), encode_chat(self.tokenizer, messages, **chat)
+        chat, rest, others = split_chat(self.tokenizer, given, ARGUMENTS)
+        return self._options(rest, template_variables=others, **kind), encode_chat(self.tokenizer, messages, **chat)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
-    def _generate(self, rows: list[list[int]], asked: Options, cache: PromptCache | None = None) -> Made:
-        if asked.num_beams > 1:
+    def _generate(self, rows: list[list[int]], asked: GenerationOptions, cache: PromptCache | None = None) -> Made:
+        if asked.beams is not None:
             if cache is not None:
-                raise InputError(f"a PromptCache has one row and num_beams is {asked.num_beams}; leave one of them out")
-            return self.generator.search(self.weights, rows, beams(asked), params(rows, asked))
-        copies = [row for row in rows for _ in range(asked.num_return_sequences)]
-        return self.generator.generate(self.weights, copies, params(rows, asked), cache=cache)
+                raise InputError(f"a PromptCache has one row and num_beams is {asked.beams.num_beams}; leave one out")
+            return self.generator.search(self.weights, rows, asked.beams, asked.row_params(rows))
+        copies = [row for row in rows for _ in range(asked.n)]
+        return self.generator.generate(self.weights, copies, asked.row_params(rows), cache=cache)
 
-    def _text(self, prompt: Sequence[int], stop: str | Sequence[str] = ()) -> Continuation:
+    def _text(self, prompt: Sequence[int], stop: Sequence[str] = ()) -> Continuation:
         """The text after a prompt, to come."""
-        return Continuation(self.tokenizer, prompt, [stop] if isinstance(stop, str) else stop)
+        return Continuation(self.tokenizer, prompt, stop)
 
-    def _texts(self, rows: list[list[int]], made: Made, asked: Options) -> list[str]:
+    def _texts(self, rows: list[list[int]], made: Made, asked: GenerationOptions) -> list[str]:
         """The new text of each row."""
-        copies = [row for row in rows for _ in range(asked.num_return_sequences)]
+        copies = [row for row in rows for _ in range(asked.n)]
         pairs = zip(copies, made.tokens, strict=True)
-        return [self._text(row, asked.stop).push(new, last=True) for row, new in pairs]
+        return [self._text(row, asked.params.stop).push(new, last=True) for row, new in pairs]
 
     def _chunks(
         self,
         chunks: Iterator[Any],
         row: list[int],
-        asked: Options,
+        asked: GenerationOptions,
         trimmer: Trimmer | None,
         cache: PromptCache | None,
     ) -> Iterator[Chunk]:
-        text = None if self._tokenizer is None else self._text(row, asked.stop)
+        text = None if self._tokenizer is None else self._text(row, asked.params.stop)
         clock, part, made = Clock(self.generator.programs), "prefill", 0
         for chunk in chunks:
             clock.lap(part)
@@ -363,7 +369,7 @@ class VishwamAI:
             new = "" if text is None else text.push(chunk.tokens, last=last)
             new = new if trimmer is None else trimmer.push(new)
             stats = clock.stats(len(row), made, 0 if cache is None else cache.cached_tokens) if last else None
-            top = None if asked.logprobs is None else chunk.top_logprobs
+            top = None if asked.params.logprobs is None else chunk.top_logprobs
             yield Chunk(new, chunk.tokens, chunk.logprobs, chunk.finish_reason, stats, top)
             clock.lap(None)
 

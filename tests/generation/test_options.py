@@ -3,12 +3,14 @@
 What is expected is written out by hand. The refusals that need a model's words are in `tests/test_api.py`.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.generation.beam import BeamParams
-from vishwamai.generation.options import DEFAULT_NEW_TOKENS, Options, beams, options, params
+from vishwamai.generation.options import DEFAULT_NEW_TOKENS, parse_options
 from vishwamai.generation.sampling import SamplingParams
 
 ROWS = [[1, 2, 3], [4]]
@@ -16,7 +18,7 @@ FOLDER = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1
 
 
 def rows_of(given: dict, folder: dict = FOLDER, rows: list[list[int]] = ROWS) -> list[SamplingParams]:
-    return params(rows, options(given, folder))
+    return parse_options(given, folder).row_params(rows)
 
 
 def sampling_of(given: dict, folder: dict = FOLDER) -> tuple:
@@ -105,8 +107,6 @@ def test_greedily_the_folder_s_penalty_counts_and_its_sampling_does_not():
 )
 def test_a_setting_of_drawing_draws_without_a_second_argument(given, want):
     assert sampling_of(given) == want
-    draws = options(given, FOLDER).do_sample
-    assert draws == (want is not GREEDY)
 
 
 def test_the_folder_may_ask_to_draw():
@@ -125,11 +125,11 @@ def test_what_else_a_folder_says_counts_where_the_call_does_not():
         "early_stopping": True,
         "stop": ("END",),
     }
-    asked = options({}, folder)
-    assert beams(asked) == BeamParams(num_beams=3, num_return=2, length_penalty=0.5, early_stopping=True)
-    assert asked.stop == ("END",) and options({"stop": "x"}, folder).stop == "x"
-    one = options({"num_beams": 1, "num_return_sequences": 1}, folder)  # what is of beams then does nothing
-    assert (one.num_beams, one.num_return_sequences) == (1, 1)
+    asked = parse_options({}, folder)
+    assert asked.beams == BeamParams(num_beams=3, num_return=2, length_penalty=0.5, early_stopping=True)
+    assert asked.params.stop == ("END",) and parse_options({"stop": "x"}, folder).params.stop == ("x",)
+    one = parse_options({"num_beams": 1, "num_return_sequences": 1}, folder)  # what is of beams then does nothing
+    assert (one.beams, one.n) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_end_tokens_asked_for_replace_the_model_s(eos, ignore, ids):
 def test_beams():
     asked = {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.5, "early_stopping": "never"}
     want = {"num_beams": 4, "num_return": 3, "length_penalty": 0.5, "early_stopping": "never"}
-    assert beams(options(asked)) == BeamParams(**want, sample=False)
-    assert beams(options(asked | {"do_sample": True})) == BeamParams(**want, sample=True)
+    assert parse_options(asked).beams == BeamParams(**want, sample=False)
+    assert parse_options(asked | {"do_sample": True}).beams == BeamParams(**want, sample=True)
 
 
 # What is refused
@@ -200,7 +200,7 @@ def test_beams():
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "2"])
 def test_counts_are_whole_numbers(name, value):
     with pytest.raises(InputError, match=f"^{name} is {value!r}; it must be a whole number"):
-        Options(**{name: value, "do_sample": True})
+        parse_options({name: value, "do_sample": True})
 
 
 @pytest.mark.parametrize(
@@ -216,22 +216,22 @@ def test_counts_are_whole_numbers(name, value):
 def test_values_of_the_wrong_kind_are_refused(name, values):
     for value in values:
         with pytest.raises(InputError, match=f"^{name} is .*must be"):
-            params(ROWS, options({name: value}, reports=True))
+            parse_options({name: value}, returns_logprobs=True).row_params(ROWS)
 
 
 @pytest.mark.parametrize("early", [True, False, "never"])
 def test_early_stopping(early):
-    assert beams(options({"num_beams": 2, "early_stopping": early})).early_stopping is early
+    assert parse_options({"num_beams": 2, "early_stopping": early}).beams.early_stopping is early
     for wrong in (1, 0, "Never"):
         with pytest.raises(InputError, match="early_stopping is .*must be True, False"):
-            beams(options({"num_beams": 2, "early_stopping": wrong}))
+            parse_options({"num_beams": 2, "early_stopping": wrong})
 
 
 def test_logprobs_are_asked_for_where_they_are_given_back():
-    assert [p.logprobs for p in params(ROWS, options({"logprobs": 3}, reports=True))] == [3, 3]
-    assert options({"logprobs": None}).logprobs is None
+    assert [p.logprobs for p in parse_options({"logprobs": 3}, returns_logprobs=True).row_params(ROWS)] == [3, 3]
+    assert parse_options({"logprobs": None}).params.logprobs is None
     with pytest.raises(InputError, match="logprobs would do nothing here"):
-        options({"logprobs": 3})
+        parse_options({"logprobs": 3})
 
 
 @pytest.mark.parametrize(
@@ -254,17 +254,39 @@ def test_logprobs_are_asked_for_where_they_are_given_back():
 )
 def test_what_would_do_nothing_is_refused(given, says):
     with pytest.raises(InputError, match=says):
-        options(given)
+        parse_options(given)
 
 
 def test_a_folder_that_contradicts_the_call_is_named():
     with pytest.raises(
         InputError, match=r"temperature=0 \(of the model's generation_config.json\) takes the likeliest"
     ):
-        options({"do_sample": True}, {"temperature": 0.0})
-    assert options({"do_sample": True, "temperature": 0.3}, {"temperature": 0.0}).temperature == 0.3
+        parse_options({"do_sample": True}, {"temperature": 0.0})
+    assert parse_options({"do_sample": True, "temperature": 0.3}, {"temperature": 0.0}).params.temperature == 0.3
 
 
 def test_as_many_rows_as_there_are_beams_or_draws():
-    assert options({"num_beams": 2, "num_return_sequences": 2}).num_return_sequences == 2
-    assert options({"do_sample": True, "num_return_sequences": 100}).num_return_sequences == 100
+    assert parse_options({"num_beams": 2, "num_return_sequences": 2}).n == 2
+    assert parse_options({"do_sample": True, "num_return_sequences": 100}).n == 100
+
+
+# The same by vLLM's names
+
+
+def test_sampling_params_say_all_of_a_request():
+    own = SamplingParams(n=2, temperature=0.4, max_tokens=7, seed=5, stop="END", logprobs=2)
+    asked = parse_options({"sampling_params": own, "pad_token_id": 3}, FOLDER, returns_logprobs=True)
+    assert (asked.n, asked.beams, asked.pad_token_id) == (2, None, 3)
+    one = dataclasses.replace(own, n=1)
+    assert asked.row_params(ROWS) == [dataclasses.replace(one, seed=seed) for seed in (5, 6, 5, 6)]
+    free = parse_options({"sampling_params": SamplingParams(max_tokens=None)}, FOLDER).row_params(ROWS)
+    assert [(p.max_tokens, p.seed) for p in free] == [(None, None)] * 2
+
+
+def test_sampling_params_beside_what_they_say_are_refused():
+    with pytest.raises(InputError, match="sampling_params says all of a request, and top_k=4 and seed=1 too"):
+        parse_options({"sampling_params": SamplingParams(), "top_k": 4, "seed": 1})
+    with pytest.raises(InputError, match="sampling_params is {'n': 2}; it must be a SamplingParams"):
+        parse_options({"sampling_params": {"n": 2}})
+    with pytest.raises(InputError, match="logprobs would do nothing here"):
+        parse_options({"sampling_params": SamplingParams(logprobs=1)})

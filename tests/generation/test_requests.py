@@ -14,6 +14,7 @@ from vishwamai.generation.programs import bucket
 from vishwamai.generation.requests import (
     check_params,
     check_rows,
+    copy_rows,
     count_new_tokens,
     make_request,
     pad_rows,
@@ -45,10 +46,9 @@ def job(lengths: list[int], params: list[SamplingParams] | None = None, cfg: Mod
     ("prompt", "given", "n"),
     [
         (5, {}, None),
-        (5, {"default": 9}, 9),
-        (5, {"max_length": 6, "default": 9}, 1),
+        (5, {"max_length": 6}, 1),
         (5, {"max_length": np.int64(20)}, 15),
-        (5, {"max_new_tokens": 1, "default": 9}, 1),
+        (5, {"max_new_tokens": 1}, 1),
         (500, {"max_new_tokens": np.int32(3)}, 3),
     ],
 )
@@ -123,6 +123,13 @@ def test_one_for_all_rows_or_one_a_row():
     for wrong, n in (([a], 2), ([a, b, a], 2), ([], 1), ([a, {"seed": 1}], 2)):
         with pytest.raises(InputError, match=f"params has {len(wrong)} entries for {n} rows"):
             check_params(wrong, n)
+
+
+def test_a_prompt_is_copied_as_often_as_is_asked_with_seeds_that_count_up():
+    one, other = SamplingParams(n=3, seed=4), SamplingParams(n=2)
+    rows, params = copy_rows([[1], [2, 3]], [one, other])
+    assert rows == [[1]] * 3 + [[2, 3]] * 2 and [p.seed for p in params] == [4, 5, 6, None, None]
+    assert {p.n for p in params} == {1}
 
 
 # Shapes

@@ -125,11 +125,11 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     Raises `InputError` for one that is out of range, or that contradicts another.
     """
     import_face(Status())
-    from vishwamai.generation.options import options, params
+    from vishwamai.generation.options import parse_options
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "max_new_tokens", "max_length")
     names += ("num_beams",)
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     given |= ({"do_sample": True} if args.sample else {}) | {"seed": args.seed}
-    params([[0]], options(given))
+    parse_options(given).row_params([[0]])
     return given

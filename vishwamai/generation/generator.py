@@ -24,6 +24,7 @@ from vishwamai.generation.requests import (
     GenerationRequest,
     check_params,
     check_rows,
+    copy_rows,
     make_request,
     pad_rows,
     put_on_device,
@@ -63,7 +64,9 @@ class Generator:
     def generate(
         self, weights, prompts: Prompts, params: Params = DEFAULTS, *, cache: PromptCache | None = None
     ) -> Generation:
-        """Continues every prompt; `params` are for all rows, or one for each. Raises `InputError` for bad input.
+        """Continues every prompt, `params.n` times; `params` are for all prompts, or one for each.
+
+        Raises `InputError` for bad input.
 
         A `cache` is for one prompt: the beginning that both have is not read again, and afterwards the cache holds
         the prompt and the new tokens.
@@ -128,7 +131,7 @@ class Generator:
 
     def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
         prompts = check_rows(prompts, self.cfg)
-        params = check_params(params, len(prompts))
+        prompts, params = copy_rows(prompts, check_params(params, len(prompts)))
         return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.text)
 
     def _fixed(self) -> dict:

@@ -1,7 +1,4 @@
-"""The arguments of the public API, by Hugging Face's names, checked and turned into what each row asks for.
-
-It knows neither prompts' text nor how a token is made.
-"""
+"""The arguments of the public API, by Hugging Face's names, checked and turned into the one request of every row."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +12,30 @@ from vishwamai.generation.requests import count_new_tokens
 from vishwamai.generation.sampling import MAX_ID, SamplingParams
 
 DEFAULT_NEW_TOKENS = 256
-# The sampling options, each with the values that leave the model's distribution as it is, or take the likeliest token.
+# What a call takes beside its prompts, and what holds where neither the call nor the model's folder says anything.
+ARGUMENTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "max_length": None,
+        "max_new_tokens": None,
+        "do_sample": False,
+        "temperature": None,
+        "top_k": None,
+        "top_p": None,
+        "min_p": None,
+        "repetition_penalty": None,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "length_penalty": 1.0,
+        "early_stopping": False,
+        "stop": (),
+        "seed": 0,
+        "logprobs": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "sampling_params": None,
+    }
+)
+# The arguments of sampling, each with the values that leave the model's distribution as it is, or take the likeliest.
 SAMPLING = {"temperature": (0, 1), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
 # What other libraries call an argument, where the name alone does not say so.
 OTHER_NAMES = {
@@ -31,99 +51,158 @@ OTHER_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `generate`, `complete`, `stream` and `generate_chat` take beside a prompt; None is as if it were left out.
+class GenerationOptions:
+    """What a call asks for: `params` for every row, or with `beams` for every prompt, and what differs by row.
 
-    An option that is left out has its value in the model's generation_config.json, as in transformers, or else the
-    default below.
-    `max_length` counts a row's tokens, its prompt included and padding not; `max_new_tokens` those beyond the prompt,
-    and wins; neither given means 256 new ones. The model's context bounds both. The likeliest token is taken, or one
-    is drawn: with `do_sample`, or where `temperature` (over 0), `top_k`, `top_p` or `min_p` is given. A row ends with a
-    token of `eos_token_id` (by default the model's) or before a text of `stop`. Equal seeds give equal rows, alone or
-    in a batch (None: other rows each time); give one seed, or one for each row that is returned. Beams of one prompt
-    are drawn together, so with beams it is one for each prompt. `logprobs` asks for that many likeliest tokens at each
-    step beside the chosen one.
+    `max_length` bounds a row's tokens, its prompt included; `seed` is one, or one for each row.
     """
 
+    params: SamplingParams
+    beams: BeamParams | None = None
     max_length: int | None = None
-    max_new_tokens: int | None = None
-    do_sample: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str = False
-    stop: str | Sequence[str] = ()
-    seed: int | Sequence[int | None] | None = 0
-    logprobs: int | None = None
-    eos_token_id: int | Sequence[int] | None = None
+    seed: int | Sequence[int | None] | None = None
     pad_token_id: int | None = None
 
-    def __post_init__(self):
-        check_whole("num_beams", self.num_beams, 1, MAX_BEAMS)
-        check_whole("num_return_sequences", self.num_return_sequences, 1, MAX_ID)
-        check_whole("pad_token_id", self.pad_token_id, 0, MAX_ID, optional=True)
-        if type(self.do_sample) is not bool:
-            raise InputError(f"do_sample is {self.do_sample!r}; it must be True or False")
-        if self.num_return_sequences > (self.num_beams if self.num_beams > 1 or not self.do_sample else 10**9):
-            raise InputError(
-                f"there is no num_return_sequences={self.num_return_sequences} of num_beams={self.num_beams}: "
-                "give as many beams, or draw tokens with do_sample=True"
+    @property
+    def n(self) -> int:
+        """The rows that are returned for each prompt."""
+        return self.params.n if self.beams is None else self.beams.num_return
+
+    def row_params(self, prompts: Sequence[Sequence[int]]) -> list[SamplingParams]:
+        """Returns what each row asks for that is drawn: `params.n` of each prompt, or one with beams."""
+        n = self.params.n
+        lengths = {"max_length": self.max_length, "max_new_tokens": self.params.max_tokens}
+        seeds = self._seeds(len(prompts))
+        return [
+            dataclasses.replace(
+                self.params,
+                n=1,
+                seed=seeds[i * n + j],
+                max_tokens=count_new_tokens(len(prompt), **lengths),
             )
+            for i, prompt in enumerate(prompts)
+            for j in range(n)
+        ]
+
+    def _seeds(self, n_prompts: int) -> list[int | None]:
+        n, seed = self.params.n, _to_python(self.seed)
+        if seed is None:
+            return [None] * (n * n_prompts)
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            return [seed + j for _ in range(n_prompts) for j in range(n)]
+        if not isinstance(seed, list | tuple):
+            raise InputError(f"seed is {self.seed!r:.80}; it must be a whole number, a list of them, or None")
+        if len(seed) != n * n_prompts:
+            what = "row" if self.beams is None else "prompt"
+            raise InputError(
+                f"seed has {len(seed)} entries for {n * n_prompts} {what}s; give one seed, or one a {what}"
+            )
+        return list(seed)
 
 
-def options(
+def parse_options(
     given: Mapping[str, Any],
-    folder: Mapping[str, Any] = MappingProxyType({}),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
     *,
-    reports: bool = False,
-    others: Collection[str] = (),
-) -> Options:
-    """The options of a call. `folder` holds what the model's folder says, by the same names.
+    returns_logprobs: bool = False,
+    template_variables: Collection[str] = (),
+) -> GenerationOptions:
+    """Returns what a call asks for that is `given` some of `ARGUMENTS`; None is as if it were left out.
 
-    `reports` says whether the call gives logprobs back, `others` are other names that are valid in it (variables of the
-    chat template). Raises `InputError` for an option that there is not, with the name that was likely meant, and for
-    options that contradict each other.
+    An argument that is left out has its value in `defaults`, the model's generation_config.json, as in transformers, or
+    else that of `ARGUMENTS`. `max_length` counts a row's tokens, its prompt included and padding not; `max_new_tokens`
+    those beyond the prompt, and wins; neither given means 256 new ones. The model's context bounds both. The likeliest
+    token is taken, or one is drawn: with `do_sample`, or where `temperature` (over 0), `top_k`, `top_p` or `min_p` is
+    given. A row ends with a token of `eos_token_id` (by default the model's) or before a text of `stop`. Equal seeds
+    give equal rows, alone or in a batch (None: other rows each time); give one seed, or one for each row that is
+    returned. Beams of one prompt are drawn together, so with beams it is one for each prompt. `logprobs` asks for that
+    many likeliest tokens at each step beside the chosen one. `sampling_params` says all of this at once.
+
+    Raises `InputError` for an argument that there is not (`template_variables` are other names that the call takes),
+    with the name that was likely meant, and for arguments that contradict each other.
     """
     for name in given:
-        if name not in NAMES:
-            also = ", and the chat template reads no such variable" if others else ""
-            hint = suggestion(OTHER_NAMES.get(name, name), [*NAMES, *others])
+        if name not in ARGUMENTS:
+            also = ", and the chat template reads no such variable" if template_variables else ""
+            hint = suggestion(OTHER_NAMES.get(name, name), [*ARGUMENTS, *template_variables])
             raise InputError(f"generation has no argument {name!r}{also}; {hint}")
-    if given.get("logprobs") is not None and not reports:
-        raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
     said = {name: value for name, value in given.items() if value is not None or name == "seed"}
-    unsaid = {name: value for name, value in folder.items() if name not in said}
+    if "sampling_params" in said:
+        options = _from_sampling_params(said)
+    else:
+        options = _from_arguments(said, defaults)
+    if options.params.logprobs is not None and not returns_logprobs:
+        raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
+    return options
+
+
+def _from_sampling_params(said: Mapping[str, Any]) -> GenerationOptions:
+    params = said["sampling_params"]
+    if not isinstance(params, SamplingParams):
+        raise InputError(f"sampling_params is {params!r:.60}; it must be a SamplingParams")
+    others = [name for name in said if name not in ("sampling_params", "pad_token_id")]
+    if others:
+        raise InputError(f"sampling_params says all of a request, and {_values(others, said)} too: leave one out")
+    pad_id = check_whole("pad_token_id", said.get("pad_token_id"), 0, MAX_ID, optional=True)
+    return GenerationOptions(params=params, seed=params.seed, pad_token_id=pad_id)
+
+
+def _from_arguments(said: dict[str, Any], defaults: Mapping[str, Any]) -> GenerationOptions:
+    unsaid = {name: value for name, value in defaults.items() if name not in said}
     if "max_length" in said or "max_new_tokens" in said or "max_new_tokens" in unsaid:
         unsaid.pop("max_length", None)
     if "max_length" in said:
         unsaid.pop("max_new_tokens", None)
-    merged = {**unsaid, **said, "do_sample": _is_sampling(said, folder)}
-    if merged["do_sample"] is False:
-        merged = {name: value for name, value in merged.items() if name not in SAMPLING}
-    asked = Options(**merged)
-    if asked.num_beams == 1 and (said.get("length_penalty", 1) != 1 or said.get("early_stopping", False) is not False):
+    asked = {**ARGUMENTS, **unsaid, **said, "do_sample": _is_sampling(said, defaults)}
+    num_beams = check_whole("num_beams", asked["num_beams"], 1, MAX_BEAMS)
+    n = check_whole("num_return_sequences", asked["num_return_sequences"], 1, MAX_ID)
+    if n > (num_beams if num_beams > 1 or not asked["do_sample"] else MAX_ID):
+        raise InputError(
+            f"there is no num_return_sequences={n} of num_beams={num_beams}: "
+            "give as many beams, or draw tokens with do_sample=True"
+        )
+    if num_beams == 1 and (said.get("length_penalty", 1) != 1 or said.get("early_stopping", False) is not False):
         raise InputError("length_penalty and early_stopping are of beams, and num_beams is 1")
-    return asked
-
-
-NAMES = tuple(field.name for field in dataclasses.fields(Options))
+    beams = None
+    if num_beams > 1:
+        how = {name: asked[name] for name in ("length_penalty", "early_stopping")}
+        beams = BeamParams(num_beams=num_beams, num_return=n, sample=asked["do_sample"], **how)
+    names = ("repetition_penalty", *(SAMPLING if asked["do_sample"] else ()))
+    sampling = {name: asked[name] for name in names if asked[name] is not None}
+    if not asked["do_sample"] and beams is None:
+        sampling["temperature"] = 0.0
+    for name in ("max_length", "max_new_tokens"):
+        check_whole(name, asked[name], 1, optional=True)
+    neither = asked["max_length"] is None and asked["max_new_tokens"] is None
+    params = SamplingParams(
+        **sampling,
+        **_end_ids(asked["eos_token_id"]),
+        n=n if beams is None else 1,
+        max_tokens=DEFAULT_NEW_TOKENS if neither else asked["max_new_tokens"],
+        stop=asked["stop"],
+        logprobs=asked["logprobs"],
+    )
+    return GenerationOptions(
+        params=params,
+        beams=beams,
+        max_length=asked["max_length"],
+        seed=asked["seed"],
+        pad_token_id=check_whole("pad_token_id", asked["pad_token_id"], 0, MAX_ID, optional=True),
+    )
 
 
 def from_generation_config(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder's generation_config.json says, by the names of `Options`."""
+    """What a folder's generation_config.json says, by the names of `ARGUMENTS`."""
     return {OTHER_NAMES.get(name, name): value for name, value in settings.items()}
 
 
-def _is_sampling(said: Mapping[str, Any], folder: Mapping[str, Any]) -> bool:
-    """Whether tokens are drawn: as `do_sample` says, else where a setting of drawing is given, else as the folder says.
+def _is_sampling(said: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn: as `do_sample` says, else where an argument of sampling is given, else by `defaults`.
 
     Raises `InputError` where two of these contradict each other.
     """
+    if type(said.get("do_sample", False)) is not bool:
+        raise InputError(f"do_sample is {said['do_sample']!r}; it must be True or False")
     given = [name for name in SAMPLING if name in said]
     acting = [name for name in given if said[name] not in SAMPLING[name]]
     greedy = said.get("temperature") == 0
@@ -131,74 +210,30 @@ def _is_sampling(said: Mapping[str, Any], folder: Mapping[str, Any]) -> bool:
         raise InputError(f"do_sample=False takes the likeliest token, and {_values(acting, said)} draws: leave one out")
     if greedy and acting:
         raise InputError(f"temperature=0 takes the likeliest token, and {_values(acting, said)} draws: leave one out")
-    if said.get("do_sample") and "temperature" in {**folder, **said} and {**folder, **said}["temperature"] == 0:
+    if said.get("do_sample") and "temperature" in {**defaults, **said} and {**defaults, **said}["temperature"] == 0:
         whose = "" if greedy else " (of the model's generation_config.json)"
         raise InputError(f"do_sample=True draws, and temperature=0{whose} takes the likeliest token: change one")
     if "do_sample" in said:
         return said["do_sample"]
     if given:
         return not greedy
-    return bool(folder.get("do_sample")) and folder.get("temperature") != 0
+    return bool(defaults.get("do_sample")) and defaults.get("temperature") != 0
 
 
 def _values(names: Sequence[str], said: Mapping[str, Any]) -> str:
     return " and ".join(f"{name}={said[name]!r}" for name in names)
 
 
-def params(rows: Sequence[Sequence[int]], asked: Options) -> list[SamplingParams]:
-    """What each row that is returned asks for, or with beams each prompt."""
-    n = 1 if asked.num_beams > 1 else asked.num_return_sequences
-    seeds = _seeds(asked, len(rows), n)
-    lengths = {"max_length": asked.max_length, "max_new_tokens": asked.max_new_tokens}
-    room = [count_new_tokens(len(row), **lengths, default=DEFAULT_NEW_TOKENS) for row in rows for _ in range(n)]
-    common = _sampling(asked) | _ends(asked.eos_token_id)
-    common |= {"stop": asked.stop, "logprobs": asked.logprobs}
-    return [SamplingParams(**common, max_tokens=most, seed=seed) for most, seed in zip(room, seeds, strict=True)]
-
-
-def beams(asked: Options) -> BeamParams:
-    """How the beams of a call are kept."""
-    return BeamParams(
-        num_beams=asked.num_beams,
-        num_return=asked.num_return_sequences,
-        length_penalty=asked.length_penalty,
-        early_stopping=asked.early_stopping,
-        sample=asked.do_sample,
-    )
-
-
-def _seeds(asked: Options, n_rows: int, n: int) -> list[int | None]:
-    """The seed of each of `n` draws of each row."""
-    seed: Any = _plain(asked.seed)
-    if seed is None:
-        return [None] * (n * n_rows)
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        return [seed + i for _ in range(n_rows) for i in range(n)]
-    if not isinstance(seed, list | tuple):
-        raise InputError(f"seed is {asked.seed!r:.80}; it must be a whole number, a list of them, or None")
-    if len(seed) != n * n_rows:
-        what = "prompt" if asked.num_beams > 1 else "row"
-        raise InputError(f"seed has {len(seed)} entries for {n * n_rows} {what}s; give one seed, or one a {what}")
-    return list(seed)
-
-
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     """Numbers and arrays of NumPy and JAX as Python's."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _sampling(asked: Options) -> dict[str, Any]:
-    given = {name: getattr(asked, name) for name in (*SAMPLING, "repetition_penalty")}
-    if not asked.do_sample and asked.num_beams == 1:
-        given["temperature"] = 0.0
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _ends(eos_token_id: int | Sequence[int] | None) -> dict[str, Any]:
-    """The end tokens asked for in place of the model's."""
+def _end_ids(eos_token_id: int | Sequence[int] | None) -> dict[str, Any]:
+    """Returns the fields of `SamplingParams` for end tokens that stand in the place of the model's."""
     if eos_token_id is None:
         return {}
-    ids = _plain(eos_token_id)
+    ids = _to_python(eos_token_id)
     ids = ids if isinstance(ids, list | tuple) else [ids]
     for i in ids:
         check_whole("eos_token_id", i, 0, MAX_ID)

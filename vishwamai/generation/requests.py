@@ -23,11 +23,11 @@ DEFAULTS = SamplingParams()
 
 
 def count_new_tokens(
-    prompt_length: int, *, max_length: int | None = None, max_new_tokens: int | None = None, default: int | None = None
+    prompt_length: int, *, max_length: int | None = None, max_new_tokens: int | None = None
 ) -> int | None:
     """How many tokens to make: `max_length` counts the prompt, `max_new_tokens` does not and wins, with a warning.
 
-    Neither given: `default`. Raises `InputError` where that leaves nothing to make.
+    None where neither is given. Raises `InputError` where that leaves nothing to make.
     """
     for name, value in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
         check_whole(name, value, 1, optional=True)
@@ -36,7 +36,7 @@ def count_new_tokens(
             warnings.warn(f"both are given: max_new_tokens={max_new_tokens} wins over {max_length=}", stacklevel=3)
         return int(max_new_tokens)
     if max_length is None:
-        return default
+        return None
     if prompt_length >= max_length:
         raise InputError(
             f"max_length is {max_length} and counts the prompt, which has {prompt_length} tokens; "
@@ -70,6 +70,14 @@ def check_params(params, n_rows: int) -> list[SamplingParams]:
     if len(params) != n_rows or not all(isinstance(p, SamplingParams) for p in params):
         raise InputError(f"params has {len(params)} entries for {n_rows} rows; give one SamplingParams, or one a row")
     return params
+
+
+def copy_rows(prompts: list[list[int]], params: list[SamplingParams]) -> tuple[list[list[int]], list[SamplingParams]]:
+    """Returns each prompt as often as its parameters' `n` says, with parameters for each copy."""
+    copies = [(prompt, p, j) for prompt, p in zip(prompts, params, strict=True) for j in range(p.n)]
+    seeds = [None if p.seed is None else p.seed + j for _, p, j in copies]
+    own = [dataclasses.replace(p, n=1, seed=seed) for (_, p, _), seed in zip(copies, seeds, strict=True)]
+    return [prompt for prompt, _, _ in copies], own
 
 
 def row_limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig) -> list[int]:

@@ -30,15 +30,16 @@ NEVER = -jnp.inf
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """What one row asks for, by the names that vLLM's clients know. Raises `InputError` for values out of range.
+    """What is asked for after one prompt, by vLLM's names. Raises `InputError` for values out of range.
 
-    `temperature` 0 takes the likeliest token; `top_k` 0 (or -1), `top_p` 1 and `min_p` 0 filter nothing.
-    `max_tokens` counts new tokens (None: to the end of the context). A row ends with an end-of-text token, a token of
-    `stop_token_ids`, or when one of the strings `stop` is complete; `ignore_eos` leaves out the first of these. The
-    same `seed` gives the same text, alone or among other rows (None: another text each time). `logprobs` asks for
-    that many likeliest tokens at each step beside the chosen one.
+    `n` rows continue the prompt, row j with seed + j. `temperature` 0 takes the likeliest token; `top_k` 0 (or -1),
+    `top_p` 1 and `min_p` 0 filter nothing. `max_tokens` counts new tokens (None: to the end of the context). A row ends
+    with an end-of-text token, a token of `stop_token_ids`, or when one of the strings `stop` is complete; `ignore_eos`
+    leaves out the first of these. The same `seed` gives the same text, alone or among other rows (None: another text
+    each time). `logprobs` asks for that many likeliest tokens at each step beside the chosen one.
     """
 
+    n: int = 1
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -54,6 +55,7 @@ class SamplingParams:
     def __post_init__(self):
         object.__setattr__(self, "stop", _strings(self.stop))
         object.__setattr__(self, "stop_token_ids", _ids(self.stop_token_ids))
+        check_whole("n", self.n, 1, MAX_ID)
         check_number("temperature", self.temperature, 0)
         check_whole("top_k", self.top_k, -1, 2**31 - 1)
         check_number("top_p", self.top_p, above=0, most=1)
