@@ -7,6 +7,7 @@ such weights share one `lora_A`, or stand in it one after another, `lora_B` then
 one rank here: the smaller ones are filled up with zeros, which adds nothing. It knows no family by name.
 """
 
+import itertools
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -50,9 +51,13 @@ _TENSOR = re.compile(re.escape(PREFIX) + rf"(.+?)\.({'|'.join(map(re.escape, _PA
 class Place(NamedTuple):
     """A weight of ours in a module of theirs."""
 
-    path: str
     param: Param
     piece: Piece
+
+    @property
+    def path(self) -> str:
+        """The weight's path."""
+        return self.piece.path
 
     @property
     def outputs(self) -> slice:
@@ -126,9 +131,9 @@ def _open(folder: Path) -> Folder:
 def _places(family: Family, cfg: ModelConfig) -> dict[str, list[Place]]:
     """The weights of ours in each module of theirs."""
     specs, found = transformer.specs(cfg), {}
-    for (path, param), parts in zip(spec.named(specs), pieces(family, specs, cfg), strict=True):
-        for piece in parts:
-            found.setdefault(piece.name.removesuffix(".weight"), []).append(Place(path, param, piece))
+    params = dict(spec.named(specs))
+    for piece in itertools.chain(*pieces(family, specs, cfg)):
+        found.setdefault(piece.name.removesuffix(".weight"), []).append(Place(params[piece.path], piece))
     return found
 
 
@@ -248,7 +253,7 @@ def _change(parts: list[tuple[Place, Brought]], sharding: Sharding, dtype) -> Pa
     (place, brought), param = parts[0], parts[0][0].param
     if brought.whole is None:
         return pair
-    values = (brought.whole.T if place.piece.transposed else brought.whole).reshape(param.shape)
+    values = place.piece.to_weight(brought.whole, param.shape)
     home = sharding.named(*param.axes, shape=param.shape)
     return FullWeight(w=jax.device_put(values, home).astype(dtype), pair=pair)
 
@@ -285,7 +290,11 @@ def save(
     pairs = {path: change.pair if isinstance(change, FullWeight) else change for path, change in host.items()}
     every = {module: _stored(inside, pairs, module) for module, inside in places.items()}
     found = {module: stored for module, stored in every.items() if stored is not None}
-    whole = {module: _turned_back(inside[0], host) for module, inside in places.items() if _has_whole(inside[0], host)}
+    whole = {
+        module: np.ascontiguousarray(place.piece.to_tensor(host[place.path].w))
+        for module, (place, *_) in places.items()
+        if isinstance(host.get(place.path), FullWeight)
+    }
     if jax.process_index() != 0:
         return
     ranks = {module: (len(stored.a), stored.scale) for module, stored in found.items()}
@@ -304,16 +313,6 @@ def save(
             adapter_config.write(staging, ranks, places, **said)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
-
-
-def _has_whole(place: Place, adapter: Adapter) -> bool:
-    return isinstance(adapter.get(place.path), FullWeight)
-
-
-def _turned_back(place: Place, adapter: Adapter) -> np.ndarray:
-    """A whole weight as its module stores it."""
-    values = adapter[place.path].w.reshape(place.piece.shape[::-1] if place.piece.transposed else place.piece.shape)
-    return np.ascontiguousarray(values.T if place.piece.transposed else values)
 
 
 def _on_host(x: jax.Array) -> np.ndarray:

@@ -6,42 +6,28 @@ comes.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from vishwamai.hf.config import QUANTIZATION
-from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.families.own import OWN
-from vishwamai.hf.pieces import pieces
 from vishwamai.hf.safetensors import Outgoing
-from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig
-from vishwamai.weights import quantize, spec
+from vishwamai.weights import quantize
 from vishwamai.weights.quantize import Scheme, is_quantized
+from vishwamai.weights.spec import Param
 
 BITS = {"int8": 8, "int4": 4, "fp8": 8}
 
 
-def leaves(tree) -> list:
-    """A model's weights, or their specs, in the tree's order; a quantised one is one of them."""
-    return jax.tree.leaves(tree, is_leaf=is_quantized)
-
-
-def written(tree, cfg: ModelConfig) -> Scheme | None:
-    """The one scheme in which a model's quantised weights are written.
+def common_scheme(weights: Mapping[str, Any], params: Mapping[str, Param]) -> Scheme | None:
+    """The one scheme in which a model's quantised weights are written; weights and their specs are by path.
 
     Groups of several sizes are written as the smaller ones that divide them all. None where there are no such weights,
     or they have to be dequantised first.
     """
-    params = spec.leaves(transformer.specs(cfg))
-    pairs = [(w, p) for w, p in zip(leaves(tree), params, strict=True) if is_quantized(w)]
+    pairs = [(w, params[path]) for path, w in weights.items() if is_quantized(w)]
     found = [(quantize.scheme_of(w, p), p.shape[quantize.last_contracted(p)]) for w, p in pairs]
     kinds, grouped = {(s.kind, s.scale_dtype) for s, _ in found}, any(s.group for s, _ in found)
     if len(kinds) != 1:
@@ -52,57 +38,37 @@ def written(tree, cfg: ModelConfig) -> Scheme | None:
     return Scheme(kind, math.gcd(*(s.group or size for s, size in found)) if grouped else None, dtype)
 
 
-def how(model_type: str, tree, cfg: ModelConfig, scheme: Scheme | None) -> tuple[str, dict[str, Any]]:
-    """(the family to write a model as, what its config.json says of the weights); `tree` tells which are quantised.
+class Codes(NamedTuple):
+    """The codes `[out, in]` and the scales `[out, groups]` of a quantised matrix, made when they are called for."""
 
-    A quantised weight must be a torch Linear of the family, or a part of one; where it is not, the family is our own.
-    """
-    if scheme is None:
-        return model_type, {}
-    parts = pieces(FAMILIES[model_type], transformer.specs(cfg), cfg)
-    quantised = [of[0] for leaf, of in zip(leaves(tree), parts, strict=True) if is_quantized(leaf)]
-    if not all(len(piece.shape) == 2 and piece.transposed for piece in quantised):
-        what = f"{model_type} keeps weights that are quantised in tensors which compressed-tensors has no form for"
-        warnings.warn(f"{what}, so only VishwamAI will load this folder", stacklevel=3)
-        return how(OWN, tree, cfg, scheme)
-    plain = [of for leaf, of in zip(leaves(tree), parts, strict=True) if not is_quantized(leaf)]
-    matmuls = {piece.name.removesuffix(".weight") for of in plain for piece in of if piece.transposed}
-    return model_type, {QUANTIZATION: configuration(scheme, matmuls | ({"lm_head"} if cfg.tie_embeddings else set()))}
+    values: Callable[[], np.ndarray]
+    scales: Callable[[], np.ndarray]
 
 
-def tensors(
-    name: str,
-    shape: tuple[int, int],
-    scheme: Scheme,
-    values: Callable[[], np.ndarray],
-    scale: Callable[[], np.ndarray],
-) -> list[Outgoing]:
+def tensors(name: str, shape: tuple[int, int], scheme: Scheme, codes: Codes) -> list[Outgoing]:
     """The tensors that stand for one plain tensor `[out, in]`."""
     outputs, inputs = shape
-    scale_shape = (outputs, inputs // (scheme.group or inputs))
-    scales = Outgoing(f"{name}_scale", scale_shape, np.dtype(np.float32), scale)
+    scales = Outgoing(
+        f"{name}_scale", (outputs, inputs // (scheme.group or inputs)), np.dtype(np.float32), codes.scales
+    )
     if scheme.kind == "fp8":
-        return [Outgoing(name, shape, np.dtype(ml_dtypes.float8_e4m3fn), values), scales]
+        return [Outgoing(name, shape, np.dtype(ml_dtypes.float8_e4m3fn), codes.values), scales]
     bits = BITS[scheme.kind]
     words = (outputs, -(-inputs * bits // 32))
-    packed = Outgoing(f"{name}_packed", words, np.dtype(np.int32), lambda: pack(values(), bits))
+    packed = Outgoing(f"{name}_packed", words, np.dtype(np.int32), lambda: pack(codes.values(), bits))
     return [packed, scales, Outgoing(f"{name}_shape", (2,), np.dtype(np.int64), lambda: np.asarray(shape, np.int64))]
 
 
-def rounded(name: str, shape: tuple[int, int], scheme: Scheme, whole: Callable[[], np.ndarray]) -> list[Outgoing]:
-    """The tensors that stand for a plain one `[out, in]`, whose values are rounded when they are first asked for."""
+def round_codes(shape: tuple[int, int], scheme: Scheme, plain: Callable[[], np.ndarray]) -> Codes:
+    """The codes of a plain matrix `[out, in]`, rounded when the values are called for and kept until the scales are."""
     made: list[quantize.Quantized] = []
 
-    def part(which: str, last: bool) -> np.ndarray:
-        if not made:
-            scale_shape = (shape[0], shape[1] // (scheme.group or shape[1]))
-            made.append(quantize.round_to_scheme(jnp.asarray(whole()), scale_shape, scheme))
-        found = np.asarray(getattr(made[0], which))
-        if last:
-            made.clear()
-        return found
+    def values() -> np.ndarray:
+        scale_shape = (shape[0], shape[1] // (scheme.group or shape[1]))
+        made.append(quantize.round_to_scheme(jnp.asarray(plain()), scale_shape, scheme))
+        return np.asarray(made[0].values)
 
-    return tensors(name, shape, scheme, partial(part, "values", False), partial(part, "scale", True))
+    return Codes(values, lambda: np.asarray(made.pop().scale))
 
 
 def pack(values: np.ndarray, bits: int) -> np.ndarray:

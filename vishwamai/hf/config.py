@@ -179,7 +179,8 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
     """The model's fields, from the attributes."""
     a = rope.settled(a, by_type=family.ropes_by_type)
-    fields = {ours: a[theirs] for theirs, ours in family.shared.items()}
+    fields = {field: a[theirs] for theirs, ours in family.shared.items() for field in ours}
+    fields |= {ours: a[theirs] * fields[of] for theirs, (ours, of) in family.multiples.items()}
     fields["n_kv_heads"] = fields.get("n_kv_heads") or fields["n_heads"]
     fields["head_dim"] = fields.get("head_dim") or _head_dim(fields["d_model"], fields["n_heads"])
     act = a.get("hidden_act") or a.get("hidden_activation")

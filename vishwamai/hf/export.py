@@ -68,7 +68,8 @@ def describe(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
     kind = {"architectures": [family.architecture], "model_type": model_type}
     if model_type == OWN:
         return kind | {"model": to_dict(cfg.stacked)}
-    shared = {theirs: getattr(cfg, ours) for theirs, ours in family.shared.items()}
+    shared = {theirs: getattr(cfg, ours[0]) for theirs, ours in family.shared.items()}
+    shared |= {n: getattr(cfg, ours) // max(getattr(cfg, of), 1) for n, (ours, of) in family.multiples.items()}
     known = {k: v for k, v in _of_layers(cfg, family).items() if k in family.attributes}
     return kind | shared | known | dict(family.write(cfg))
 

@@ -12,12 +12,12 @@ from typing import Any
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import Attribute
-from vishwamai.hf.names import Names
+from vishwamai.hf.names import PLAIN, WHOLE, Names
 from vishwamai.models.config import Layer, ModelConfig, Rope
 
 Attributes = Mapping[str, Any]
 
-FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its value, in every family that has it
+FIELDS = {  # attribute of config.json: the field or fields of `ModelConfig` that have its value, in every family
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
     "intermediate_size": "d_ff",
@@ -27,6 +27,7 @@ FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its 
     "max_position_embeddings": "max_length",
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": "tie_embeddings",
+    "attention_bias": ("attn_bias", "o_bias"),
     "mlp_bias": "mlp_bias",
     "num_experts_per_tok": "n_experts_per_token",
     "moe_intermediate_size": "d_expert",
@@ -34,6 +35,7 @@ FIELDS = {  # attribute of config.json: the field of `ModelConfig` that has its 
     "attn_logit_softcapping": "attn_softcap",
     "final_logit_softcapping": "final_softcap",
 }
+EXPERT_WIDTH = {"intermediate_size": ("d_expert", "d_ff")}  # where every layer is a mixture
 TYPES = (rope.FULL, "sliding_attention")
 ROTARY = r".*\.rotary_emb\.inv_freq"
 NEXT_TOKENS = rf"model\.layers\.{{after}}\..*|{ROTARY}"  # the layer after the last one predicts a further token
@@ -51,6 +53,21 @@ def no_layers(a: Attributes) -> list[bool]:
 def all_layers(a: Attributes) -> list[bool]:
     """For each layer: yes."""
     return [True] * a["num_hidden_layers"]
+
+
+def every_other(a: Attributes) -> list[bool]:
+    """For each layer: yes and no in turns."""
+    return [i % 2 == 0 for i in range(a["num_hidden_layers"])]
+
+
+def all_but_every(a: Attributes) -> list[bool]:
+    """For each layer: yes, but for the last one of each `sliding_window_pattern`."""
+    return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(a["num_hidden_layers"])]
+
+
+def after_dense(a: Attributes) -> list[bool]:
+    """For each layer: no for the first ones, as many as `first_k_dense_replace` says."""
+    return [i >= a["first_k_dense_replace"] for i in range(a["num_hidden_layers"])]
 
 
 def layers(
@@ -127,21 +144,24 @@ def _with_length(said: Mapping[str, Any], length: Mapping[str, Any], where: str)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family. Keys of the name tables are our paths, those of a layer without their stack and place.
+    """One family. Keys of the name tables are our paths, those of a layer without their stack and place; Llama's by
+    default.
 
-    `fields` adds to `FIELDS`; `switches` hold for every model of the family. `read` gives fields that need more than
-    one attribute's value, and `write` the attributes that they come from. `text` names the family of the text model
-    inside one of several kinds, and `twin` the one that is the same in all but the model type.
+    `fields` adds to `FIELDS`; `multiples` is {attribute: (field, the field that it is a multiple of)}; `switches` hold
+    for every model of the family. `read` gives fields that come from attributes in any other way, and `write` these
+    attributes. `text` names the family of the text model inside one of several kinds, and `twin` the one that is the
+    same in all but the model type.
     """
 
     model_type: str
     architecture: str
     attributes: Mapping[str, Attribute]
-    whole: Names
-    layer: Names
+    whole: Names = dataclasses.field(default_factory=lambda: WHOLE)
+    layer: Names = dataclasses.field(default_factory=lambda: PLAIN)
     moe: Names = dataclasses.field(default_factory=dict)  # stands before `layer` where a layer has experts
     ignored: str = ROTARY  # tensors that hold no weight, or none of the text model's
-    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    multiples: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     layers: Callable[[Attributes], tuple[Layer, ...]] = layers
     read: Callable[[Attributes], Mapping[str, Any]] = _nothing
@@ -157,6 +177,7 @@ class Family:
         return self.text or self.twin or self.model_type
 
     @property
-    def shared(self) -> dict[str, str]:
-        """Attribute -> field, of those that agree in value."""
-        return {theirs: ours for theirs, ours in (FIELDS | self.fields).items() if theirs in self.attributes}
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """Attribute -> the fields that have its value."""
+        known = {theirs: ours for theirs, ours in (FIELDS | self.fields).items() if theirs in self.attributes}
+        return {theirs: (ours,) if isinstance(ours, str) else ours for theirs, ours in known.items()}

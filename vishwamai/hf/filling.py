@@ -84,8 +84,7 @@ def _whole(param: Param, parts: list[Piece], view: Viewer) -> np.ndarray:
     for piece in parts:
         values = _readable(view(piece.name)[piece.part])
         with np.errstate(over="ignore"):  # what float16 does not hold is infinite, as it is in the compiled update
-            turned = (values.T if piece.transposed else values).astype(whole.dtype, copy=False)
-        whole[piece.index] = turned.reshape(whole[piece.index].shape)
+            whole[piece.index] = piece.to_weight(values, whole[piece.index].shape)
     return whole
 
 

@@ -1,7 +1,8 @@
-"""Of which tensors of a checkpoint each of our weights is made: names from a family's tables, shapes from the specs.
+"""Which tensors of a checkpoint hold each of our weights: names from a family's tables, shapes from the specs.
 
 A torch Linear is stored `[out, in]`, so the transpose of its tensor, reshaped, is right for every weight whose
-contracted axes lead; the others are stored as they are. One tensor may hold several weights, or all experts.
+contracted axes lead; the others are stored as they are. One tensor may hold several weights, or all experts. Reading
+and writing go by the same pieces.
 """
 
 import dataclasses
@@ -19,13 +20,24 @@ from vishwamai.weights.spec import Param
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A tensor of a checkpoint, or the part of it that is ours, and its place in a leaf of ours."""
+    """A tensor of a checkpoint, or a part of it, and the layer and expert of a weight of ours that it holds."""
 
+    path: str  # of the weight
+    index: tuple[int, ...]  # into the weight's leading axes (layers, experts)
     name: str
-    index: tuple[int, ...]  # into the leaf's leading axes (layers, experts)
     shape: tuple[int, ...]  # of the whole tensor
     part: tuple[slice | int, ...]  # into it
     transposed: bool
+
+    def to_weight(self, values, shape: tuple[int, ...]):
+        """The values of the tensor's part, NumPy's or JAX's, in the weight's `shape` at the index."""
+        return (values.T if self.transposed else values).reshape(shape)
+
+    def to_tensor(self, values):
+        """The weight's values at the index, NumPy's or JAX's, in the shape of the tensor's part."""
+        sizes = zip(self.shape, self.part, strict=True)
+        shape = tuple(len(range(n)[part]) for n, part in sizes if isinstance(part, slice))
+        return values.reshape(shape[::-1]).T if self.transposed else values.reshape(shape)
 
 
 def pieces(family: Family, specs, cfg: ModelConfig) -> list[list[Piece]]:
@@ -50,7 +62,7 @@ def _leaf_pieces(family: Family, path: str, named: dict[str, Param], cfg: ModelC
         expert = index[1] if len(index) > 1 else 0
         name = stored.name.format(layer=first + step * index[0] if index else 0, expert=expert)
         where = ((sizes[1], *shape), (expert, *part)) if stacked else (shape, part)
-        return Piece(name, index, *where, param.is_matmul and stored.turned)
+        return Piece(path, index, name, *where, param.is_matmul and stored.turned)
 
     return [piece(index) for index in itertools.product(*map(range, sizes))]
 

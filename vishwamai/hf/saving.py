@@ -1,36 +1,23 @@
-"""Writes a model's weights as a Hugging Face folder: the tables that weights are read by, backwards.
+"""Writes a model as a Hugging Face folder, by the tables that folders are read by."""
 
-Tensor by tensor, each put together on the host when its turn comes. It knows no family: `pieces.py` says what each
-tensor is called.
-"""
-
-import dataclasses
-import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vishwamai import files
 from vishwamai.errors import CheckpointError
-from vishwamai.hf import compressed, export, safetensors
-from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.family import Family
+from vishwamai.hf import export, safetensors
+from vishwamai.hf.assembly import ModelWeights, assemble, named_weights
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.hf.pieces import Piece, pieces
-from vishwamai.hf.safetensors import Outgoing
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
 from vishwamai.weights import spec
-from vishwamai.weights.linear import materialize
-from vishwamai.weights.quantize import Quantized, Scheme, is_quantized
+from vishwamai.weights.quantize import is_quantized
 
 
 @contextmanager
@@ -47,6 +34,14 @@ def replacing(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
             yield staging
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder where there is none. Raises `CheckpointError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def save(
@@ -70,75 +65,17 @@ def save(
     dtype, writing = np.dtype(jnp.dtype(dtype or kept)), jax.process_index() == 0
     specs = spec.with_dtype(transformer.specs(cfg), dtype)
     _check(w, specs)
-    scheme = compressed.written(w, cfg)
-    model_type, how = compressed.how(model_type, w, cfg, scheme)
+    checkpoint = assemble(model_type, cfg, w, ModelWeights(w, specs))
     if writing:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
-    outgoing = list(_outgoing(FAMILIES[model_type], w, specs, cfg, scheme))
-    safetensors.write_folder(folder, outgoing, max_file_bytes=max_file_bytes, writing=writing)
+        make_folder(folder)
+    safetensors.write_folder(folder, checkpoint.tensors, max_file_bytes=max_file_bytes, writing=writing)
     if writing:
-        export.write(folder, cfg, model_type, generation or GenerationConfig(), dtype.name, how)
+        generation = generation or GenerationConfig()
+        export.write(folder, cfg, checkpoint.model_type, generation, dtype.name, checkpoint.quantization)
 
 
 def _check(w: Transformer, specs: Transformer) -> None:
-    leaves = compressed.leaves(w)
+    leaves = named_weights(w).values()
     shapes = [leaf.values.shape if is_quantized(leaf) else getattr(leaf, "shape", None) for leaf in leaves]
     if shapes != [param.shape for param in spec.leaves(specs)]:
         raise CheckpointError("these weights are not of this configuration's shapes; merge or detach adapters first")
-
-
-def _outgoing(
-    family: Family, w: Transformer, specs: Transformer, cfg: ModelConfig, scheme: Scheme | None
-) -> Iterator[Outgoing]:
-    tensors: dict[str, list[tuple[Any, Piece]]] = {}
-    dtypes: dict[str, np.dtype] = {}
-    for leaf, param, parts in zip(compressed.leaves(w), spec.leaves(specs), pieces(family, specs, cfg), strict=True):
-        for piece in parts:
-            tensors.setdefault(piece.name, []).append((leaf, piece))
-            dtypes[piece.name] = np.dtype(param.dtype)
-    for name, parts in tensors.items():
-        shape = parts[0][1].shape
-        if scheme is None or not is_quantized(parts[0][0]):
-            yield Outgoing(name, shape, dtypes[name], functools.partial(_stored, parts, dtypes[name]))
-            continue
-        values = [(leaf.values, piece) for leaf, piece in parts]
-        grid = np.dtype(np.int8) if scheme.kind != "fp8" else np.dtype(values[0][0].dtype)
-        as_stored = functools.partial(_stored, values, grid), functools.partial(_scales, parts, scheme)
-        yield from compressed.tensors(name, shape, scheme, *as_stored)
-
-
-def _scales(parts: list[tuple[Quantized, Piece]], scheme: Scheme) -> np.ndarray:
-    """The scales of one tensor `[out, in]`, with a column for each group of the scheme."""
-    leaf, first = parts[0]
-    outputs, inputs = first.shape
-    sizes = zip(leaf.values.shape, leaf.scale.shape, strict=True)
-    groups = inputs // math.prod(n // scales for n, scales in sizes)
-    narrow = [
-        (leaf.scale, dataclasses.replace(piece, shape=(outputs, groups), part=(piece.part[0], slice(0, groups))))
-        for leaf, piece in parts
-    ]
-    return np.repeat(_stored(narrow, np.dtype(np.float32)), inputs // (scheme.group or inputs) // groups, axis=1)
-
-
-def _stored(parts: list[tuple[Any, Piece]], dtype) -> np.ndarray:
-    """One tensor in its stored form, on the host, put together from its parts."""
-    whole = np.empty(parts[0][1].shape, dtype)
-    for leaf, piece in parts:
-        home = jax.tree.leaves(leaf)[0].sharding
-        spread = NamedSharding(home.mesh, PartitionSpec()) if isinstance(home, NamedSharding) else None
-        shape = whole[piece.part].shape
-        taken = _take(leaf, np.asarray(piece.index, np.int32), shape, piece.transposed, dtype, spread)
-        whole[piece.part] = np.asarray(taken)  # NumPy takes no single bfloat16 out of an array of JAX's
-    return whole
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _take(leaf, index: jax.Array, shape: tuple[int, ...], transposed: bool, dtype, whole):
-    for i in range(index.shape[0]):
-        leaf = jax.tree.map(lambda a, i=i: jax.lax.dynamic_index_in_dim(a, index[i], 0, keepdims=False), leaf)
-    out = materialize(leaf).astype(dtype).reshape(shape[::-1] if transposed else shape)
-    out = out.T if transposed else out
-    return out if whole is None else jax.lax.with_sharding_constraint(out, whole)

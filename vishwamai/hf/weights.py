@@ -6,6 +6,7 @@ says what each tensor is called.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -31,7 +32,6 @@ from vishwamai.precision import AUTO, choose_dtype
 from vishwamai.progress import Progress, Report, silent
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Quantized, Scheme, group_of, is_quantizable
-from vishwamai.weights.spec import Param
 
 READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
 KEEP = "keep"
@@ -59,9 +59,47 @@ def load(
     source, wanted = open_folder(folder, family, pretrained.storage), pieces(family, specs, cfg)
     check(source, family, wanted, cfg)
     with progress("loading the weights") as report:
-        read = _reader(source, specs, sharding, quantization, _counted(source, wanted, report))
-        leaves = [read(path, param, parts) for (path, param), parts in zip(spec.named(specs), wanted, strict=True)]
+        leaves = list(_leaves(source, specs, wanted, sharding, quantization, _counted(source, wanted, report)))
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
+
+
+def _leaves(
+    source: Folder,
+    specs: Transformer,
+    wanted: list[list[Piece]],
+    sharding: Sharding,
+    quantization: str | None,
+    begun: Callable[[str], None],
+) -> Iterator[jax.Array | Quantized]:
+    """The weights in the tree's order, each plain or quantised."""
+    asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
+    if asked is not None:
+        quantize.check_groups(specs, asked)
+
+    def view(name: str) -> np.ndarray | View:
+        begun(name)
+        return source.view(name)
+
+    def codes(name: str) -> View:
+        begun(name)
+        return source.tensors[name].values()
+
+    fill = partial(filling.fill, sharding=sharding, release=source.release)
+    for (path, param), parts in zip(spec.named(specs), wanted, strict=True):
+        kept = _stored_scheme(source, parts) if quantization == KEEP else None
+        if asked is not None and is_quantizable(path, param) and group_of(param, asked) != 0:
+            yield filling.fill_quantized(param, parts, view, sharding, source.release, asked)
+        elif kept is not None and (group := group_of(param, kept)) != 0:
+            target, scales = quantize.specs(param, kept), lambda name, group=group: source.tensors[name].scales(group)
+            yield Quantized(values=fill(target.values, parts, codes), scale=fill(target.scale, parts, scales))
+        else:
+            yield fill(param, parts, view)
+
+
+def _stored_scheme(source: Folder, parts: list[Piece]) -> Scheme | None:
+    """The scheme in which all the tensors of a weight are stored."""
+    schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
+    return schemes.pop() if len(schemes) == 1 else None
 
 
 def _counted(source: Folder, wanted: list[list[Piece]], report: Report) -> Callable[[str], None]:
@@ -96,39 +134,6 @@ def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> s
         if tensor.dtype in READABLE:
             sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.end - tensor.start
     return max(sizes, key=lambda name: sizes[name], default="float32")
-
-
-def _reader(
-    source: Folder, specs: Transformer, sharding: Sharding, quantization: str | None, begun: Callable[[str], None]
-) -> Callable:
-    """`read(path, param, parts)` -> a leaf, plain or quantised."""
-    asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
-    if asked is not None:
-        quantize.check_groups(specs, asked)
-
-    def view(name: str) -> np.ndarray | View:
-        begun(name)
-        return source.view(name)
-
-    def fill(param: Param, parts: list[Piece], view: filling.Viewer) -> jax.Array:
-        return filling.fill(param, parts, view, sharding, source.release)
-
-    def read(path: str, param: Param, parts: list[Piece]):
-        if asked is not None and is_quantizable(path, param) and group_of(param, asked) != 0:
-            return filling.fill_quantized(param, parts, view, sharding, source.release, asked)
-        schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
-        scheme = schemes.pop() if quantization == KEEP and len(schemes) == 1 else None
-        if scheme is None or group_of(param, scheme) == 0:
-            return fill(param, parts, view)
-        target, group = quantize.specs(param, scheme), group_of(param, scheme)
-        for piece in parts:
-            begun(piece.name)
-        return Quantized(
-            values=fill(target.values, parts, lambda name: source.tensors[name].values()),
-            scale=fill(target.scale, parts, lambda name: source.tensors[name].scales(group)),
-        )
-
-    return read
 
 
 def open_folder(folder: Path, family: Family, storage: Storage | None = None) -> Folder:

@@ -3,9 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, LENGTH, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Family, layers
-from vishwamai.hf.names import AT, ATTENTION, WHOLE
+from vishwamai.hf.names import AT, ATTENTION
 
 NAMES = ATTENTION | {
     "attn_norm.scale": AT + "attention_layernorm.weight",
@@ -34,7 +33,6 @@ FAMILIES = (
             "post_norm": only(False),
             "qk_norm": only(True),
         },
-        whole=WHOLE,
         layer=NAMES,
         switches={"gated": False, "qk_norm": True},
         layers=partial(
@@ -43,7 +41,5 @@ FAMILIES = (
             scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
             | {"original_max_position_embeddings": 8192, "rope_theta": 12e6},
         ),
-        read=biases,
-        write=write_biases,
     ),
 )

@@ -1,9 +1,7 @@
 """Arcee: Llama with a plain feed-forward of squared rectifiers."""
 
 from vishwamai.hf.attributes import COMMON, LENGTH, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Family
-from vishwamai.hf.names import PLAIN, WHOLE
 
 FAMILIES = (
     Family(
@@ -17,10 +15,6 @@ FAMILIES = (
             "max_position_embeddings": size(4096, LENGTH),
             "rms_norm_eps": number(1e-5),
         },
-        whole=WHOLE,
-        layer=PLAIN,
         switches={"gated": False},
-        read=biases,
-        write=write_biases,
     ),
 )

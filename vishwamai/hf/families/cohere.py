@@ -3,14 +3,7 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, LENGTH, LIST, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import PLAIN, WHOLE
-
-
-def _slides(a: Attributes) -> list[bool]:
-    return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(a["num_hidden_layers"])]
-
+from vishwamai.hf.family import Family, all_but_every, layers
 
 FAMILIES = (
     Family(
@@ -35,12 +28,9 @@ FAMILIES = (
             **{f"use_{what}": only(True) for what in ("gated_activation", "parallel_block")},
             **{f"use_{what}": flag(True) for what in ("embedding_sharing", "parallel_embedding")},
         },
-        whole=WHOLE,
-        layer=PLAIN,
         fields={"layer_norm_eps": "norm_eps", "logit_scale": "logit_scale"},
         switches={"norm": "layer", "parallel": True},
-        layers=partial(layers, slides=_slides, turns=lambda a, slides: slides, interleaved=True),
-        read=biases,
-        write=lambda cfg: write_biases(cfg) | {"sliding_window_pattern": 4},
+        layers=partial(layers, slides=all_but_every, turns=lambda a, slides: slides, interleaved=True),
+        write=lambda cfg: {"sliding_window_pattern": 4},
     ),
 )

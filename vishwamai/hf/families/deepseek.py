@@ -5,8 +5,8 @@ import math
 
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, Attribute, flag, number, only, size
-from vishwamai.hf.family import NEXT_TOKENS, ROTARY, Attributes, Family, layers
-from vishwamai.hf.names import AT, DENSE, EXPERTS, WHOLE
+from vishwamai.hf.family import NEXT_TOKENS, ROTARY, Attributes, Family, after_dense, layers
+from vishwamai.hf.names import AT, DENSE, EXPERTS
 from vishwamai.models.config import Latent, ModelConfig
 
 IN = AT + "self_attn."
@@ -30,6 +30,7 @@ MOE = EXPERTS | {
     **{f"ffn.shared.{name}": AT + f"mlp.shared_experts.{name}_proj.weight" for name in ("gate", "up", "down")},
 }
 FIELDS = {"n_routed_experts": "n_experts", "routed_scaling_factor": "route_scale"}
+SHARED = {"n_shared_experts": ("d_shared", "d_expert")}
 ATTRIBUTES = COMMON | {
     "attention_bias": flag(False),
     "q_lora_rank": size(1536, null=True),
@@ -65,12 +66,8 @@ THIRD = ATTRIBUTES | {
 }
 
 
-def _late(a: Attributes) -> list[bool]:
-    return [i >= a["first_k_dense_replace"] for i in range(a["num_hidden_layers"])]
-
-
 def _layers(a: Attributes):
-    return layers(a, experts=_late, interleaved=a.get("rope_interleave", True))
+    return layers(a, experts=after_dense, interleaved=a.get("rope_interleave", True))
 
 
 def _read(a: Attributes) -> dict:
@@ -80,9 +77,6 @@ def _read(a: Attributes) -> dict:
         "n_kv_heads": a["num_attention_heads"],
         "latent": Latent(q_rank=a["q_lora_rank"], kv_rank=a["kv_lora_rank"], d_turned=turned, d_value=a["v_head_dim"]),
         "attn_scale": (still + turned) ** -0.5 * _warmth(a) ** 2,
-        "attn_bias": a["attention_bias"],
-        "o_bias": a["attention_bias"],
-        "d_shared": a["n_shared_experts"] * a["moe_intermediate_size"],
     }
 
 
@@ -108,13 +102,11 @@ def _write(cfg: ModelConfig) -> dict:
     return {
         "rope_parameters": said,
         "head_dim": m.d_turned,
-        "attention_bias": cfg.attn_bias,
         "q_lora_rank": m.q_rank,
         "kv_lora_rank": m.kv_rank,
         "qk_nope_head_dim": cfg.head_dim - m.d_turned,
         "qk_rope_head_dim": m.d_turned,
         "v_head_dim": m.d_value,
-        "n_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
         "first_k_dense_replace": sum(not layer.moe for layer in cfg.layers),
         "n_group": cfg.n_expert_groups,
         "topk_group": cfg.n_groups_per_token,
@@ -139,10 +131,10 @@ V2 = Family(
         "norm_topk_prob": only(False),
         "mlp_bias": only(False),
     },
-    whole=WHOLE,
     layer=NAMES,
     moe=MOE,
     fields=FIELDS,
+    multiples=SHARED,
     switches={"norm_topk": False},
     layers=_layers,
     read=_read_second,
@@ -152,11 +144,11 @@ V3 = Family(
     model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
     attributes=THIRD,
-    whole=WHOLE,
     layer=NAMES,
     moe=MOE,
     ignored=NEXT_TOKENS,
     fields=FIELDS,
+    multiples=SHARED,
     switches={"router": "sigmoid", "choice_bias": True},
     layers=_layers,
     read=lambda a: _read(a) | _groups(a),

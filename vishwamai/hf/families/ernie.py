@@ -4,10 +4,9 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import AT, EXPERTS, PLAIN, WHOLE, Stored, shared_expert
+from vishwamai.hf.names import AT, EXPERTS, Stored, shared_expert
 from vishwamai.models.config import ModelConfig
 
-BIASES = ("attn_bias", "o_bias", "mlp_bias")
 MIXTURE = COMMON | {
     "use_bias": only(False),
     "num_key_value_heads": size(4, HEADS, null=True),
@@ -37,14 +36,9 @@ def _between(a: Attributes) -> list[bool]:
     return [i in inside and (i + 1) % step == 0 for i in range(n)]
 
 
-def _read_mixture(a: Attributes) -> dict:
-    return {"d_shared": a["moe_num_shared_experts"] * a["moe_intermediate_size"]}
-
-
 def _write_mixture(cfg: ModelConfig) -> dict:
     moe = [i for i, layer in enumerate(cfg.layers) if layer.moe] or [0]
     return {
-        "moe_num_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
         "moe_layer_start_index": moe[0],
         "moe_layer_end_index": moe[-1],
         "moe_layer_interval": moe[1] - moe[0] if len(moe) > 1 else 1,
@@ -65,24 +59,19 @@ FAMILIES = (
             "rms_norm_eps": number(1e-5),
             "tie_word_embeddings": flag(True),
         },
-        whole=WHOLE,
-        layer=PLAIN,
+        fields={"use_bias": ("attn_bias", "o_bias", "mlp_bias")},
         layers=partial(layers, theta=5e5, interleaved=True),
-        read=lambda a: dict.fromkeys(BIASES, a["use_bias"]),
-        write=lambda cfg: {"use_bias": cfg.attn_bias},
     ),
     Family(
         model_type="ernie4_5_moe",
         architecture="Ernie4_5_MoeForCausalLM",
         attributes=MIXTURE,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=EXPERTS | shared_expert("shared_experts") | {"ffn.choice_bias": CHOICE_BIAS},
         ignored=r".*\.rotary_emb\.inv_freq|model\.mtp.*",
         fields={"moe_k": "n_experts_per_token", "moe_num_experts": "n_experts"},
+        multiples={"moe_num_shared_experts": ("d_shared", "d_expert")},
         switches={"choice_bias": True},
         layers=partial(layers, experts=_between, theta=5e5, interleaved=True),
-        read=_read_mixture,
         write=_write_mixture,
     ),
 )

@@ -6,7 +6,6 @@ from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, LENGTH, LIST, Attribute, number, size
 from vishwamai.hf.families.olmo import AFTER
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import WHOLE
 
 
 def _slides(a: Attributes) -> list[bool]:
@@ -31,7 +30,6 @@ FAMILIES = (
             "sliding_window_pattern": Attribute((int, str, type(None)), 4, 0, 1024),
             "layer_types": LIST,
         },
-        whole=WHOLE,
         layer=AFTER,
         switches={"pre_norms": False, "post_norms": True, "qk_norm": True},
         layers=partial(layers, slides=_slides, turns=lambda a, s: s if a["sliding_window"] else [True] * len(s)),

@@ -4,8 +4,7 @@ import math
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, TOKEN, TOKENS, Attribute, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.family import Attributes, Family, all_but_every, every_other, layers
 from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, inside
 from vishwamai.models.config import ModelConfig
 
@@ -27,23 +26,14 @@ NAMES = PLAIN | SANDWICH
 
 
 def _read(a: Attributes) -> dict:
-    scales = {"embed_scale": math.sqrt(a["hidden_size"]), "attn_scale": a["query_pre_attn_scalar"] ** -0.5}
-    return biases(a) | scales
+    return {"embed_scale": math.sqrt(a["hidden_size"]), "attn_scale": a["query_pre_attn_scalar"] ** -0.5}
 
 
 def _write(cfg: ModelConfig) -> dict:
     scalar = cfg.head_dim if cfg.attn_scale is None else cfg.attn_scale**-2
     whole = math.isclose(scalar, round(scalar), rel_tol=1e-6)
     window = next((layer.window for layer in cfg.layers if layer.window is not None), 4096)
-    return write_biases(cfg) | {"query_pre_attn_scalar": round(scalar) if whole else scalar, "sliding_window": window}
-
-
-def _alternate(a: Attributes) -> list[bool]:
-    return [i % 2 == 0 for i in range(a["num_hidden_layers"])]
-
-
-def _but_every(a: Attributes) -> list[bool]:
-    return [(i + 1) % a["sliding_window_pattern"] != 0 for i in range(a["num_hidden_layers"])]
+    return {"query_pre_attn_scalar": round(scalar) if whole else scalar, "sliding_window": window}
 
 
 FAMILIES = (
@@ -62,11 +52,8 @@ FAMILIES = (
             "tie_word_embeddings": flag(True),
             "use_bidirectional_attention": only(None, False),
         },
-        whole=WHOLE,
-        layer=PLAIN,
         switches={"norm_offset": 1.0, "activation": "gelu_tanh"},
-        read=lambda a: biases(a) | {"embed_scale": math.sqrt(a["hidden_size"])},
-        write=write_biases,
+        read=lambda a: {"embed_scale": math.sqrt(a["hidden_size"])},
     ),
     Family(
         model_type="gemma2",
@@ -79,10 +66,9 @@ FAMILIES = (
             "final_logit_softcapping": number(30.0, null=True),
             "attn_logit_softcapping": number(50.0, null=True),
         },
-        whole=WHOLE,
         layer=NAMES,
         switches=SWITCHES,
-        layers=partial(layers, slides=_alternate),
+        layers=partial(layers, slides=every_other),
         read=_read,
         write=_write,
     ),
@@ -98,10 +84,9 @@ FAMILIES = (
             "sliding_window_pattern": size(6),
             "rope_local_base_freq": number(None),
         },
-        whole=WHOLE,
         layer=NAMES,
         switches=SWITCHES | {"qk_norm": True},
-        layers=partial(layers, slides=_but_every, theta=1e6, local_theta=lambda a: a["rope_local_base_freq"] or 1e4),
+        layers=partial(layers, slides=all_but_every, theta=1e6, local_theta=lambda a: a["rope_local_base_freq"] or 1e4),
         read=_read,
         write=_write,
         ropes_by_type=True,

@@ -6,8 +6,8 @@ The mixtures (GLM 4.5 and on) turn the halves of that half as pairs, and route a
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, size
-from vishwamai.hf.family import NEXT_TOKENS, Attributes, Family, layers
-from vishwamai.hf.names import AT, ATTENTION, EXPERTS, PLAIN, WHOLE, fused, shared_expert
+from vishwamai.hf.family import NEXT_TOKENS, Family, after_dense, layers
+from vishwamai.hf.names import AT, ATTENTION, EXPERTS, fused, shared_expert
 from vishwamai.models.config import ModelConfig
 
 ATTRIBUTES = COMMON | {
@@ -59,17 +59,8 @@ MIXTURE_NAMES = EXPERTS | shared_expert("shared_experts")
 CHOICE_BIAS = {"ffn.choice_bias": AT + "mlp.gate.e_score_correction_bias"}
 
 
-def _after_dense(a: Attributes) -> list[bool]:
-    return [i >= a["first_k_dense_replace"] for i in range(a["num_hidden_layers"])]
-
-
-def _read_mixture(a: Attributes) -> dict:
-    return {"d_shared": a["n_shared_experts"] * a["moe_intermediate_size"]}
-
-
 def _write_mixture(cfg: ModelConfig) -> dict:
     return {
-        "n_shared_experts": cfg.d_shared // max(cfg.d_expert, 1),
         "first_k_dense_replace": next((i for i, layer in enumerate(cfg.layers) if layer.moe), cfg.n_layers),
         "num_nextn_predict_layers": 0,
     }
@@ -80,7 +71,6 @@ FAMILIES = (
         model_type="glm",
         architecture="GlmForCausalLM",
         attributes=ATTRIBUTES,
-        whole=WHOLE,
         layer=GLM,
         fields={"attention_bias": "attn_bias"},
         layers=partial(layers, interleaved=True),
@@ -89,7 +79,6 @@ FAMILIES = (
         model_type="glm4",
         architecture="Glm4ForCausalLM",
         attributes=ATTRIBUTES,
-        whole=WHOLE,
         layer=GLM4,
         fields={"attention_bias": "attn_bias"},
         switches={"post_norms": True},
@@ -99,14 +88,12 @@ FAMILIES = (
         model_type="glm4_moe",
         architecture="Glm4MoeForCausalLM",
         attributes=MIXTURE,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=MIXTURE_NAMES | CHOICE_BIAS,
         ignored=NEXT_TOKENS,
         fields=MIXTURE_FIELDS,
+        multiples={"n_shared_experts": ("d_shared", "d_expert")},
         switches={"router": "sigmoid", "choice_bias": True},
-        layers=partial(layers, experts=_after_dense),
-        read=_read_mixture,
+        layers=partial(layers, experts=after_dense),
         write=_write_mixture,
     ),
 )

@@ -3,10 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, all_layers, layers
-from vishwamai.hf.names import AT, ATTENTION, WHOLE, Stored, fused
-from vishwamai.models.config import ModelConfig
+from vishwamai.hf.family import EXPERT_WIDTH, Family, all_layers, every_other, layers
+from vishwamai.hf.names import AT, ATTENTION, Stored, fused
 
 IN = AT + "mlp."
 NAMES = {
@@ -18,14 +16,6 @@ NAMES = {
     "ffn.down_bias": IN + "experts.down_proj_bias",
 }
 YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
-
-
-def _alternate(a: Attributes) -> list[bool]:
-    return [i % 2 == 0 for i in range(a["num_hidden_layers"])]
-
-
-def _write(cfg: ModelConfig) -> dict:
-    return write_biases(cfg) | {"intermediate_size": cfg.d_expert}
 
 
 FAMILIES = (
@@ -52,19 +42,16 @@ FAMILIES = (
             "swiglu_alpha": only(1.702),
             "swiglu_limit": number(7.0),
         },
-        whole=WHOLE,
         layer=ATTENTION | {"attn.sinks": AT + "self_attn.sinks"},
         moe=NAMES,
-        fields={"num_local_experts": "n_experts", "swiglu_limit": "glu_limit"},
+        fields=EXPERT_WIDTH | {"num_local_experts": "n_experts", "swiglu_limit": "glu_limit"},
         switches={"attn_sinks": True, "router": "chosen", "router_bias": True, "expert_bias": True},
         layers=partial(
             layers,
-            slides=_alternate,
+            slides=every_other,
             experts=all_layers,
             theta=150_000.0,
             scaling=YARN | {"original_max_position_embeddings": 4096},
         ),
-        read=lambda a: biases(a) | {"d_expert": a["intermediate_size"]},
-        write=_write,
     ),
 )

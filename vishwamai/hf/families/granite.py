@@ -3,9 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, flag, number, size
-from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, all_layers, layers
-from vishwamai.hf.names import AT, ATTENTION, PLAIN, WHOLE, fused
+from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT, ATTENTION, fused
 from vishwamai.models.config import ModelConfig
 
 SCALES = {
@@ -24,11 +23,11 @@ MOE = {
 
 
 def _read(a: Attributes) -> dict:
-    return biases(a) | {"logit_scale": 1 / a["logits_scaling"]}
+    return {"logit_scale": 1 / a["logits_scaling"]}
 
 
 def _write(cfg: ModelConfig) -> dict:
-    return write_biases(cfg) | {"logits_scaling": 1 / (cfg.logit_scale or 1.0)}
+    return {"logits_scaling": 1 / (cfg.logit_scale or 1.0)}
 
 
 FAMILIES = (
@@ -36,8 +35,6 @@ FAMILIES = (
         model_type="granite",
         architecture="GraniteForCausalLM",
         attributes=ATTRIBUTES | {"mlp_bias": flag(False)},
-        whole=WHOLE,
-        layer=PLAIN,
         fields=SCALES,
         read=_read,
         write=_write,
@@ -46,13 +43,12 @@ FAMILIES = (
         model_type="granitemoe",
         architecture="GraniteMoeForCausalLM",
         attributes=ATTRIBUTES | EXPERTS | {"num_local_experts": size(8, HEADS)},
-        whole=WHOLE,
         layer=ATTENTION,
         moe=MOE,
-        fields=SCALES | {"num_local_experts": "n_experts"},
+        fields=SCALES | EXPERT_WIDTH | {"num_local_experts": "n_experts"},
         switches={"router": "chosen"},
         layers=partial(layers, experts=all_layers),
-        read=lambda a: _read(a) | {"d_expert": a["intermediate_size"]},
-        write=lambda cfg: _write(cfg) | {"intermediate_size": cfg.d_expert},
+        read=_read,
+        write=_write,
     ),
 )

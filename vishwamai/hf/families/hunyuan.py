@@ -4,9 +4,8 @@ from functools import partial
 
 from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, HEADS, TOKEN, Attribute, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, all_layers, layers, no_layers
-from vishwamai.hf.names import AT, EXPERTS, PLAIN, WHOLE, shared_expert
+from vishwamai.hf.names import AT, EXPERTS, PLAIN, shared_expert
 from vishwamai.models.config import Layer, ModelConfig
 
 ATTRIBUTES = COMMON | {
@@ -67,7 +66,7 @@ def _read_mixture(a: Attributes) -> dict:
     for key, value in (("moe_intermediate_size", width), ("num_shared_expert", 1)):
         if a[key] is not None and _of_all_layers(a, key) != value:
             raise ConfigError(f"{key!r} is known as {value} alone here, and is {_of_all_layers(a, key)}")
-    return biases(a) | {"n_experts_per_token": _of_all_layers(a, "moe_topk"), "d_expert": width, "d_shared": width}
+    return {"n_experts_per_token": _of_all_layers(a, "moe_topk"), "d_expert": width, "d_shared": width}
 
 
 def _of_all_layers(a: Attributes, key: str) -> int:
@@ -79,7 +78,7 @@ def _of_all_layers(a: Attributes, key: str) -> int:
 
 
 def _write_mixture(cfg: ModelConfig) -> dict:
-    return write_biases(cfg) | {"moe_topk": cfg.n_experts_per_token, "intermediate_size": cfg.d_expert}
+    return {"moe_topk": cfg.n_experts_per_token, "intermediate_size": cfg.d_expert}
 
 
 FAMILIES = (
@@ -87,18 +86,14 @@ FAMILIES = (
         model_type="hunyuan_v1_dense",
         architecture="HunYuanDenseV1ForCausalLM",
         attributes=ATTRIBUTES,
-        whole=WHOLE,
         layer=NAMES,
         switches=SWITCHES,
         layers=_layers,
-        read=biases,
-        write=write_biases,
     ),
     Family(
         model_type="hunyuan_v1_moe",
         architecture="HunYuanMoEV1ForCausalLM",
         attributes=MIXTURE,
-        whole=WHOLE,
         layer=NAMES,
         moe=MIXTURE_NAMES,
         fields={"num_experts": "n_experts"},

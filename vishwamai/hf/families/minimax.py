@@ -3,9 +3,9 @@
 from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, only, size
 from vishwamai.hf.families.mistral import MIXTRAL_EXPERTS
-from vishwamai.hf.family import Attributes, Family, all_layers, layers
-from vishwamai.hf.names import AT, PLAIN, WHOLE
-from vishwamai.models.config import Layer, ModelConfig
+from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT
+from vishwamai.models.config import Layer
 
 ATTRIBUTES = COMMON | {
     "intermediate_size": size(1536),
@@ -41,26 +41,14 @@ def _layers(a: Attributes) -> tuple[Layer, ...]:
     return layers({**a, "partial_rotary_factor": a["partial_rotary_factor"] or turned}, experts=all_layers, theta=5e6)
 
 
-def _read(a: Attributes) -> dict:
-    return {"d_expert": a["intermediate_size"]}
-
-
-def _write(cfg: ModelConfig) -> dict:
-    return {"intermediate_size": cfg.d_expert}
-
-
 FAMILIES = (
     Family(
         model_type="minimax_m2",
         architecture="MiniMaxM2ForCausalLM",
         attributes=ATTRIBUTES,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=NAMES,
-        fields={"num_local_experts": "n_experts"},
+        fields=EXPERT_WIDTH | {"num_local_experts": "n_experts"},
         switches={"router": "sigmoid", "choice_bias": True, "qk_norm": True, "qk_norm_whole": True},
         layers=_layers,
-        read=_read,
-        write=_write,
     ),
 )

@@ -4,8 +4,8 @@ from functools import partial
 
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, number, size
-from vishwamai.hf.family import Attributes, Family, all_layers, layers
-from vishwamai.hf.names import AT, PLAIN, WHOLE
+from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT
 from vishwamai.models.config import ModelConfig
 
 ATTRIBUTES = COMMON | {
@@ -22,11 +22,11 @@ MIXTRAL_EXPERTS = {
 
 
 def _read_mixtral(a) -> dict:
-    return {"n_experts": a["num_experts"] or a["num_local_experts"] or 8, "d_expert": a["intermediate_size"]}
+    return {"n_experts": a["num_experts"] or a["num_local_experts"] or 8}
 
 
 def _write_mixtral(cfg: ModelConfig) -> dict:
-    return {"intermediate_size": cfg.d_expert, "num_local_experts": cfg.n_experts}
+    return {"num_local_experts": cfg.n_experts}
 
 
 BETA = "llama_4_scaling_beta"
@@ -53,7 +53,7 @@ def _write_ministral3(cfg: ModelConfig) -> dict:
 
 
 FAMILIES = (
-    Family(model_type="mistral", architecture="MistralForCausalLM", attributes=ATTRIBUTES, whole=WHOLE, layer=PLAIN),
+    Family(model_type="mistral", architecture="MistralForCausalLM", attributes=ATTRIBUTES),
     Family(
         model_type="ministral3",
         architecture="Ministral3ForCausalLM",
@@ -65,8 +65,6 @@ FAMILIES = (
             "rms_norm_eps": number(1e-5),
             "sliding_window": size(None, LENGTH),
         },
-        whole=WHOLE,
-        layer=PLAIN,
         layers=lambda a: layers(_plain_ropes(a), scaling=YARN),
         read=_read_ministral3,
         write=_write_ministral3,
@@ -77,9 +75,8 @@ FAMILIES = (
         attributes=ATTRIBUTES
         | EXPERTS
         | {"num_experts": size(None, HEADS), "rms_norm_eps": number(1e-5), "sliding_window": size(None, LENGTH)},
-        whole=WHOLE,
-        layer=PLAIN,
         moe=MIXTRAL_EXPERTS,
+        fields=EXPERT_WIDTH,
         layers=partial(layers, experts=all_layers, theta=1e6),
         read=_read_mixtral,
         write=_write_mixtral,

@@ -3,9 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, flag, number, only, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Family, layers
-from vishwamai.hf.names import AT, ATTENTION, WHOLE
+from vishwamai.hf.names import AT, ATTENTION
 
 FAMILIES = (
     Family(
@@ -22,7 +21,6 @@ FAMILIES = (
             "final_logit_softcapping": number(15.0, null=True),
             "attention_bias": flag(False),
         },
-        whole=WHOLE,
         layer=ATTENTION | {"ffn.up": AT + "mlp.fc1.weight", "ffn.down": AT + "mlp.fc2.weight"},
         switches={
             "norm_scale": False,
@@ -32,7 +30,5 @@ FAMILIES = (
             "gated": False,
         },
         layers=partial(layers, reversed=True),
-        read=biases,
-        write=write_biases,
     ),
 )

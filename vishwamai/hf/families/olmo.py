@@ -3,10 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, size
-from vishwamai.hf.families.llama import biases, write_biases
-from vishwamai.hf.family import Attributes, Family, all_layers, layers
-from vishwamai.hf.names import AT, ATTENTION, DENSE, EXPERTS, PLAIN, WHOLE
-from vishwamai.models.config import ModelConfig
+from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.names import AT, ATTENTION, DENSE, EXPERTS
 
 ATTRIBUTES = COMMON | {"attention_bias": flag(False), "vocab_size": size(50304, 2**24)}
 SECOND = ATTRIBUTES | {"rms_norm_eps": number(1e-5)}
@@ -31,59 +29,37 @@ def _three_of_four(a: Attributes) -> list[bool]:
     return [(i + 1) % 4 != 0 for i in range(a["num_hidden_layers"])]
 
 
-def _read_mixture(a: Attributes) -> dict:
-    return biases(a) | {"d_expert": a["intermediate_size"]}
-
-
-def _write_mixture(cfg: ModelConfig) -> dict:
-    return write_biases(cfg) | {"intermediate_size": cfg.d_expert}
-
-
 FAMILIES = (
     Family(
         model_type="olmo",
         architecture="OlmoForCausalLM",
         attributes={k: v for k, v in ATTRIBUTES.items() if k != "rms_norm_eps"} | {"clip_qkv": number(None)},
-        whole=WHOLE,
-        layer=PLAIN,
         fields={"clip_qkv": "attn_clip"},
         switches={"norm": "layer", "norm_scale": False, "norm_eps": 1e-5},
-        read=biases,
-        write=write_biases,
     ),
     Family(
         model_type="olmo2",
         architecture="Olmo2ForCausalLM",
         attributes=SECOND,
-        whole=WHOLE,
         layer=AFTER,
         switches=SWITCHES,
-        read=biases,
-        write=write_biases,
     ),
     Family(
         model_type="olmo3",
         architecture="Olmo3ForCausalLM",
         attributes=SECOND | {"sliding_window": size(4096, LENGTH), "layer_types": LIST},
-        whole=WHOLE,
         layer=AFTER,
         switches=SWITCHES,
         layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda _: 5e5),
-        read=biases,
-        write=write_biases,
         ropes_by_type=True,
     ),
     Family(
         model_type="olmoe",
         architecture="OlmoeForCausalLM",
         attributes=MIXTURE,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=EXPERTS,
-        fields={"clip_qkv": "attn_clip", "num_experts": "n_experts"},
+        fields=EXPERT_WIDTH | {"clip_qkv": "attn_clip", "num_experts": "n_experts"},
         switches={"qk_norm": True, "qk_norm_whole": True},
         layers=partial(layers, experts=all_layers),
-        read=_read_mixture,
-        write=_write_mixture,
     ),
 )

@@ -81,7 +81,6 @@ FAMILIES = (
             "sliding_window": size(None, LENGTH),
             **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), only(False)),
         },
-        whole=WHOLE,
         layer=PHI3,
         layers=partial(layers, length=_original_length),
         write=_write_phi3,

@@ -3,9 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, only, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import AT, PLAIN, WHOLE, shared_expert
+from vishwamai.hf.names import AT, shared_expert
 from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
 from vishwamai.models.config import ModelConfig
 
@@ -70,7 +69,7 @@ def _write_window(cfg: ModelConfig) -> dict:
 
 
 def _read_moe(a: Attributes) -> dict:
-    return biases(a) | {"n_experts": a["num_experts"] or a["num_local_experts"] or 128}
+    return {"n_experts": a["num_experts"] or a["num_local_experts"] or 128}
 
 
 def _write_sparse(cfg: ModelConfig) -> dict:
@@ -83,8 +82,6 @@ FAMILIES = (
         model_type="qwen2",
         architecture="Qwen2ForCausalLM",
         attributes=DENSE | {"use_mrope": only(False)},
-        whole=WHOLE,
-        layer=PLAIN,
         switches={"attn_bias": True},
         layers=partial(layers, slides=_late),
         write=_write_window,
@@ -93,31 +90,24 @@ FAMILIES = (
         model_type="qwen3",
         architecture="Qwen3ForCausalLM",
         attributes=DENSE | {"attention_bias": flag(False), "head_dim": size(128)},
-        whole=WHOLE,
-        layer=PLAIN,
         switches={"qk_norm": True},
         layers=partial(layers, slides=_late),
-        read=biases,
-        write=lambda cfg: write_biases(cfg) | _write_window(cfg),
+        write=_write_window,
     ),
     Family(
         model_type="qwen3_moe",
         architecture="Qwen3MoeForCausalLM",
         attributes=MOE | CODER,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=EXPERT_NAMES,
         switches={"qk_norm": True},
         layers=partial(layers, experts=_sparse),
         read=_read_moe,
-        write=lambda cfg: write_biases(cfg) | _write_sparse(cfg),
+        write=_write_sparse,
     ),
     Family(
         model_type="qwen2_moe",
         architecture="Qwen2MoeForCausalLM",
         attributes={k: v for k, v in MOE.items() if k not in ("attention_bias", "num_local_experts")} | SHARED,
-        whole=WHOLE,
-        layer=PLAIN,
         moe=EXPERT_NAMES | SHARED_NAMES,
         fields={
             "num_experts": "n_experts",

@@ -2,7 +2,6 @@
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, size
 from vishwamai.hf.family import Family
-from vishwamai.hf.names import PLAIN, WHOLE
 
 FAMILIES = (
     Family(
@@ -17,8 +16,6 @@ FAMILIES = (
             "num_key_value_heads": size(8, HEADS, null=True),
             "max_position_embeddings": size(524_288, LENGTH),
         },
-        whole=WHOLE,
-        layer=PLAIN,
         fields={"attention_bias": "attn_bias", "attention_out_bias": "o_bias"},
     ),
 )

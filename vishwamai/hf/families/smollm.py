@@ -4,9 +4,7 @@ from functools import partial
 
 from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, WINDOW, flag, size
-from vishwamai.hf.families.llama import biases, write_biases
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.names import PLAIN, WHOLE
 from vishwamai.models.config import ModelConfig
 
 
@@ -20,7 +18,7 @@ def _turns(a: Attributes, _: list[bool] | None = None) -> list[bool]:
 
 
 def _write(cfg: ModelConfig) -> dict:
-    return write_biases(cfg) | {"no_rope_layers": [int(layer.rope is not None) for layer in cfg.layers]}
+    return {"no_rope_layers": [int(layer.rope is not None) for layer in cfg.layers]}
 
 
 FAMILIES = (
@@ -45,10 +43,7 @@ FAMILIES = (
             "no_rope_layers": LIST,
             "no_rope_layer_interval": size(4),
         },
-        whole=WHOLE,
-        layer=PLAIN,
         layers=partial(layers, theta=2e6, turns=_turns, slides=lambda a: [not turns for turns in _turns(a)]),
-        read=biases,
         write=_write,
     ),
 )

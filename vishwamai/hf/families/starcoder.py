@@ -6,7 +6,6 @@ from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, only, s
 from vishwamai.hf.family import Family, layers
 from vishwamai.hf.names import AT, ATTENTION, WHOLE
 
-BIASES = ("attn_bias", "o_bias", "mlp_bias")
 NORMS = {
     "attn_norm.bias": AT + "input_layernorm.bias",
     "ffn_norm.bias": AT + "post_attention_layernorm.bias",
@@ -38,10 +37,8 @@ FAMILIES = (
         },
         whole=WHOLE | {"final_norm.bias": "model.norm.bias"},
         layer=ATTENTION | NORMS | FEED_FORWARD,
-        fields={"norm_epsilon": "norm_eps"},
+        fields={"norm_epsilon": "norm_eps", "use_bias": ("attn_bias", "o_bias", "mlp_bias")},
         switches={"norm": "layer", "norm_bias": True, "gated": False},
         layers=partial(layers, theta=1e4),
-        read=lambda a: dict.fromkeys(BIASES, a["use_bias"]),
-        write=lambda cfg: {"use_bias": cfg.attn_bias},
     ),
 )
