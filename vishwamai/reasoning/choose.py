@@ -1,6 +1,6 @@
-"""Which of several chains is submitted, and how sure that is. It knows no model and no task.
+"""Selects the answer of several chains, and says how sure it is. It knows no model and no task.
 
-Votes are among answers that are equal (`answers.canonical`). A chain that was refined votes once, by its best attempt.
+Votes are for answers that are equal by `answers.canonical`. A chain that was refined votes once, by its best attempt.
 """
 
 import dataclasses
@@ -15,22 +15,24 @@ VERIFIED_WEIGHT = {True: 1.0, None: 0.5, False: 0.0}
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """One chain: its place, what was written, its answer, the task's word on it, its tokens, and when it was made.
+    """A chain of thought, and its answer, if it has one; `verified` is the verdict of the task's check on that.
 
-    The place of drawn chain i is (i,), that of an attempt to mend a chain its place and 0. Seconds are since the start.
+    Sample i has the path (i,), and an attempt to refine a chain that chain's path and 0. `logprob` is the sum over the
+    tokens in nats; `seconds` are since the start.
     """
 
     path: tuple[int, ...]
-    text: str
-    answer: str | None
-    verified: bool | None
-    tokens: int
-    logprob: float
+    text: str = ""
+    answer: str | None = None
+    verified: bool | None = None
+    tokens: int = 0
+    logprob: float = 0.0
     seconds: float = 0.0
+    prompt: tuple[str, ...] = ()  # what the text follows
 
     @property
     def rank(self) -> float:
-        """What the answer is worth by the verifier's word alone; -1 without an answer."""
+        """What the answer is worth by the task's check alone; -1 without an answer."""
         return -1.0 if self.answer is None else VERIFIED_WEIGHT[self.verified]
 
 

@@ -67,18 +67,6 @@ class ChainSettings:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Draft:
-    """A chain in the making: its prompt, what was written after it so far, and what that took."""
-
-    path: tuple[int, ...]
-    prompt: tuple[str, ...]
-    text: str = ""
-    tokens: int = 0
-    logprob: float = 0.0
-    fills_context: bool = False
-
-
 class ChainSampler:
     """Samples the chains of one problem, and keeps `notes` on what went wrong on the way."""
 
@@ -90,15 +78,19 @@ class ChainSampler:
         self.notes: list[str] = []
         self.is_cut_short = False  # whether the budget left a chain fewer tokens than it was to have
         self._chains: dict[tuple[int, ...], Chain] = {}
-        self._truncated: list[Draft] = []  # whose answers are to be forced
+        self._truncated: list[tuple[Chain, bool]] = []  # without an answer, and whether the model's context ended them
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._sampling = settings.sampling(task)
         self._max_tokens = settings.thinking or task.chain_tokens
         self._prompt = task.direct_prompt(problem) if settings.direct else task.prompt(problem)
-        self._mark = task.closing.strip()
-        # A direct prompt may end with the mark of the answer, which is a part of the chain and not of the question.
+        self._answer_mark = task.closing.strip()  # before an answer, such as "Answer:"
+        # A direct prompt may end with the mark of an answer: it begins the chain, and is no part of the question.
         *before, last = pieces(self._prompt) or ("",)
-        at = last.rindex(self._mark) if self._mark and last.rstrip().endswith(self._mark) else len(last)
+        at = (
+            last.rindex(self._answer_mark)
+            if self._answer_mark and last.rstrip().endswith(self._answer_mark)
+            else len(last)
+        )
         self._question, self._chain_start = (*before, last[:at]), last[at:]
 
     @property
@@ -115,7 +107,7 @@ class ChainSampler:
             [completions] = yield from ask(self.budget, [self._prompt], [n], sampling, [seed])
             paths = [(sampled + i,) for i in range(len(completions))]
             for path, completion in zip(paths, completions, strict=True):
-                self._add(Draft(path, self._question, self._chain_start), completion, sampling)
+                self._extend(Chain(path, self._chain_start, prompt=self._question), completion, sampling)
             sampled += len(completions)
             yield from self._force_answers()
             yield from self._refine(paths)
@@ -134,75 +126,76 @@ class ChainSampler:
         n = max(min(n, int(left) // (max_tokens + for_answer)), 1)
         return n, dataclasses.replace(self._sampling, max_tokens=max_tokens)
 
-    def _add(self, draft: Draft, completion: Completion, sampling: SamplingParams, *, is_forced: bool = False) -> None:
-        """Adds a draft with its completion to the chains. One that is truncated has no answer before it is forced."""
-        text, tokens = draft.text + completion.text, draft.tokens + completion.tokens
-        logprob = draft.logprob + completion.logprob
-        answer = verified = None
-        if completion.finish_reason == "length" and not is_forced and not self._has_answered(text):
-            fills_context = tokens < (sampling.max_tokens or 0)
-            self._truncated.append(Draft(draft.path, draft.prompt, text, tokens, logprob, fills_context))
+    def _extend(self, chain: Chain, completion: Completion, sampling: SamplingParams, is_forced: bool = False) -> None:
+        """Puts a completion after a chain, and notes the answer; where it was cut off first, one is to be forced."""
+        chain = dataclasses.replace(
+            chain,
+            text=chain.text + completion.text,
+            tokens=chain.tokens + completion.tokens,
+            logprob=chain.logprob + completion.logprob,
+            seconds=round(self.budget.elapsed, 6),
+        )
+        if completion.finish_reason == "length" and not is_forced and not self._has_answered(chain.text):
+            self._truncated.append((chain, completion.tokens < (sampling.max_tokens or 0)))
             self.is_cut_short |= sampling.max_tokens != self._max_tokens
-        else:
-            answer = self._call(self.task.extract, text)
-        if answer is not None:
-            answer = str(answer)
-            verdict = self._call(self.task.check, self.problem, answer)
-            verified = None if verdict is None else bool(verdict)
-        seconds = round(self.budget.elapsed, 6)
-        self._chains[draft.path] = Chain(draft.path, text, answer, verified, tokens, logprob, seconds)
+        elif (answer := self._call(self.task.extract, chain.text)) is not None:
+            verdict = self._call(self.task.check, self.problem, str(answer))
+            chain = dataclasses.replace(chain, answer=str(answer), verified=None if verdict is None else bool(verdict))
+        self._chains[chain.path] = chain
 
     def _force_answers(self) -> Search[None]:
         """Completes truncated chains greedily, after the closing words or the answer that they had begun."""
         truncated, self._truncated = self._truncated, []
-        drafts = []
-        for draft in truncated:
-            text = draft.text
-            if draft.fills_context and draft.tokens <= CUT_TOKENS:
+        chains = []
+        for chain, fills_context in truncated:
+            text = chain.text
+            if fills_context and chain.tokens <= CUT_TOKENS:
                 self.budget.check()  # raises where the time, and not the context, ended the chain
                 why = "a chain filled the model's context before its answer"
                 self.notes.append(f"{why}; shorten the prompt or make the context larger")
                 continue
-            if draft.fills_context:
-                text = text[: len(text) * (draft.tokens - CUT_TOKENS) // draft.tokens]
+            if fills_context:
+                text = text[: len(text) * (chain.tokens - CUT_TOKENS) // chain.tokens]
             if self._stated_answer(text) is None or self._has_answered(text):
                 text = text.rstrip() + self.task.closing
-            drafts.append(dataclasses.replace(draft, text=text))
+            chains.append(dataclasses.replace(chain, text=text))
         greedy = {"temperature": 0.0, "max_tokens": ANSWER_TOKENS, "stop": self.task.closing_stop}
-        yield from self._complete(drafts, dataclasses.replace(self._sampling, **greedy), "close")
+        yield from self._complete(chains, dataclasses.replace(self._sampling, **greedy), "close")
 
     def _refine(self, paths: Sequence[tuple[int, ...]]) -> Search[None]:
         """Tells the chains at these paths what is wrong with them and samples another attempt of each."""
         for _ in range(self.settings.refinements):
             if self.settings.choose == "best" and any(chain.verified for chain in self.chains):
                 return
-            drafts = []
+            attempts = []
             for path in paths:
                 chain = self._chains[path]
                 if (feedback := self._feedback(chain)) is not None:
                     prompt = (*self._question, chain.text, f"\nThis is wrong: {feedback} Try again.\n")
-                    drafts.append(Draft((*path, 0), prompt))
-            _, sampling = yield from self._fit_budget(len(drafts))
-            yield from self._complete(drafts, sampling, "mend")
+                    attempts.append(Chain((*path, 0), prompt=prompt))
+            _, sampling = yield from self._fit_budget(len(attempts))
+            yield from self._complete(attempts, sampling, "mend")
             yield from self._force_answers()
-            paths = [draft.path for draft in drafts]
+            paths = [attempt.path for attempt in attempts]
             if sampling.temperature == 0:  # an attempt that changed nothing would be repeated for ever
                 paths = [path for path in paths if self._chains[path].text != self._chains[path[:-1]].text]
 
-    def _complete(self, drafts: Sequence[Draft], sampling: SamplingParams, purpose: str) -> Search[None]:
-        """Samples a completion of each draft, in as many calls as the budget's tokens need."""
-        while drafts:
-            prompts = [pieces((*draft.prompt, draft.text)) for draft in drafts]
-            seeds = [seed_of(self.settings.seed, self.problem, purpose, *draft.path) for draft in drafts]
-            rows = yield from ask(self.budget, prompts, [1] * len(drafts), sampling, seeds)
-            for draft, completions in zip(drafts, rows, strict=True):
+    def _complete(self, chains: Sequence[Chain], sampling: SamplingParams, purpose: str) -> Search[None]:
+        """Samples a completion of each chain, in as many calls as the budget's tokens need."""
+        while chains:
+            prompts = [pieces((*chain.prompt, chain.text)) for chain in chains]
+            seeds = [seed_of(self.settings.seed, self.problem, purpose, *chain.path) for chain in chains]
+            rows = yield from ask(self.budget, prompts, [1] * len(chains), sampling, seeds)
+            for chain, completions in zip(chains, rows, strict=True):
                 for completion in completions:
-                    self._add(draft, completion, sampling, is_forced=purpose == "close")
-            drafts = [draft for draft, completions in zip(drafts, rows, strict=True) if not completions]
+                    self._extend(chain, completion, sampling, is_forced=purpose == "close")
+            chains = [chain for chain, completions in zip(chains, rows, strict=True) if not completions]
 
     def _stated_answer(self, text: str) -> str | None:
         """Returns what follows the last mark of an answer; None without a mark."""
-        _, mark, answer = text.casefold().rpartition(self._mark.casefold()) if self._mark else ("", "", "")
+        _, mark, answer = (
+            text.casefold().rpartition(self._answer_mark.casefold()) if self._answer_mark else ("", "", "")
+        )
         return answer.lstrip() if mark else None
 
     def _has_answered(self, text: str) -> bool:
