@@ -26,7 +26,7 @@ SHARED_DEADLINE = 0.1  # seconds: requests whose deadlines are as close share a 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a search wants of one of the model's methods: a reply for each row."""
+    """What a search wants of one of the model's methods: a reply for each row. Requests may be joined to one call."""
 
     method: Literal["generate", "score", "features"]
     rows: tuple[tuple[Any, ...], ...]  # (prompt, n, seed), (prompt, continuations) or (prompt,)
@@ -34,7 +34,8 @@ class Request:
     sampling: Any = None  # `SamplingParams`, of "generate" alone
 
 
-Search = Generator[Request | None, Any, T]  # None waits for the calls that are under way
+# A search yields requests, is sent the replies, and returns a T. It yields None to wait for the calls under way.
+Search = Generator[Request | None, Any, T]
 
 
 def ask(
@@ -183,15 +184,11 @@ def run(model: Model, searches: Sequence[Search[T]], on_error: Callable[[int, Ex
 
 def _groups(requests: dict[int, Request]) -> list[list[int]]:
     """The requests that can be one call: to one method, drawn in the same way, and with deadlines that are close."""
-
-    def deadline(i: int) -> float:
-        own = requests[i].deadline
-        return math.inf if own is None else own
-
+    deadlines = {i: math.inf if request.deadline is None else request.deadline for i, request in requests.items()}
     groups: dict[Any, list[list[int]]] = {}
-    for i in sorted(requests, key=deadline):
+    for i in sorted(requests, key=deadlines.__getitem__):
         alike = groups.setdefault((requests[i].method, requests[i].sampling), [])
-        if not alike or deadline(i) > deadline(alike[-1][0]) + SHARED_DEADLINE:
+        if not alike or deadlines[i] > deadlines[alike[-1][0]] + SHARED_DEADLINE:
             alike.append([])
         alike[-1].append(i)
     return [sorted(group) for alike in groups.values() for group in alike]

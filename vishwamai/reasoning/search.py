@@ -1,7 +1,7 @@
 """Search algorithms: each calls `SearchTree.expand` and decides where. Ties go to the state that was made first.
 
 Breadth-first and depth-first search are algorithms 1 and 2 of Yao et al. 2023 ("Tree of Thoughts", arXiv:2305.10601).
-They are generators, for `drive.run` to run in step.
+They are generators that `drive.run` runs in step.
 """
 
 import dataclasses
@@ -42,10 +42,8 @@ class TreeSettings:
     def __post_init__(self):
         for name in ("max_branches", "max_depth", "beam_width", "rounds", "expansions"):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
-        for name in ("temperature", "threshold", "exploration"):
-            check_number(name, getattr(self, name), 0)
-        if self.threshold > 1:
-            raise InputError(f"threshold is {self.threshold!r}; it must be a number from 0 to 1, as values are")
+        for name, most in (("temperature", math.inf), ("threshold", 1), ("exploration", math.inf)):
+            check_number(name, getattr(self, name), 0, most)
         width = self.max_branches * self.beam_width
         if width > MAX_WIDTH:
             raise InputError(f"max_branches times beam_width is {width}; a level has at most {MAX_WIDTH} thoughts")

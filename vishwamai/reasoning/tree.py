@@ -25,7 +25,7 @@ from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.trace import Trace
 from vishwamai.reasoning.values import inline, with_memory
 
-DRAWS = 4
+MAX_DRAWS = 4  # calls of the model to generate as many thoughts as are asked for
 
 
 class TreeOfThoughts:
@@ -97,12 +97,12 @@ class TreeOfThoughts:
     def generate_thoughts(self, problem: str, steps: Sequence[str] = (), n: int | None = None) -> list[str]:
         """Up to `n` new thoughts after some steps: right ones, no two of which lead to the same state.
 
-        Fewer where the model has no others in `DRAWS` times as many draws.
+        Fewer where the model has no others in `MAX_DRAWS` times as many draws.
         """
         most = self.settings.max_branches if n is None else check_whole("n", n, 0)
         tree = self.tree(problem)
         node = _follow(tree, steps)
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             if len(node.children) < most:
                 run(self.model, [tree.expand([node], [most])])
         return [child.thought.text for child in node.children[:most]]

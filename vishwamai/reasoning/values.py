@@ -4,13 +4,13 @@ Each function checks its settings and returns a `StateEvaluator`. Values are fro
 search refuses others.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vishwamai.checks import check_number
 from vishwamai.errors import DataError, InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.drive import Search, ask, ask_features, ask_scores
@@ -162,15 +162,13 @@ def fit_head(
     `features` are `[n, D]`, from `Local.features`; half of the weights' squares times `decay` is added to the loss.
     Raises `InputError` where there is not a label for each state, and for a `decay` that is not above 0.
     """
-    if features.ndim != 2 or len(features) != len(labels) or not len(labels):
-        raise InputError(
-            f"features of shape {features.shape} and {len(labels)} labels; give each state a row and a label"
-        )
-    if not 0 < decay < math.inf:
-        raise InputError(f"decay is {decay!r}; it must be a number above 0, or separable states have no best weights")
+    shape = features.shape
+    if len(shape) != 2 or len(features) != len(labels) or not len(labels):
+        raise InputError(f"features of shape {shape} and {len(labels)} labels; give each state a row and a label")
+    check_number("decay", decay, above=0)  # without any, states that can be separated have no best weights
     x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
     y, w = np.asarray(labels, np.float64), np.zeros(x.shape[1])
-    penalty = np.diag([decay] * features.shape[1] + [1e-6])
+    penalty = np.diag([decay] * shape[1] + [1e-6])
     for _ in range(steps):
         p = _logistic(x @ w)
         hessian = (x * (p * (1 - p))[:, None]).T @ x + penalty
