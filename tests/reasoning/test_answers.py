@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vishwamai.errors import InputError
-from vishwamai.reasoning.answers import boxed, canonical, equal, extract, from_logprobs, vote
+from vishwamai.reasoning.answers import canonical, equal, extract, from_logprobs, last_boxed, vote
 
 FOUND = [
     ("She has 3 apples.\n#### 18", "18"),
@@ -58,8 +58,8 @@ def test_an_answer_is_found_where_it_is_marked_and_else_the_last_number_is_taken
 
 
 def test_a_box_ends_with_its_own_brace():
-    assert boxed(r"\boxed{a{b}{c{d}}} }") == "a{b}{c{d}}"
-    assert boxed("no box") is None and boxed(r"\boxed{{}") is None
+    assert last_boxed(r"\boxed{a{b}{c{d}}} }") == "a{b}{c{d}}"
+    assert last_boxed("no box") is None and last_boxed(r"\boxed{{}") is None
 
 
 NUMBERS = {
@@ -190,17 +190,17 @@ def test_weights_that_are_none_are_refused(weights):
         vote(["1", "2"], weights)
 
 
-def test_log_probabilities_weigh_by_their_sum_or_by_their_mean():
+def test_log_probabilities_weigh_by_their_mean_over_the_tokens():
     logs = [math.log(0.6), math.log(0.2), math.log(0.2)]
-    assert from_logprobs(logs) == pytest.approx([0.6, 0.2, 0.2])
-    assert from_logprobs([-2000.0, -2000.0 + math.log(3)]) == pytest.approx([0.25, 0.75])
+    assert from_logprobs(logs, [1] * 3) == pytest.approx([0.6, 0.2, 0.2])
+    assert from_logprobs([-2000.0, -2000.0 + math.log(3)], [1] * 2) == pytest.approx([0.25, 0.75])
     assert from_logprobs([-10.0, -20.0], [10, 20]) == pytest.approx([0.5, 0.5])
-    assert from_logprobs([-math.inf, 0.0]) == [0.0, 1.0]
-    assert from_logprobs([-math.inf] * 4) == [0.25] * 4
-    assert from_logprobs([]) == []
+    assert from_logprobs([-math.inf, 0.0], [1] * 2) == [0.0, 1.0]
+    assert from_logprobs([-math.inf] * 4, [1] * 4) == [0.25] * 4
+    assert from_logprobs([], []) == []
 
 
-@pytest.mark.parametrize("logprobs, tokens", [([math.nan], None), ([math.inf], None), ([0.0], [0]), ([0.0], [1, 2])])
+@pytest.mark.parametrize("logprobs, tokens", [([math.nan], [1]), ([math.inf], [1]), ([0.0], [0]), ([0.0], [1, 2])])
 def test_what_is_no_log_probability_is_refused(logprobs, tokens):
     with pytest.raises(InputError):
         from_logprobs(logprobs, tokens)

@@ -12,30 +12,25 @@ from fractions import Fraction
 from vishwamai.errors import InputError
 from vishwamai.reasoning import numerals
 
-FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
+HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
 # 18, and not "2. Double it" or "2 Steps to go"
-COUNTED = re.compile(r"[-−+*_`(\\$€£¥₹. \t]*[0-9](?![0-9]*(?:[.):][ \t]+[^\W\d_]|[ \t]+[A-Z][a-z]))")
-LINE = re.compile(
+NO_HEADING = re.compile(r"[-−+*_`(\\$€£¥₹. \t]*[0-9](?![0-9]*(?:[.):][ \t]+[^\W\d_]|[ \t]+[A-Z][a-z]))")
+ANSWER_LINE = re.compile(
     r"^[ \t>*_#`]*(?:A[ \t*_]*:|(?i:(?:(?:the|my) )?(?:final )?answer)[ \t*_]*(?::|$))[ \t*_]*(.*)$", re.MULTILINE
 )
-PROSE = re.compile(r"\banswers?[ \t*_]*(?:(?:is|are|would be|will be|must be)\b|[:=])[ \t*_]*:?", re.IGNORECASE)
+ANSWER_IS = re.compile(r"\banswers?[ \t*_]*(?:(?:is|are|would be|will be|must be)\b|[:=])[ \t*_]*:?", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?](?=\s|$)")
 HEDGE = re.compile(
-    r"(?:(?:approx(?:imately|\.)?|about|around|roughly|exactly|just|only|simply|equal to|therefore|thus|so|that|≈|~"
-    r"|\\approx)(?:[ :]+|(?=[\d$])))+",
-    re.IGNORECASE,
+    r"(?i)(?:(?:approx(?:imately|\.)?|about|around|roughly|exactly|just|only|simply|equal to|therefore|thus|so|that|≈|~"
+    r"|\\approx)(?:[ :]+|(?=[\d$])))+"
 )
 REASON = re.compile(
-    r"\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e|rather than|instead of)\b"
-    r"|,\s*(?:not|as|which)\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)",
-    re.IGNORECASE,
+    r"(?i)\s*[,;:(\[—-]*\s*\b(?:because|since|given that|due to|i\.e|rather than|instead of)\b"
+    r"|,\s*(?:not|as|which)\b|\s+\((?=[a-z]{2,}[ )]|[^()]*=)"
 )
 NO_SIDE = re.compile(r"[0-9].*[a-zA-Z]|[a-zA-Z].*[0-9]|[,;]")  # "x + 3", "5, y": not a calculation, nor a name alone
-BOXED = "\\boxed{"
 # x = 18, f(3) = 9
-NAMED = re.compile(r"(?:[Tt]he +)?(?:[a-zA-Z]\w*(?:\([\w,| ]*\)\s*(?==)|\s*)(?:=|∈|\\in\b)\s*)?(?=\S)")
-OPERATOR = re.compile(r" ?([-+*/^=<>|:±]|<=|>=) ?")
-FACTOR = re.compile(r"(?<=[0-9)])[ *]+(?=sqrt|pi\b|[a-z]\b|\()")
+NAME = re.compile(r"(?:[Tt]he +)?(?:[a-zA-Z]\w*(?:\([\w,| ]*\)\s*(?==)|\s*)(?:=|∈|\\in\b)\s*)?(?=\S)")
 
 
 def extract(text: str) -> str | None:
@@ -45,57 +40,53 @@ def extract(text: str) -> str | None:
     after an answer is left out, and so is the calculation before it. Without any mark, the last number in the text;
     None where there is none either.
     """
-    for find in (_final_mark, boxed, _answer_line, _answer_sentence):
-        answer = _without_reason(find(text) or "")
+    for find in (_answer_after_hashes, last_boxed, _answer_line, _answer_sentence):
+        answer = _strip_reason(find(text) or "")
         if answer:
             return answer
     return numerals.last_number(text)
 
 
-def _final_mark(text: str) -> str | None:
+def _answer_after_hashes(text: str) -> str | None:
     """What stands after GSM8K's mark: the last number, or the words at the very end."""
-    marks = list(FINAL.finditer(text))
-    for found in reversed(marks):
-        if COUNTED.match(found[1]):
-            return found[1]
-    at_end = marks and not (text[marks[-1].end() :].strip() or LINE.match(marks[-1][1]))
-    return marks[-1][1] if at_end else None
+    found = list(HASHES.finditer(text))
+    numbers = [match[1] for match in found if NO_HEADING.match(match[1])]
+    if numbers or not found:
+        return numbers[-1] if numbers else None
+    is_end = not text[found[-1].end() :].strip() and not ANSWER_LINE.match(found[-1][1])
+    return found[-1][1] if is_end else None
 
 
-def boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     r"""What stands in the last `\boxed{...}`, with the braces inside it; None where there is none or it never ends."""
-    start = text.rfind(BOXED)
-    if start < 0:
-        return None
-    begin, depth = start + len(BOXED), 1
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
+    _, box, inside = text.rpartition("\\boxed{")
+    depth = 1
+    for i, character in enumerate(inside if box else ""):
+        depth += {"{": 1, "}": -1}.get(character, 0)
         if depth == 0:
-            return text[begin:i]
+            return inside[:i]
     return None
 
 
 def _answer_line(text: str) -> str | None:
     """What a line that begins with the mark says; where it says nothing, the line after it, if that is the last."""
-    found = list(LINE.finditer(text))
-    if not found:
-        return None
-    answer = found[-1][1].strip() or text[found[-1].end() :].strip()
-    return (_answer_sentence(answer) or answer) if "\n" not in answer else None
+    found = list(ANSWER_LINE.finditer(text))
+    answer = found[-1][1].strip() or text[found[-1].end() :].strip() if found else "\n"
+    return None if "\n" in answer else _answer_sentence(answer) or answer
 
 
 def _answer_sentence(text: str) -> str | None:
     """What a sentence says the answer is."""
-    found = list(PROSE.finditer(text))
+    found = list(ANSWER_IS.finditer(text))
     if not found:
         return None
-    answer = text[found[-1].end() :].lstrip().split("\n", 1)
-    return SENTENCE_END.split(HEDGE.sub("", answer[0].lstrip(" *_")), maxsplit=1)[0]
+    line = text[found[-1].end() :].lstrip().split("\n", 1)[0]
+    return SENTENCE_END.split(HEDGE.sub("", line.lstrip(" *_")), maxsplit=1)[0]
 
 
-def _without_reason(text: str) -> str:
+def _strip_reason(text: str) -> str:
     """An answer without what surrounds it, its reason, or the calculation that leads to it."""
-    text = (boxed(text) or text).strip(" \t\r*_`").rstrip(".").rstrip()
+    text = (last_boxed(text) or text).strip(" \t\r*_`").rstrip(".").rstrip()
     if len(text) > numerals.MAX_CHARACTERS or isinstance(canonical(text), Fraction):
         return text
     hedge = HEDGE.match(text)
@@ -108,23 +99,21 @@ def _without_reason(text: str) -> str:
 def canonical(answer: str) -> Fraction | str:
     r"""What an answer is compared by: its exact number where it is one number, else its text, casefolded.
 
-    "1,000", "$18.00", "1/2", "1 1/2", ".5", "x = 3", "\frac{1}{2}", "2^3" and "seven" are numbers. Units after a number
-    do not count, and a percent sign is a unit: "50%" is 50 and not 0.5, for where a percentage is asked for, 50 is the
-    answer. A word of size does count: "2 million" is 2000000. Nothing is rounded: "0.33" is not "1/3". Of tuples,
-    intervals and lists the items are compared so, and of sets in any order.
+    "1,000", "$18.00", "1 1/2", "x = 3", "\frac{1}{2}", "2^3", "seven" are numbers. Units after a number do not count,
+    and a percent sign is a unit: "50%" is 50, as where a percentage is asked for; "2 million" is 2000000. Nothing is
+    rounded: "0.33" is not "1/3". Of tuples, intervals and lists the items are compared so, and of sets in any order.
     """
     if len(answer) > numerals.MAX_CHARACTERS:
         return " ".join(answer.casefold().split())
-    text = numerals.plain_text(answer).replace("**", " ").strip()
-    text = NAMED.sub("", text, count=1)
+    text = NAME.sub("", numerals.plain_text(answer).replace("**", " ").strip(), count=1)
     number = numerals.parse_number(text)
-    return number if number is not None else _collection(text) or _plain_words(text)
+    return number if number is not None else _canonical_items(text) or _canonical_words(text)
 
 
-def _collection(text: str) -> str | None:
+def _canonical_items(text: str) -> str | None:
     """A tuple, an interval, a set or a bare list by its items; None for what is none of them."""
-    opened, closed = text[:1], text[-1:]
-    for begin, end in ((opened, closed), ("", "")) if opened in "([{" and closed in ")]}" else (("", ""),):
+    is_enclosed = text[:1] in "([{" and text[-1:] in ")]}"
+    for begin, end in ((text[:1], text[-1:]), ("", "")) if is_enclosed else (("", ""),):
         items = _split_items(text[len(begin) : len(text) - len(end)])
         if len(items) > 1 and all(items):
             parts = [str(canonical(item)) for item in items]
@@ -146,10 +135,11 @@ def _split_items(text: str) -> list[str]:
     return [item.strip() for item in items]
 
 
-def _plain_words(text: str) -> str:
+def _canonical_words(text: str) -> str:
     """A text in one case, with single spaces, none around an operator, without quotes and the end of a sentence."""
     text = " ".join(text.replace("$", "").casefold().split()).strip("\"'`“”‘’").rstrip(".,;:!?")
-    text = FACTOR.sub("", OPERATOR.sub(r"\1", re.sub(r"\binfinity\b", "inf", text))).removeprefix("+")
+    text = re.sub(r" ?([-+*/^=<>|:±]|<=|>=) ?", r"\1", re.sub(r"\binfinity\b", "inf", text))
+    text = re.sub(r"(?<=[0-9)])[ *]+(?=sqrt|pi\b|[a-z]\b|\()", "", text).removeprefix("+")
     return text[1:-1] if re.fullmatch(r"\(\w+\)", text) else text
 
 
@@ -171,8 +161,8 @@ class Group:
 def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> list[Group]:
     """Equal answers as groups, the heaviest first, of equal weight the one that came first.
 
-    An answer weighs 1, or its weight: of `from_logprobs`, or a verifier's score. None has no vote. Raises `InputError`
-    for weights that are not as many as the answers, negative or not finite.
+    An answer weighs 1, or its weight. None has no vote. Raises `InputError` for weights that are not as many as the
+    answers, negative or not finite.
     """
     weights = [1.0] * len(answers) if weights is None else weights
     if len(weights) != len(answers):
@@ -183,32 +173,26 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) 
     for i, answer in enumerate(answers):
         if answer is not None:
             members.setdefault(canonical(answer), []).append(i)
-    sums = [math.fsum(weights[i] for i in group) for group in members.values()]
-    total = math.fsum(sums) or 1.0
-    groups = [
-        Group(str(answers[group[0]]), weight, weight / total, tuple(group))
-        for group, weight in zip(members.values(), sums, strict=True)
-    ]
+    total = math.fsum(weights[i] for group in members.values() for i in group) or 1.0
+    groups = []
+    for places in members.values():
+        weight = math.fsum(weights[i] for i in places)
+        groups.append(Group(str(answers[places[0]]), weight, weight / total, tuple(places)))
     return sorted(groups, key=lambda group: -group.weight)
 
 
-def from_logprobs(logprobs: Sequence[float], tokens: Sequence[int] | None = None) -> list[float]:
-    """Weights of chains by their log-probabilities in nats: the softmax, which sums to 1.
+def from_logprobs(logprobs: Sequence[float], tokens: Sequence[int]) -> list[float]:
+    """Weights of chains, which sum to 1: the softmax of their log-probabilities in nats, of the mean over the tokens.
 
-    With `tokens`, the lengths, of the mean over a chain's tokens: long and short chains are on a par. Without, of the
-    sum: a chain weighs in proportion to its probability, and a long one hardly at all. That is right for chains that
-    were searched for; chains drawn at random occur in proportion to their probability already. Where no chain has any
-    probability all weigh the same. Raises `InputError` for a log-probability that is no number or above every bound,
-    and for lengths that are not as many or not positive.
+    So long and short chains are on a par; those drawn at random occur in proportion to their probability already. Where
+    no chain has any probability all weigh the same. Raises `InputError` for a log-probability that is no number or
+    above every bound, and for lengths that are not as many or not positive.
     """
     if any(math.isnan(logprob) or logprob == math.inf for logprob in logprobs):
         raise InputError(f"the log-probabilities {list(logprobs)} must be numbers")
-    if tokens is not None:
-        if len(tokens) != len(logprobs) or any(count < 1 for count in tokens):
-            raise InputError(f"the lengths {list(tokens)} must be 1 or more, one for each log-probability")
-        logprobs = [logprob / count for logprob, count in zip(logprobs, tokens, strict=True)]
-    best = max(logprobs, default=0.0)
-    if best == -math.inf:
-        return [1 / len(logprobs)] * len(logprobs)
-    parts = [math.exp(logprob - best) for logprob in logprobs]
+    if len(tokens) != len(logprobs) or any(count < 1 for count in tokens):
+        raise InputError(f"the lengths {list(tokens)} must be 1 or more, one for each log-probability")
+    means = [logprob / count for logprob, count in zip(logprobs, tokens, strict=True)]
+    best = max(means, default=0.0)
+    parts = [1.0 if mean == best else math.exp(mean - best) for mean in means]  # -inf may be the best
     return [part / math.fsum(parts) for part in parts]

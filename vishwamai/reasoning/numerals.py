@@ -33,28 +33,21 @@ COMMANDS: dict[str, str] = dict.fromkeys(("left", "right", "displaystyle", "big"
 COMMANDS |= dict.fromkeys(("quad", "qquad"), " ") | dict.fromkeys(("circ", "degree"), "°")
 COMMANDS |= {"times": "*", "cdot": "*", "div": "/", "le": "<=", "leq": "<=", "ge": ">=", "geq": ">=", "approx": "~"}
 COMMANDS |= {"pi": "pi", "infty": "inf", "in": "∈", "pm": "±", "cup": "∪", "cap": "∩"}
-FRACTIONS = re.compile("[¼-¾⅐-⅞]")
-POWERS = re.compile("[⁻⁰¹²³⁴-⁹]+")
-COMMAND = re.compile(r"\\([a-zA-Z]+)")
 ROOT = r"sqrt\(\w+\)"
-TEX = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\{,\}", ","),  # 1{,}234
-        (r"\\!|\\[()\[\]]", ""),
-        (r"(?<=[0-9{}])~(?=[a-zA-Z\\])", " "),  # 18~\mathrm{~cm}
-        (r"\\[,;: ]", " "),
-        (r"\\([%$€£&#_])", r"\1"),
-        # 2\frac12 is 2 1/2
-        (rf"\\[dtc]?frac\s*(?:\{{(-?\w+|-?\w* ?{ROOT})\}}|(\w))\s*(?:\{{(\w+|{ROOT})\}}|(\w))", r" \1\2/\3\4"),
-        (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" ((\1)/(\2))"),
-        (r"\\sqrt\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+|[a-zA-Z]))", r"sqrt(\1\2\3)"),
-        (r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf|textit|mathit)\s*\{([^{}]*)\}", r" \1"),
-        (r"([\^_])\s*\{\s*(-?\w+|°)\s*\}", r"\1\2"),  # 10^{3}
-        (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
-        (r"\^ ?(?=°|(?<=[0-9]\^)(?:st|nd|rd|th)\b)", ""),  # 90^\circ, 3^{\text{rd}}
-    )
-]
+TEX = (
+    (r"\{,\}", ","),  # 1{,}234
+    (r"\\!|\\[()\[\]]", ""),
+    (r"(?<=[0-9{}])~(?=[a-zA-Z\\])|\\[,;: ]", " "),  # 18~\mathrm{~cm}
+    (r"\\([%$€£&#_])", r"\1"),
+    # 2\frac12 is 2 1/2
+    (rf"\\[dtc]?frac\s*(?:\{{(-?\w+|-?\w* ?{ROOT})\}}|(\w))\s*(?:\{{(\w+|{ROOT})\}}|(\w))", r" \1\2/\3\4"),
+    (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" ((\1)/(\2))"),
+    (r"\\sqrt\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+|[a-zA-Z]))", r"sqrt(\1\2\3)"),
+    (r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf|textit|mathit)\s*\{([^{}]*)\}", r" \1"),
+    (r"([\^_])\s*\{\s*(-?\w+|°)\s*\}", r"\1\2"),  # 10^{3}
+    (r"\^\s*\{([^{}]*)\}", r"^(\1)"),
+    (r"\^ ?(?=°|(?<=[0-9]\^)(?:st|nd|rd|th)\b)", ""),  # 90^\circ, 3^{\text{rd}}
+)
 
 # What may be one number: with a separator of any kind, a date or a time, it is taken whole, for a part would be wrong.
 RUN = r"(?:[0-9]{1,4}-[0-9]{1,2}-[0-9]{1,4}|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+(?:[.,:'][0-9]+)*|\.[0-9]+)(?![0-9])"
@@ -73,29 +66,20 @@ NO_UNIT = re.compile(
 )
 AREA = re.compile(r"\b([kcm]?m|in|ft|yd|mi|units?|inches|feet|[a-z]*met(?:er|re)s?)\^[23]\b")
 DOUBTFUL = re.compile(r"[0-9).] *-|/[^-+*()]*/|[-+] *[-+]")  # 5-10, 1/2/3
-MIXED = re.compile(r"(?<![\w.,/^)])([0-9]+) +([0-9]{1,3}) ?/ ?([0-9]{1,3})(?![\w/^]|[.,][0-9]| ?/)")
-SCIENTIFIC = re.compile(r"(?<![\w.,])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE]([-+]?[0-9]+)(?![\w^]|[.,][0-9])")
-REWRITTEN = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r" ?[xX] ?(?=10 ?\^)", "*"),  # 2 x 10^3
-        (r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])", lambda found: found[0].replace(",", "")),
-        (r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9,]| ?/)", lambda found: found[0].replace(" ", "")),
-        (r"(?<![0-9.])0+(?=[0-9])", ""),  # 018
-        (r"\^", "**"),
-    )
-]
+THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,[0-9]{3})+(?![0-9,])|(?: [0-9]{3})+(?![0-9,]| ?/))")
+MIXED = re.compile(r"(?<![\w.,/^)])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![\w/^]|[.,][0-9]| ?/)")
+SCIENTIFIC = re.compile(r"(?<![\w.,])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([-+]?[0-9]+)(?![\w^]|[.,][0-9])")
 
 
 def plain_text(text: str) -> str:
     """A text with its TeX and its typographic signs written plainly: for one line, or a part of one."""
-    text = FRACTIONS.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
-    text = POWERS.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text).translate(SIGNS)
-    text = COMMAND.sub(lambda found: COMMANDS.get(str(found[1]), str(found[0])), text)
+    text = re.sub("[¼-¾⅐-⅞]", lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
+    text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text).translate(SIGNS)
+    text = re.sub(r"\\([a-zA-Z]+)", lambda found: COMMANDS.get(str(found[1]), str(found[0])), text)
     for _ in range(MAX_NESTING):
         before = text
         for pattern, replacement in TEX:
-            text = pattern.sub(replacement, text)
+            text = re.sub(pattern, replacement, text)
         if text == before:
             break
     return text.replace(r"\{", "{").replace(r"\}", "}")
@@ -114,8 +98,7 @@ def expand(text: str) -> str:
 def last_number(text: str) -> str | None:
     """The last number in a text, as it stands there but for its TeX; None where there is none."""
     for line in reversed(text.split("\n")):
-        found = NUMBER.findall(AREA.sub(r"\1", plain_text(line[-MAX_LINE:])))
-        if found:
+        if found := NUMBER.findall(AREA.sub(r"\1", plain_text(line[-MAX_LINE:]))):
             return found[-1].strip()
     return None
 
@@ -131,11 +114,11 @@ def parse_number(text: str) -> Fraction | None:
     match = QUANTITY.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
     if match is None or NO_UNIT.match(match["unit"]) or DOUBTFUL.search(match["sum"]):
         return None
-    written = match["sum"]
-    for pattern, replacement in REWRITTEN:
-        written = pattern.sub(replacement, written)
+    written = re.sub(" ?[xX] ?(?=10 ?\\^)", "*", match["sum"])  # 2 x 10^3
+    written = THOUSANDS.sub(lambda found: re.sub("[ ,]", "", found[0]), written)
+    written = re.sub("(?<![0-9.])0+(?=[0-9])", "", written)  # 018
     try:
-        found = exact.number(expand(written))
+        found = exact.number(expand(written).replace("^", "**"))
     except (DataError, ZeroDivisionError):
         return None
     words = match["unit"].split()
