@@ -23,7 +23,6 @@ from rich.table import Table
 
 from vishwamai import VishwamAI
 from vishwamai.data import countdown, game24
-from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefix_cache import PrefixCache
 from vishwamai.generation.results import GeneratedRow
 from vishwamai.generation.sampling import SamplingParams
@@ -207,9 +206,7 @@ class ReadWhole(PrefixCache):
 
     def generate(self, weights, prompts, params, **_) -> list[GeneratedRow]:
         rows = [[token for run in prompt for token in run] for prompt in prompts]
-        made = Generator(cfg=self.cfg, eos_ids=self.eos_ids, text=self.text, programs=self.programs).generate(
-            weights, rows, params
-        )
+        made = self.generator.generate(weights, rows, params)
         self.counts.prefill_tokens += sum(map(len, set(map(tuple, rows))))
         fields = zip(made.tokens, made.logprobs, made.top_logprobs, made.finish_reasons, strict=True)
         pairs = zip(rows, params, strict=True)
@@ -232,9 +229,7 @@ def forking(limit: int | None) -> None:
         for _ in range(2):  # the first time everything is compiled
             local = Local(model, context=448, rows=512)
             if not share:
-                known = local._cache
-                settings = {"eos_ids": known.eos_ids, "text": known.text, "programs": known.programs}
-                local._cache = ReadWhole(known.cfg, known.sizes, **settings)
+                local._cache = ReadWhole(model.generator, local._cache.sizes)
             TreeOfThoughts(local, task=FewShot(), temperature=1.0, stop_early=False).solve_all(puzzles)
         used[share] = u = local.usage
         table.add_row(name, f"{u.prefill_tokens:,}", f"{u.completion_tokens:,}", f"{u.seconds:.1f}")

@@ -216,9 +216,9 @@ class VishwamAI:
             eos_ids=self._end_ids(),
             pad_id=self._pad_id(),
             sharding=self.sharding,
-            compute=self.precision.compute,
-            cache=self.precision.cache,
-            text=None if self._tokenizer is None else self._text,
+            compute_dtype=self.precision.compute,
+            cache_dtype=self.precision.cache,
+            new_detokenizer=None if self._tokenizer is None else self._text,
             programs=Programs(self._progress),
         )
 

@@ -31,7 +31,7 @@ def state(step: int, start: int = 5) -> BeamState:
         seen=jnp.zeros((B * W, V), bool),
         start=jnp.full(B, start, jnp.int32),
         step=jnp.int32(step),
-        open=jnp.ones(B, bool),
+        is_open=jnp.ones(B, bool),
     )
 
 
@@ -55,7 +55,7 @@ def expected(p: SamplingParams, position: int) -> tuple[list, list, np.ndarray]:
     total = np.where(scores >= least, scores, -np.inf).reshape(B, W, V) + SCORES[:, :, None]
     total = total.reshape(B, W * V)
     seeds = jnp.asarray([[0, i] for i in range(B)], jnp.uint32)
-    noise = sampling.gumbel(sampling.keys(seeds, jnp.full(B, position, jnp.int32)), W * V)
+    noise = sampling.gumbel_noise(sampling.sampling_keys(seeds, jnp.full(B, position, jnp.int32)), W * V)
     best = np.argsort(-(total + np.asarray(noise, np.float64)), -1)[:, : 2 * W]
     return (best // V).tolist(), (best % V).tolist(), np.take_along_axis(total, best, -1)
 

@@ -48,7 +48,7 @@ def weights():
 
 def cache(sizes: PoolSizes = SIZES) -> PrefixCache:
     """A cache with nothing read yet, which shares all programs."""
-    return PrefixCache(CFG, sizes, eos_ids=ENDS, programs=PROGRAMS)
+    return PrefixCache(PLAIN, sizes)
 
 
 def draw(some: PrefixCache, prompts, params) -> list[tuple]:

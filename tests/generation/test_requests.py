@@ -156,7 +156,7 @@ def test_a_job_holds_its_rows_and_fillers_that_have_ended():
     np.testing.assert_array_equal(got.tokens, want)
     np.testing.assert_array_equal(got.lengths, [3, 20, 7, 1])
     np.testing.assert_array_equal(got.params.limit, [8, 25, 12, 0])
-    assert [(row.index, row.start, row.tokens) for row in got.rows] == [(0, 3, []), (1, 20, []), (2, 7, [])]
+    assert [(row.index, row.prompt_length, row.tokens) for row in got.rows] == [(0, 3, []), (1, 20, []), (2, 7, [])]
     assert all(isinstance(x, jax.Array) and x.shape[0] == 4 for x in jax.tree.leaves((got.tokens, got.params)))
 
 

@@ -34,15 +34,15 @@ METASPACE, BYTES = tokenizer_with(decoders.Metaspace()), tokenizer_with(LLAMA)
 
 def grown(tokenizer, prompt: list[int], new: list[int], stop: list[str], turns: list[int]) -> tuple[GeneratedRow, list]:
     """The row after the device has made `new`, looked at after so many tokens each time; and its chunks."""
-    row = GeneratedRow(index=0, start=len(prompt), params=SamplingParams(stop=stop, logprobs=2))
-    row.text = Continuation(tokenizer, prompt, stop) if stop else None
+    row = GeneratedRow(index=0, prompt_length=len(prompt), params=SamplingParams(stop=stop, logprobs=2))
+    row.detokenizer = Continuation(tokenizer, prompt, stop) if stop else None
     size = len(prompt) + len(new)
     pairs = np.arange(2 * size).reshape(1, size, 2)
     arrays = {"tokens": np.array([prompt + new]), "logprobs": -np.arange(size, dtype=np.float32)[None]}
     view = SimpleNamespace(**arrays, top_ids=pairs, top_logprobs=-pairs.astype(np.float32))
     chunks = []
     for made in [*turns, len(new)]:
-        gained = slice(row.start + len(row.tokens), len(prompt) + made)
+        gained = slice(row.prompt_length + len(row.tokens), len(prompt) + made)
         chunks.append(row.append(view, 0, gained, "length" if made == len(new) else None))
     return row, [chunk for chunk in chunks if chunk is not None]
 

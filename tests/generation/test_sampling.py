@@ -33,8 +33,8 @@ SETTINGS = [
 PARAMS = [SamplingParams(**s, seed=i) for i, s in enumerate(SETTINGS)]
 LOGITS = RNG.normal(0, 3, (len(PARAMS), V)).astype(np.float32)
 SEEN = RNG.random(LOGITS.shape) < 0.3
-penalise, choose = jax.jit(sampling.penalise), jax.jit(sampling.choose)
-warp = jax.jit(sampling.warp, static_argnames="keep")
+apply_repetition_penalty, choose = jax.jit(sampling.apply_repetition_penalty), jax.jit(sampling.sample_tokens)
+warp = jax.jit(sampling.filter_logits, static_argnames="keep")
 
 
 def arrays(params: list[SamplingParams]) -> BatchParams:
@@ -94,7 +94,7 @@ def no_tokens(logits: jnp.ndarray) -> jnp.ndarray:
 @pytest.mark.parametrize("keep", [1, 4, 99])
 def test_every_row_is_filtered_as_it_asks(keep):
     c = arrays(PARAMS)
-    scores = warp(penalise(jnp.asarray(LOGITS), jnp.asarray(SEEN), c.penalty), c, keep=keep)
+    scores = warp(apply_repetition_penalty(jnp.asarray(LOGITS), jnp.asarray(SEEN), c.penalty), c, keep=keep)
     for got, logits, seen, p in zip(scores, LOGITS, SEEN, PARAMS, strict=True):
         np.testing.assert_allclose(softmax(np.asarray(got, np.float64)), distribution(logits, seen, p, keep), atol=1e-6)
 
@@ -109,14 +109,14 @@ def test_rows_that_need_no_sort(settings):
 
 def test_a_penalty_touches_seen_tokens_of_its_row_alone():
     penalty = RNG.uniform(0.5, 2.0, len(LOGITS)).astype(np.float32)
-    got = penalise(jnp.asarray(LOGITS), jnp.asarray(SEEN), jnp.asarray(penalty))
+    got = apply_repetition_penalty(jnp.asarray(LOGITS), jnp.asarray(SEEN), jnp.asarray(penalty))
     want = [penalised(*row) for row in zip(LOGITS, SEEN, penalty, strict=True)]
     np.testing.assert_allclose(got, want, rtol=1e-6)
     np.testing.assert_array_equal(np.asarray(got)[~SEEN], LOGITS[~SEEN])
 
 
 def test_a_penalty_of_one_changes_no_bit():
-    got = penalise(jnp.asarray(LOGITS), jnp.asarray(SEEN), jnp.ones(len(LOGITS)))
+    got = apply_repetition_penalty(jnp.asarray(LOGITS), jnp.asarray(SEEN), jnp.ones(len(LOGITS)))
     np.testing.assert_array_equal(got, LOGITS)
 
 
@@ -192,9 +192,9 @@ def test_a_draw_does_not_depend_on_its_neighbours():
 def test_a_key_hangs_on_all_of_the_seed_and_on_the_position():
     seeds = [0, 1, 2**32, 2**32 + 1, 2**63, -1]
     words = jnp.asarray(arrays([SamplingParams(seed=s) for s in seeds for _ in range(3)]).seed)
-    noise = np.asarray(sampling.gumbel(sampling.keys(words, column([0, 1, 70] * len(seeds))), 4))
+    noise = np.asarray(sampling.gumbel_noise(sampling.sampling_keys(words, column([0, 1, 70] * len(seeds))), 4))
     assert len({tuple(row) for row in noise.tolist()}) == noise.shape[0]
-    again = np.asarray(sampling.gumbel(sampling.keys(words[::-1], column([70, 1, 0] * len(seeds))), 4))
+    again = np.asarray(sampling.gumbel_noise(sampling.sampling_keys(words[::-1], column([70, 1, 0] * len(seeds))), 4))
     np.testing.assert_array_equal(again[::-1], noise)
 
 

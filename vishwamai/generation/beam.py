@@ -27,7 +27,7 @@ from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 MAX_BEAMS = 4096  # W * V must fit int32, and vocabularies stay under 2^19
-OUT = -1e9  # the score of what is not (or no longer) in the race
+NO_SCORE = -1e9  # the score of what is not (or no longer) in the race
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class BeamState:
     seen: Array  # [R, V] bool
     start: Array  # [B] int32 tokens of the prompt
     step: Array  # [] int32 new tokens so far
-    open: Array  # [B] bool: the prompt's finished texts may still change
+    is_open: Array  # [B] bool: the prompt's finished texts may still change
 
 
 def begin(
@@ -111,7 +111,7 @@ def begin(
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
     empty = Beams(
         tokens=jnp.zeros((B, W, max_tokens), jnp.int32),
-        score=jnp.full((B, W), OUT),
+        score=jnp.full((B, W), NO_SCORE),
         length=jnp.zeros((B, W), jnp.int32),
         ended=jnp.zeros((B, W), bool),
     )
@@ -122,7 +122,7 @@ def begin(
         seen=jnp.repeat(find_seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
         start=lengths_B,
         step=jnp.zeros((), jnp.int32),
-        open=rules.params.limit > lengths_B,
+        is_open=rules.params.limit > lengths_B,
     )
     logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[prompt_B, 0]
     return _constrain_state(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
@@ -143,7 +143,7 @@ def search(
         logits_RV = transformer.apply_lm_head(head, x, cfg)[:, 0]
         return extend(dataclasses.replace(state, cache=cache), logits_RV, rules, beams)
 
-    state = jax.lax.while_loop(lambda s: jnp.any(s.open) & (s.step < last_step), body, state)
+    state = jax.lax.while_loop(lambda s: jnp.any(s.is_open) & (s.step < last_step), body, state)
     return _constrain_state(state, sharding)
 
 
@@ -151,7 +151,7 @@ def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamPara
     """One step: candidates, what of them has ended, and the beams that go on."""
     candidates, beam_BK = _candidates(state, logits_RV, rules, beams)
     finished = _finish(state, candidates, rules, beams)
-    going = dataclasses.replace(candidates, score=candidates.score + jnp.where(candidates.ended, OUT, 0.0))
+    going = dataclasses.replace(candidates, score=candidates.score + jnp.where(candidates.ended, NO_SCORE, 0.0))
     running, picked_BW = _best(going, beams.num_beams)
     rows_R = _rows(jnp.take_along_axis(beam_BK, picked_BW, axis=1))
     last_R = running.tokens[:, :, state.step].reshape(-1)
@@ -163,7 +163,7 @@ def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamPara
         seen=state.seen[rows_R].at[jnp.arange(last_R.shape[0]), last_R].set(True),
         start=state.start,
         step=step,
-        open=state.open & _may_improve(running, finished, state.start, step, rules, beams),
+        is_open=state.is_open & _may_improve(running, finished, state.start, step, rules, beams),
     )
 
 
@@ -172,13 +172,17 @@ def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, beams: Bea
     B, W, _ = state.running.tokens.shape
     V, E = logits_RV.shape[1], rules.params.end_ids.shape[1]
     params_R = jax.tree.map(lambda x: jnp.repeat(x, W, axis=0), rules.params)
-    logprobs_RV = sampling.penalise(jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.penalty)
+    logprobs_RV = sampling.apply_repetition_penalty(
+        jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.penalty
+    )
     if beams.sample:
-        logprobs_RV = sampling.warp(logprobs_RV, params_R, keep=max(2, 1 + E))
+        logprobs_RV = sampling.filter_logits(logprobs_RV, params_R, keep=max(2, 1 + E))
     total = (logprobs_RV.reshape(B, W, V) + state.running.score[:, :, None]).reshape(B, W * V)
     order = total
     if beams.sample:
-        order = total + sampling.gumbel(sampling.keys(rules.params.seed, state.start + state.step), W * V)
+        order = total + sampling.gumbel_noise(
+            sampling.sampling_keys(rules.params.seed, state.start + state.step), W * V
+        )
     _, index = jax.lax.top_k(order, min(W * max(2, 1 + E), W * V))
     beam_BK, token_BK = index // V, (index % V).astype(jnp.int32)
     tokens = jnp.take_along_axis(state.running.tokens, beam_BK[:, :, None], axis=1)
@@ -198,7 +202,7 @@ def _finish(state: BeamState, candidates: Beams, rules: BeamRules, beams: BeamPa
     first = (jnp.arange(candidates.score.shape[1]) < W)[None]
     joins = candidates.ended & first
     length = (state.step + 1).astype(jnp.float32)
-    score = jnp.where(joins & state.open[:, None], candidates.score / length**rules.length_penalty, OUT)
+    score = jnp.where(joins & state.is_open[:, None], candidates.score / length**rules.length_penalty, NO_SCORE)
     new = dataclasses.replace(candidates, score=score, ended=joins)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.finished, new)
     return _best(both, W)[0]
@@ -223,7 +227,7 @@ def _may_improve(
     if beams.early_stopping == "never":
         length_B = jnp.where(rules.length_penalty > 0, limit_B, length_B)
     best_B = running.score[:, 0] / length_B.astype(jnp.float32) ** rules.length_penalty
-    worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), OUT)
+    worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), NO_SCORE)
     goes_on = (step < limit_B) & jnp.any(best_B[:, None] > worst_BW, axis=1)
     return goes_on & ~jnp.all(finished.ended, axis=1) if beams.early_stopping is True else goes_on
 

@@ -200,7 +200,7 @@ def decode_step(
 
 def sample_and_append(state: DecodeState, logits_BV: Array, params: BatchParams) -> DecodeState:
     """Chooses the next token of each running row and appends it to the state."""
-    token_B = sampling.choose(logits_BV, params, state.seen, state.length)
+    token_B = sampling.sample_tokens(logits_BV, params, state.seen, state.length)
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
     logprob_B = (jnp.take_along_axis(logits_BV, token_B[:, None], axis=1) - total_B1)[:, 0]
     rows_B = jnp.arange(token_B.shape[0])

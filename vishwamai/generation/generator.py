@@ -1,6 +1,6 @@
 """`Generator`: prompts in, new tokens out. It rounds shapes up, decodes in chunks and watches for stop strings.
 
-Rows are lists of token ids of any lengths. Text is known only through the function `text`, and made only where stop
+Rows are lists of token ids of any lengths. Text is known only through `new_detokenizer`, and made only where stop
 strings are asked for. It knows no file and no tokenizer, and holds no weights.
 """
 
@@ -15,6 +15,7 @@ from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import decode
 from vishwamai.generation.beam import BeamParams
+from vishwamai.generation.beam_search import search_rows
 from vishwamai.generation.decode import LENGTH, RUNNING, STOP, DecodeState
 from vishwamai.generation.programs import Clock, Programs, read_length
 from vishwamai.generation.prompt_cache import CachedRow, PromptCache
@@ -29,10 +30,9 @@ from vishwamai.generation.requests import (
     pad_rows,
     put_on_device,
 )
-from vishwamai.generation.results import Generation, HostState, NewText, RowChunk, fetch_state, generation
+from vishwamai.generation.results import Generation, HostState, NewDetokenizer, RowChunk, fetch_state, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import logits_of, score_rows
-from vishwamai.generation.search import search_rows
 from vishwamai.models.cache import enlarge
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.fingerprint import fingerprint_model
@@ -48,17 +48,17 @@ REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
 class Generator:
     """How one model generates: its end tokens, layout and dtypes. It keeps the programs that it compiles.
 
-    `compute` and `cache` are the dtypes of activations and of keys and values. `text` makes what reads a row's new text
-    and is needed for stop strings.
+    `compute_dtype` is that of activations, `cache_dtype` of keys and values. `new_detokenizer` makes what turns a row's
+    new tokens into text, and is needed for stop strings.
     """
 
     cfg: ModelConfig
     eos_ids: tuple[int, ...] = ()
     pad_id: int = 0
     sharding: Sharding = SINGLE
-    compute: str = "float32"
-    cache: str = "float32"
-    text: NewText | None = None
+    compute_dtype: str = "float32"
+    cache_dtype: str = "float32"
+    new_detokenizer: NewDetokenizer | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def generate(
@@ -77,7 +77,7 @@ class Generator:
             for _ in self._decode_chunks(weights, request, n_steps, clock, _checked(cache, request)):
                 pass
         made, cached = sum(len(row.tokens) for row in request.rows), 0 if cache is None else cache.cached_tokens
-        return generation(request.rows, clock.stats(sum(row.start for row in request.rows), made, cached))
+        return generation(request.rows, clock.stats(sum(row.prompt_length for row in request.rows), made, cached))
 
     def stream(
         self,
@@ -105,12 +105,12 @@ class Generator:
         """
         request, clock = self._request(prompts, params), Clock(self.programs)
         with self.programs.progress("searching"):
-            return search_rows(self.programs, weights, request, beams, clock, **self._fixed())
+            return search_rows(self.programs, weights, request, beams, clock, **self.static_arguments())
 
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
         rows = check_rows(texts, self.cfg, "text")
-        fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
+        fixed = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
         with self.programs.progress("scoring"):
             return score_rows(self.programs, weights, rows, batch, **fixed)
 
@@ -121,7 +121,7 @@ class Generator:
         if len({len(row) for row in rows}) > 1 or list(map(len, masks)) != list(map(len, rows)):
             raise InputError("logits [B, T, V] need rows of one length, and a mask of the same shape: pad the rows")
         check_rows(rows, self.cfg)
-        fixed = {"cfg": self.cfg, "dtype": self.compute, "sharding": self.sharding}
+        fixed = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
         with self.programs.progress("reading the prompt"):
             return logits_of(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **fixed)
 
@@ -132,22 +132,23 @@ class Generator:
     def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
         prompts = check_rows(prompts, self.cfg)
         prompts, params = copy_rows(prompts, check_params(params, len(prompts)))
-        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.text)
+        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.new_detokenizer)
 
-    def _fixed(self) -> dict:
-        return {"cfg": self.cfg, "dtypes": (self.compute, self.cache), "sharding": self.sharding}
+    def static_arguments(self) -> dict[str, Any]:
+        """Returns what the programs of `decode` are compiled for, beside the arguments of each."""
+        return {"cfg": self.cfg, "dtypes": (self.compute_dtype, self.cache_dtype), "sharding": self.sharding}
 
     def _decode_chunks(
         self, weights, request: GenerationRequest, n_steps: int, clock: Clock, cache: PromptCache | None = None
     ) -> Iterator[list[RowChunk]]:
         """Gives what the rows gained in the prefill, and in each chunk of steps after it, until all have ended."""
-        fixed = self._fixed()
+        fixed = self.static_arguments()
         args = (request.params, jax.device_put(np.int32(n_steps)))
         with self.programs.progress("reading the prompt"):
             state = self._prefill(weights, request, cache)
-            view = fetch_state(state)
+            host_state = fetch_state(state)
         clock.lap("prefill")
-        chunks = self._update_rows(request, view)
+        chunks = self._update_rows(request, host_state)
         if any(row.reason is None for row in request.rows):  # or the second token would wait
             self.programs.prepare(decode.decode, weights, state, *args, donate=(1,), **fixed)
         while True:
@@ -155,7 +156,7 @@ class Generator:
                 yield chunks
             finally:  # here an abandoned stream ends; the state is donated only after this
                 if cache is not None:
-                    cache.put(weights, fixed, _cached_row(state, view))
+                    cache.put(weights, fixed, _cached_row(state, host_state))
             if all(row.reason is not None for row in request.rows):
                 return
             if cache is not None:
@@ -163,13 +164,13 @@ class Generator:
             state = dataclasses.replace(state, reason=mark_stopped(state, request))
             clock.lap(None)
             state = self.programs.run(decode.decode, weights, state, *args, donate=(1,), **fixed)
-            view = fetch_state(state)
+            host_state = fetch_state(state)
             clock.lap("decode")
-            chunks = self._update_rows(request, view)
+            chunks = self._update_rows(request, host_state)
 
     def _prefill(self, weights, request: GenerationRequest, cache: PromptCache | None) -> DecodeState:
         """Returns the state after the prefill, which reuses a cached prefix."""
-        fixed, shape = self._fixed(), {"pad_id": self.pad_id, "n_top": request.n_top}
+        fixed, shape = self.static_arguments(), {"pad_id": self.pad_id, "n_top": request.n_top}
         row = None if cache is None else cache.take(weights, fixed, request.prompts[0])
         if row is None:
             args = request.tokens, request.lengths, request.prompt, request.params
@@ -186,7 +187,7 @@ class Generator:
         """Returns what each row has gained since the last look at it."""
         chunks = []
         for row in request.rows:
-            new = slice(row.start + len(row.tokens), int(state.length[row.index]))
+            new = slice(row.prompt_length + len(row.tokens), int(state.length[row.index]))
             chunks.append(row.append(state, row.index, new, REASONS[int(state.reason[row.index])]))
         return [chunk for chunk in chunks if chunk is not None]
 
@@ -200,9 +201,9 @@ def _checked(cache: PromptCache | None, request: GenerationRequest) -> PromptCac
     return cache
 
 
-def _cached_row(state: DecodeState, view: HostState) -> CachedRow:
+def _cached_row(state: DecodeState, host_state: HostState) -> CachedRow:
     """What the cache of a state with one row holds: all but the last token."""
-    return CachedRow(state.cache, state.tokens.shape[1], view.tokens[0, : int(view.length[0]) - 1])
+    return CachedRow(state.cache, state.tokens.shape[1], host_state.tokens[0, : int(host_state.length[0]) - 1])
 
 
 def mark_stopped(state: DecodeState, request: GenerationRequest) -> jax.Array:

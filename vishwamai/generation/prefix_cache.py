@@ -12,14 +12,13 @@ import numpy as np
 from vishwamai.errors import InputError
 from vishwamai.generation import prefix_pool
 from vishwamai.generation.decode import STOP
+from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefix_pool import PoolSizes, PrefixReads
 from vishwamai.generation.prefixes import Prefixes, PrefixRead, Runs, group_by_length
-from vishwamai.generation.programs import READ_LENGTHS, Programs, bucket, read_length
+from vishwamai.generation.programs import READ_LENGTHS, bucket, read_length
 from vishwamai.generation.requests import n_top_logprobs
-from vishwamai.generation.results import GeneratedRow, NewText, fetch_state, make_rows
+from vishwamai.generation.results import GeneratedRow, fetch_state, make_rows
 from vishwamai.generation.sampling import SamplingParams, batch_params
-from vishwamai.models.config import ModelConfig
-from vishwamai.parallel.sharding import SINGLE, Sharding
 
 CHUNK_TOKENS = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
 LEAST_NEW_TOKENS = 16
@@ -34,30 +33,16 @@ class PrefixCounts:
 
 
 class PrefixCache:
-    """A pool of prefixes of one model, and the programs that read and continue them.
+    """A pool of prefixes of one model, which a `Generator` reads and continues.
 
-    `eos_ids` and `text` are as those of a `Generator`, and so are the rows that are made. A row's numbers depend on its
-    prompt, the runs in which it is given, and its parameters alone, bit for bit.
+    A row's numbers depend on its prompt, the runs in which it is given, and its parameters alone, bit for bit.
     """
 
-    def __init__(
-        self,
-        cfg: ModelConfig,
-        sizes: PoolSizes,
-        *,
-        eos_ids: Sequence[int] = (),
-        compute: str = "float32",
-        cache: str = "float32",
-        sharding: Sharding = SINGLE,
-        text: NewText | None = None,
-        programs: Programs | None = None,
-    ):
-        if sizes.context > cfg.max_length:
-            raise InputError(f"a context of {sizes.context} is longer than the model's {cfg.max_length}")
-        self.cfg, self.sizes, self.counts = cfg, sizes, PrefixCounts()
-        self.eos_ids, self.text = tuple(eos_ids), text
-        self.programs = Programs() if programs is None else programs
-        self._fixed = {"cfg": cfg, "dtypes": (compute, cache), "sharding": sharding}
+    def __init__(self, generator: Generator, sizes: PoolSizes):
+        self.cfg, self.generator, self.sizes, self.counts = generator.cfg, generator, sizes, PrefixCounts()
+        if sizes.context > self.cfg.max_length:
+            raise InputError(f"a context of {sizes.context} is longer than the model's {self.cfg.max_length}")
+        self.programs, self._fixed = generator.programs, generator.static_arguments()
         self.clear()
 
     @property
@@ -113,7 +98,9 @@ class PrefixCache:
         """
         for prompt in prompts:
             self.check(prompt)
-        rows = make_rows([[token for run in prompt for token in run] for prompt in prompts], params, self.text)
+        rows = make_rows(
+            [[token for run in prompt for token in run] for prompt in prompts], params, self.generator.new_detokenizer
+        )
         for row in rows:
             row.reason = None if self._limit(row) else "length"
         max_requests = min(max_requests or self.sizes.requests, self.sizes.requests)
@@ -139,19 +126,19 @@ class PrefixCache:
 
     def _limit(self, row: GeneratedRow) -> int:
         """Returns the tokens that a row may still get."""
-        most = self.sizes.context - row.start
+        most = self.sizes.context - row.prompt_length
         return min(most, row.params.max_tokens or most) - len(row.tokens)
 
     def _generate_chunk(self, weights, part: Sequence[tuple[Runs, GeneratedRow]]) -> None:
         """Reads the prompts of running rows and appends the tokens that follow to the rows, `CHUNK_TOKENS` at most."""
         sources, rows = self.read(weights, [prompt for prompt, _ in part]), [row for _, row in part]
         params, n_new = [row.params for row in rows], [min(CHUNK_TOKENS, self._limit(row)) for row in rows]
-        limits = [row.start + len(row.tokens) + n for row, n in zip(rows, n_new, strict=True)]
+        limits = [row.prompt_length + len(row.tokens) + n for row, n in zip(rows, n_new, strict=True)]
         size = _round_up(self.sizes.requests, self.sizes.batch)
         src = np.zeros(size, np.int32)
         src[: len(rows)] = sources
         n_batches = -(-len(rows) // self.sizes.batch)
-        arrays = src, batch_params(params, limits, self.eos_ids, size), np.int32(n_batches)
+        arrays = src, batch_params(params, limits, self.generator.eos_ids, size), np.int32(n_batches)
         shape = {
             "batch": self.sizes.batch,
             "max_tokens": bucket(max(n_new), LEAST_NEW_TOKENS, self.sizes.context),

@@ -13,7 +13,7 @@ import numpy as np
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation.programs import bucket
-from vishwamai.generation.results import GeneratedRow, NewText, make_rows
+from vishwamai.generation.results import GeneratedRow, NewDetokenizer, make_rows
 from vishwamai.generation.sampling import MAX_LOGPROBS, BatchParams, SamplingParams, batch_params
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -120,7 +120,7 @@ def make_request(
     cfg: ModelConfig,
     eos_ids: tuple[int, ...],
     sharding: Sharding,
-    text: NewText | None = None,
+    new_detokenizer: NewDetokenizer | None = None,
 ) -> GenerationRequest:
     """Returns checked prompts, one a row, as a request, its shapes rounded up: rows, prompts, cache, end tokens."""
     limits = row_limits(prompts, params, cfg)
@@ -136,7 +136,7 @@ def make_request(
     arrays = pad_rows(unique, width, T), lengths, prompt, batch_params(params, limits, eos_ids, n_rows)
     tokens, lengths, prompt, arrays = put_on_device(arrays, sharding)
     return GenerationRequest(
-        rows=make_rows(prompts, params, text),
+        rows=make_rows(prompts, params, new_detokenizer),
         prompts=unique,
         tokens=tokens,
         lengths=lengths,

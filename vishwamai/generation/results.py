@@ -15,7 +15,7 @@ from vishwamai.generation.programs import Stats
 from vishwamai.generation.sampling import SamplingParams
 
 
-class Text(Protocol):
+class Detokenizer(Protocol):
     """A row's new text as its tokens come; `text.continuation.Continuation` is one."""
 
     @property
@@ -28,7 +28,7 @@ class Text(Protocol):
         ...
 
 
-NewText = Callable[[Sequence[int], Sequence[str]], Text]  # a prompt's ids and stop strings -> the text after it
+NewDetokenizer = Callable[[Sequence[int], Sequence[str]], Detokenizer]  # of a prompt's ids and stop strings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +64,13 @@ class GeneratedRow:
     """One row as the host knows it, growing."""
 
     index: int
-    start: int  # tokens of the prompt
+    prompt_length: int
     params: SamplingParams
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top_logprobs: list[dict[int, float]] = dataclasses.field(default_factory=list)
     reason: str | None = None
-    text: Text | None = None  # where stop strings are looked for
+    detokenizer: Detokenizer | None = None  # of rows with stop strings
 
     def append(self, state: "HostState", index: int, new: slice, reason: str | None) -> RowChunk | None:
         """Takes up the tokens at `new` of a state's row; `reason` says why the row has ended, None where it goes on.
@@ -86,16 +86,16 @@ class GeneratedRow:
             ids, values = state.top_ids[index, new, :n].tolist(), state.top_logprobs[index, new, :n].tolist()
             self.top_logprobs += [dict(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
         self.reason = reason
-        if self.text is not None:
-            self._cut(known, self.text)
+        if self.detokenizer is not None:
+            self._cut(known, self.detokenizer)
         parts = self.tokens[known:], self.logprobs[known:], self.top_logprobs[known:]
         return RowChunk(self.index, *parts, self.reason) if parts[0] else None
 
-    def _cut(self, known: int, text: Text) -> None:
+    def _cut(self, known: int, detokenizer: Detokenizer) -> None:
         """Ends the row at the token that completes a stop string, if one does."""
         for n in range(known + 1, len(self.tokens) + 1):
-            text.push(self.tokens[n - 1 : n], last=self.reason is not None and n == len(self.tokens))
-            if text.stopped:
+            detokenizer.push(self.tokens[n - 1 : n], last=self.reason is not None and n == len(self.tokens))
+            if detokenizer.stopped:
                 self.reason = "stop"
                 for part in (self.tokens, self.logprobs, self.top_logprobs):
                     del part[n:]
@@ -103,15 +103,17 @@ class GeneratedRow:
 
 
 def make_rows(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], text: NewText | None
+    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], new_detokenizer: NewDetokenizer | None
 ) -> list[GeneratedRow]:
     """Returns rows with nothing made yet. Raises `InputError` for stop strings where nothing makes text."""
     rows = []
     for i, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
-        if own.stop and text is None:
-            raise InputError("stop strings need a tokenizer, and there is none here; use stop_token_ids")
-        after = text(prompt, own.stop) if own.stop and text is not None else None
-        rows.append(GeneratedRow(index=i, start=len(prompt), params=own, text=after))
+        row = GeneratedRow(index=i, prompt_length=len(prompt), params=own)
+        if own.stop:
+            if new_detokenizer is None:
+                raise InputError("stop strings need a tokenizer, and there is none here; use stop_token_ids")
+            row.detokenizer = new_detokenizer(prompt, own.stop)
+        rows.append(row)
     return rows
 
 

@@ -126,7 +126,7 @@ def _words(seed: int | None) -> tuple[int, int]:
     return seed >> 32, seed & 0xFFFFFFFF
 
 
-def keys(seed_B2: Array, position_B: Array) -> Array:
+def sampling_keys(seed_B2: Array, position_B: Array) -> Array:
     """A key for each row, which depends on its seed and the position of the token that is drawn, and nothing else."""
 
     def one(words, position):
@@ -135,7 +135,7 @@ def keys(seed_B2: Array, position_B: Array) -> Array:
     return jax.vmap(one)(seed_B2, position_B)
 
 
-def penalise(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
+def apply_repetition_penalty(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
     """Logits (or log-probabilities) with those of the tokens seen so far made less likely, where a penalty is set."""
 
     def apply():
@@ -145,7 +145,7 @@ def penalise(logits_BV: Array, seen_BV: Array, penalty_B: Array) -> Array:
     return jax.lax.cond(jnp.any(penalty_B != 1), apply, lambda: logits_BV)
 
 
-def warp(logits_BV: Array, params: BatchParams, *, keep: int = 1) -> Array:
+def filter_logits(logits_BV: Array, params: BatchParams, *, keep: int = 1) -> Array:
     """Logits divided by the temperature, and -inf where a filter drops them; `keep` tokens are never dropped.
 
     A row with temperature 0 is left as it is.
@@ -178,18 +178,20 @@ def _min_p_bound(top_B: Array, min_p_B: Array) -> Array:
     return top_B + jnp.log(min_p_B)
 
 
-def gumbel(key_B: Array, width: int) -> Array:
+def gumbel_noise(key_B: Array, width: int) -> Array:
     """Noise `[B, width]`: a row's largest (score + noise) is a draw from the softmax of its scores."""
     return jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(key_B)
 
 
-def choose(logits_BV: Array, params: BatchParams, seen_BV: Array, position_B: Array) -> Array:
+def sample_tokens(logits_BV: Array, params: BatchParams, seen_BV: Array, position_B: Array) -> Array:
     """The next token of each row, `[B]` int32, at position `position`; `seen` marks the tokens of the row so far."""
-    logits_BV = penalise(logits_BV, seen_BV, params.penalty)
+    logits_BV = apply_repetition_penalty(logits_BV, seen_BV, params.penalty)
     best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
     def draw():
-        noisy = warp(logits_BV, params) + gumbel(keys(params.seed, position_B), logits_BV.shape[1])
+        noisy = filter_logits(logits_BV, params) + gumbel_noise(
+            sampling_keys(params.seed, position_B), logits_BV.shape[1]
+        )
         return jnp.where(params.temperature > 0, jnp.argmax(noisy, axis=-1).astype(jnp.int32), best_B)
 
     return jax.lax.cond(jnp.any(params.temperature > 0), draw, lambda: best_B)

@@ -51,7 +51,7 @@ class Local:
         context = int(min(cfg.max_length, 512)) if context is None else context
         check_whole("context", context, 2, cfg.max_length)
         if rows is None:
-            itemsize = jax.numpy.dtype(model.generator.cache).itemsize
+            itemsize = jax.numpy.dtype(model.generator.cache_dtype).itemsize
             row_bytes = 2 * cfg.n_layers * context * cfg.n_kv_heads * cfg.d_cache * itemsize
             rows = int(min(max(PREFIX_BYTES // row_bytes, 16), 1024))
         check_whole("rows", rows, 2, 1 << 20)
@@ -93,7 +93,7 @@ class Local:
             rows = self._cache.generate(weights, runs, params, max_requests=self.width, deadline=deadline)
             completions = iter([self._completion(*pair) for pair in zip(runs, rows, strict=True)])
         self.usage.calls += 1
-        self.usage.prompt_tokens += sum(row.start for row in rows)
+        self.usage.prompt_tokens += sum(row.prompt_length for row in rows)
         self.usage.completion_tokens += sum(len(row.tokens) for row in rows)
         return [[next(completions) for _ in range(many)] for many in n]
 
@@ -185,9 +185,7 @@ class Local:
 
     @functools.cached_property
     def _cache(self) -> PrefixCache:
-        g = self.model.generator
-        settings = {"eos_ids": g.eos_ids, "compute": g.compute, "cache": g.cache, "text": g.text}
-        return PrefixCache(g.cfg, self._sizes, **settings, sharding=g.sharding, programs=g.programs)
+        return PrefixCache(self.model.generator, self._sizes)
 
 
 def as_model(model: Any) -> Model:

@@ -25,7 +25,7 @@ def search_rows(
     """The best texts of each of the request's prompts."""
     ends = _find_end_ids(request, beams)
     limits = np.asarray(request.params.limit)
-    most = max(int(limits[row.index]) - row.start for row in request.rows)
+    most = max(int(limits[row.index]) - row.prompt_length for row in request.rows)
     every_row = np.tile(ends.astype(np.int32), (len(limits), 1))
     rules = BeamRules(
         params=dataclasses.replace(request.params, end_ids=put_on_device(every_row, fixed["sharding"])),
@@ -35,12 +35,12 @@ def search_rows(
     sizes = {"size": request.size, "max_tokens": bucket(most, LEAST_NEW_TOKENS)}
     args = request.tokens, request.lengths, request.prompt, rules
     state = programs.run(beam.begin, weights, *args, **sizes, **fixed)
-    is_open = np.asarray(state.open).any()
+    is_open = np.asarray(state.is_open).any()
     clock.lap("prefill")
     n_steps = jax.device_put(np.int32(CHUNK_STEPS))
     while is_open:
         state = programs.run(beam.search, weights, state, rules, n_steps, donate=(1,), **fixed)
-        is_open = np.asarray(state.open).any()
+        is_open = np.asarray(state.is_open).any()
     clock.lap("decode")
     return _generation(state, request, beams, ends, clock)
 
@@ -70,6 +70,6 @@ def _generation(
         logprobs=[[] for _ in tokens],
         top_logprobs=[[] for _ in tokens],
         finish_reasons=["stop" if row and row[-1] in ends else "length" for row in tokens],
-        stats=clock.stats(sum(row.start for row in request.rows), sum(map(len, tokens))),
+        stats=clock.stats(sum(row.prompt_length for row in request.rows), sum(map(len, tokens))),
         scores=[float(best.score[i, j]) for i, j in found],
     )
