@@ -4,14 +4,26 @@ in no list, so a new one is found by itself. (`.ci/run` runs every one of them i
 import ast
 import importlib.util
 import runpy
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from vishwamai.data import explanations, generated
+from vishwamai.errors import InputError
+from vishwamai.reasoning.model import Completion
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def load_example(name):
+    """An example as a module, of which a test can replace parts."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_usage_example_explains_machine_learning(capsys):
@@ -34,16 +46,12 @@ def test_the_usage_example_is_the_readme_s():
 def test_examples_are_short_and_say_what_they_show(path):
     source = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(source))
-    assert path.stem == "demo" or len(source.splitlines()) <= 60
+    assert path.stem == "demo" or len(source.splitlines()) <= (90 if path.stem == "crosswords" else 60)
 
 
 @pytest.fixture
 def demo():
-    """The demo as a module, of which a test can replace parts."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples/demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("demo")
 
 
 def test_the_demo_asks_and_shows_only_what_was_held_out(demo, monkeypatch):
@@ -64,3 +72,86 @@ def test_the_demo_asks_and_shows_only_what_was_held_out(demo, monkeypatch):
         sampled = [{problem.prompt for problem in problems} for problems in asked[model].values()]
         assert all(len(prompts) == 5 and prompts <= kind for prompts, kind in zip(sampled, held_out, strict=True))
         assert all(prompt in kind for prompt, kind in zip(shown[model], held_out, strict=True))
+
+
+CROSSWORDS = load_example("crosswords")
+CLUES, ROWS = CROSSWORDS.CLUES, CROSSWORDS.ROWS
+WORDS = "h1. SCARF, h2. POLAR, h3. ALONE, h4. ROUGE, h5. ENDED, v1. SPARE, v2. COLON, v3. ALOUD, v4. RANGE, v5. FREED"
+STEPS = [f"{word} (high)" for word in WORDS.split(", ")]
+
+
+def fill(task, steps):
+    board = task.read(CLUES)
+    for step in steps:
+        board = task.step(board, step)
+        assert board is not None, step
+    return board
+
+
+def test_a_crossword_is_filled_by_rows_and_by_columns():
+    task = CROSSWORDS.MiniCrosswords({CLUES: ROWS})
+    across, down = fill(task, STEPS[:5]), fill(task, STEPS[5:])
+    assert across == down == fill(task, reversed(STEPS[:5])) == ROWS.replace("\n", "")
+    assert task.answer(CLUES, STEPS[:5], across) == ROWS and task.answer(CLUES, [], "_" + across[1:]) is None
+    assert task.check(CLUES, ROWS) is True and task.check(CLUES, ROWS.replace("U", "S")) is False
+    assert task.check("other clues", ROWS) is None
+
+
+def test_a_crossword_s_words_agree_with_the_letters_and_add_one():
+    task = CROSSWORDS.MiniCrosswords({})
+    board = fill(task, STEPS[:2])
+    assert task.step(board, "v1. SPARE (low)") is not None
+    for wrong in ("v1. STARE (low)", STEPS[0], "v6. SPARE (low)", "v1. SPAR (low)", "v1. SPARE (perhaps)", "SPARE", ""):
+        assert task.step(board, wrong) is None, wrong
+    assert [task.value(Completion(text=f"v1. SPARE ({word})", tokens=4)) for word in ("low", "certain")] == [0.25, 1.0]
+    assert task.value(Completion(text="SPARE", tokens=1)) is None
+    with pytest.raises(InputError, match="ten clues.*there is no v5"):
+        task.read(CLUES.replace("v5.", "v4."))
+
+
+def test_the_crosswords_example_finds_the_board(capsys):
+    CROSSWORDS.main()
+    printed = capsys.readouterr().out
+    assert "SHAWL" in printed and "checked and right" in printed and printed.endswith(f"{ROWS}\n")
+
+
+def test_the_gym_example_asks_a_data_set_s_questions_and_its_judge(monkeypatch, capsys):
+    class Sums(list):
+        def score_answer(self, answer, entry):
+            return {0: 1.0, 1: 0.5}.get(abs(int(answer) - int(entry["answer"])), 0.01)
+
+    def create_dataset(name, size, seed):
+        assert (name, seed) == ("chain_sum", 0)
+        return Sums({"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(size))
+
+    package = types.ModuleType("reasoning_gym")
+    package.create_dataset = create_dataset
+    monkeypatch.setitem(sys.modules, "reasoning_gym", package)
+    example = load_example("gym_tasks")
+    task, questions = example.gym("chain_sum", size=4)
+    assert questions[3] == "What is 3 + 3?" and len(questions) == 4
+    assert [task.check(questions[3], answer) for answer in ("6", "7", "9", "six")] == [True, False, False, None]
+    assert task.check("What is love?", "6") is None
+    example.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 10 and printed[5] == "What is 5 + 5? 10 True" and printed[4] == "What is 4 + 4? 10 False"
+
+
+def test_the_gym_example_says_which_package_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # importing it now fails, installed or not
+    load_example("gym_tasks").main()
+    assert 'pip install "vishwamai[gym]"' in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed")
+@pytest.mark.filterwarnings("ignore")  # those of other people's modules
+@pytest.mark.parametrize("name", ["countdown", "chain_sum", "mini_sudoku"])
+def test_the_gym_example_with_the_package_itself(name):
+    import reasoning_gym
+
+    task, questions = load_example("gym_tasks").gym(name, size=3, seed=1)
+    entries = list(reasoning_gym.create_dataset(name, size=3, seed=1))
+    assert questions == [entry["question"] for entry in entries]
+    for entry in entries:
+        assert task.check(entry["question"], entry["answer"]) is True
+        assert task.check(entry["question"], "no answer at all") is False

@@ -11,7 +11,6 @@ from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks.countdown import Game24
-from vishwamai.reasoning.tasks.crosswords import MiniCrosswords
 from vishwamai.reasoning.tasks.gsm8k import GSM8K
 from vishwamai.reasoning.tasks.text import FreeText
 from vishwamai.reasoning.tasks.word_problems import WordProblems
@@ -193,10 +192,6 @@ def test_only_chains_that_were_cut_off_are_closed_and_all_at_once():
     assert [how.temperature for how in model.sampling] == [0.7, 0.0]  # the answers are the likeliest, and not drawn
 
 
-CLUES = "\n".join(f"{line}{i}. a clue" for line in "hv" for i in range(1, 6))
-ROWS = "HEART\nEMBER\nABUSE\nRESIN\nTREND"
-
-
 @pytest.mark.parametrize(
     ("task", "problem", "closing", "said", "answer"),
     [
@@ -204,7 +199,6 @@ ROWS = "HEART\nEMBER\nABUSE\nRESIN\nTREND"
         (Game24(), "4 9 10 13", "\n Answer:", " ( 10 - ( 13 - 9 ) ) * 4 = 24", "( 10 - ( 13 - 9 ) ) * 4"),
         (GSM8K(), QUESTION, "\n####", " 18\n\nNext: 20", "18"),
         (WordProblems(), QUESTION, "\n Answer:", " 18\n 9 * 2", "18"),
-        (MiniCrosswords(), CLUES, "\nRows:\n", f"{ROWS}\n\nNEXT.", ROWS),
     ],
 )
 def test_the_closing_words_are_those_by_which_the_task_finds_the_answer(task, problem, closing, said, answer):

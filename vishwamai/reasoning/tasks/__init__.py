@@ -3,7 +3,6 @@
 from vishwamai.errors import InputError
 from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks.countdown import Countdown, Game24
-from vishwamai.reasoning.tasks.crosswords import MiniCrosswords
 from vishwamai.reasoning.tasks.gsm8k import GSM8K
 from vishwamai.reasoning.tasks.text import FreeText
 from vishwamai.reasoning.tasks.word_problems import WordProblems
@@ -14,7 +13,6 @@ TASKS: dict[str, type[Task]] = {
     "countdown": Countdown,
     "gsm8k": GSM8K,
     "word_problems": WordProblems,
-    "crosswords": MiniCrosswords,
 }
 
 
