@@ -120,6 +120,17 @@ def test_bounds_and_eviction_are_those_of_a_plain_memory(seed, tmp_path):
     memory.close()
 
 
+def test_many_values_are_evicted_in_batches_inside_their_bound():
+    with ThoughtMemory(max_values=640) as memory:
+        for i in range(2000):
+            memory.note_value("m", "t", i, float(i))
+            memory.value("m", "t", 3)  # in use all the time
+            [(count,)] = memory._store.rows("SELECT count(*) FROM value")
+            assert min(i + 1, 630) <= count <= 640
+        latest = range(2000 - 629, 2000)
+        assert [memory.value("m", "t", i) for i in (3, 2000 - 640, *latest)] == [3, None, *latest]
+
+
 def test_values_belong_to_weights_task_and_state(memory):
     memory.note_value("weights a", "countdown/1", (3, 5), 0.25)
     assert memory.value("weights a", "countdown/1", (3, 5)) == 0.25

@@ -1,11 +1,13 @@
 """The file of a memory: reopened, shared, killed, damaged, foreign, out of reach."""
 
+import math
 import os
 import signal
 import sqlite3
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,32 @@ def test_what_was_noted_is_there_when_it_is_opened_again(tmp_path):
         memory.note_value("m", "t/1", (8, "x"), -0.25, visits=1)
         assert memory.value("m", "t/1", (8, "x")) == 0.5
         assert memory.add("another") > gone  # an id is never used again
+
+
+def test_a_file_of_the_first_version_goes_on(tmp_path):
+    """Which had triggers, and ids of values with gaps where some were evicted."""
+    path = tmp_path / "memory.db"
+    first = sqlite3.connect(path)
+    first.executescript(Path(__file__).with_name("memory_1.sql").read_text(encoding="utf-8"))
+    first.close()
+
+    def values(memory: ThoughtMemory, states: Sequence[int]) -> list[float | None]:
+        return [memory.value("weights", "t/1", (i, "x")) for i in states]
+
+    with ThoughtMemory(path, max_values=5) as memory:  # it had 4
+        entries = [(e.id, e.text, e.problem, e.priority, e.score) for e in memory.entries()]
+        pinned, step = (2, "check the sum", None, math.inf, None), (3, "halve it", "8", 2.0, 0.5)
+        assert entries == [pinned, step, (4, "try 3 * 8", None, 0.0, None)]
+        assert values(memory, range(6)) == [None, None, 0.25, pytest.approx(19 / 24), 0.5, 0.625]
+        memory.note_value("weights", "t/1", (2, "x"), 1.0, visits=2)
+        for i in (6, 7):
+            memory.note_value("weights", "t/1", (i, "x"), i / 8)
+        assert values(memory, range(2, 8)) == [0.75, None, 0.5, 0.625, 0.75, 0.875]
+        assert memory.add("halve it", kind="step", problem="8", task="t/1") == 3
+        assert memory.add("two halves") == 5  # 1 was forgotten, and 4 makes room
+        assert [e.id for e in memory.entries()] == [2, 3, 5]
+    with ThoughtMemory(path, max_values=2) as memory:
+        assert values(memory, range(8)) == [None] * 6 + [0.75, 0.875]
 
 
 def test_a_closed_memory_says_so(tmp_path):
@@ -226,7 +254,7 @@ def test_a_folder_that_cannot_be_written_is_said():
 
 
 def test_a_file_that_another_holds_is_waited_for_and_then_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PATIENCE", 0.05)
+    monkeypatch.setattr(store, "BUSY_TIMEOUT", 0.05)
     with ThoughtMemory(tmp_path / "m.db") as memory:
         other = sqlite3.connect(tmp_path / "m.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

@@ -10,17 +10,50 @@ import hashlib
 import json
 import math
 import numbers
+import sqlite3
 from collections.abc import Callable, Hashable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vishwamai.checks import check_whole
+from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.reasoning.likeness import Embed, Likeness
-from vishwamai.reasoning.store import COLUMNS, Store
+from vishwamai.reasoning.store import Store
+
+MAX_INTEGER = (1 << 62) - 1  # that the file can hold
+
+# `used` counts up in each table: the latest use has the highest.
+SCHEMA = (
+    "CREATE TABLE shared (max_entries INTEGER NOT NULL, max_bytes INTEGER NOT NULL, max_valued INTEGER NOT NULL)",
+    f"INSERT INTO shared VALUES (10000, {16 << 20}, 1000000)",
+    """CREATE TABLE entry (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL, kind TEXT NOT NULL, problem TEXT,
+       task TEXT, priority REAL NOT NULL, score REAL, same BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL,
+       used INTEGER NOT NULL)""",
+    """CREATE TABLE value (id INTEGER PRIMARY KEY, identity TEXT NOT NULL, task TEXT NOT NULL, state TEXT NOT NULL,
+       mean REAL NOT NULL, visits INTEGER NOT NULL, used INTEGER NOT NULL, UNIQUE (identity, task, state))""",
+)
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS entry_used ON entry (used)",
+    "CREATE INDEX IF NOT EXISTS entry_eviction ON entry (priority, used, bytes)",
+    "CREATE INDEX IF NOT EXISTS value_order ON value (used)",
+)
+SET_BOUNDS = """UPDATE shared SET max_entries = coalesce(:max_entries, max_entries),
+    max_bytes = coalesce(:max_bytes, max_bytes), max_valued = coalesce(:max_values, max_valued)"""
+AT_KEY = "WHERE identity = :identity AND task = :task AND state = :state"
+FIND_VALUE = f"SELECT mean, used = (SELECT max(used) FROM value) FROM value {AT_KEY}"
+TOUCH_VALUE = f"UPDATE value SET used = (SELECT max(used) + 1 FROM value) {AT_KEY}"
+ADD_TO_VALUE = f"""UPDATE value SET mean = mean + (:value - mean) * :visits / (visits + :visits),
+    visits = visits + :visits, used = (SELECT max(used) + 1 FROM value) {AT_KEY}"""
+INSERT_VALUE = """INSERT INTO value SELECT NULL, :identity, :task, :state, :value, :visits, coalesce(max(used), 0) + 1
+    FROM value"""
+EVICT_VALUES = "DELETE FROM value WHERE used <= (SELECT used FROM value ORDER BY used DESC LIMIT 1 OFFSET ?)"
+ENTRY = "id, text, kind, problem, task, priority, score"
+UPDATE_ENTRY = """UPDATE entry SET priority = max(priority, :priority), score = coalesce(:score, score),
+    used = (SELECT max(used) + 1 FROM entry) WHERE same = :same"""
+INSERT_ENTRY = """INSERT INTO entry SELECT NULL, :text, :kind, :problem, :task, :priority, :score, :same, :bytes,
+    coalesce(max(used), 0) + 1 FROM entry"""
+LEAST_ENTRY = "SELECT id, bytes FROM entry WHERE priority < :most ORDER BY priority, used LIMIT 1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +68,6 @@ class Entry:
     priority: float = 0.0
     score: float | None = None
     similarity: float | None = None
-
-
-MOST = (1 << 62) - 1  # whole numbers that the file can hold
-Words = Callable[[Entry], tuple[str, ...]]
 
 
 class ThoughtMemory:
@@ -59,22 +88,36 @@ class ThoughtMemory:
         max_values: int | None = None,
         embed: Embed | None = None,
     ):
-        bounds = {
-            "entries": check_whole("max_entries", max_entries, 1, MOST, optional=True),
-            "bytes": check_whole("max_bytes", max_bytes, 1, MOST, optional=True),
-            "valued": check_whole("max_values", max_values, 1, MOST, optional=True),
-        }
+        bounds = {"max_entries": max_entries, "max_bytes": max_bytes, "max_values": max_values}
+        bounds = {name: check_whole(name, most, 1, MAX_INTEGER, optional=True) for name, most in bounds.items()}
+
+        def apply_bounds(db: sqlite3.Connection) -> None:
+            db.execute(SET_BOUNDS, bounds)
+            for statement in INDEXES:
+                db.execute(statement)
+            _evict_entries(db)
+            _evict_values(db)
+
         self._likeness = Likeness(embed)
-        self._store = Store(path, bounds)
+        self._store = Store(path, SCHEMA, apply_bounds)
 
     def value(self, identity: str, task: str, state: Hashable) -> float | None:
         """The mean of the values noted for a state with these weights in this task (name and version), or None."""
-        return self._store.value(*_key(identity, task, state))
+        key = _value_key(identity, task, state)
+        for mean, is_latest in self._store.rows(FIND_VALUE, key):
+            if not is_latest:
+                with self._store.transaction() as db:
+                    db.execute(TOUCH_VALUE, key)
+            return mean
+        return None
 
     def note_value(self, identity: str, task: str, state: Hashable, value: float, visits: int = 1) -> None:
         """Notes what a state was found to be worth, as the mean of so many visits."""
-        visits = check_whole("visits", visits, 1, MOST)
-        self._store.note(_key(identity, task, state), _number("value", value), visits)
+        noted = {"value": check_number("value", value), "visits": check_whole("visits", visits, 1, MAX_INTEGER)}
+        noted |= _value_key(identity, task, state)
+        with self._store.transaction() as db:
+            if not db.execute(ADD_TO_VALUE, noted).rowcount:
+                _evict_values(db, db.execute(INSERT_VALUE, noted).lastrowid)
 
     def add(
         self,
@@ -91,14 +134,20 @@ class ThoughtMemory:
         What is there already (text, kind, problem and task) keeps its id, with the new score and the higher priority.
         Others make room. Raises `InputError` where these would be pinned ones, and for an empty text.
         """
-        words = {"text": _filled("text", text), "kind": _filled("kind", kind), "problem": problem, "task": task}
-        sizes = {name: _bytes(name, word) for name, word in words.items()}
-        same = hashlib.blake2b(json.dumps(list(words.values())).encode(), digest_size=16).digest()
-        figures = {
-            "priority": _priority("priority", priority),
-            "score": None if score is None else _number("score", score),
+        words = {"text": _check_text("text", text), "kind": _check_text("kind", kind), "problem": problem, "task": task}
+        sizes = {name: _count_bytes(name, word) for name, word in words.items()}
+        entry = words | {
+            "priority": _check_priority("priority", priority),
+            "score": None if score is None else check_number("score", score),
+            "same": hashlib.blake2b(json.dumps(list(words.values())).encode(), digest_size=16).digest(),
+            "bytes": sizes["text"] + sizes["problem"],
         }
-        return self._store.add({**words, **figures}, same, sizes["text"] + sizes["problem"])
+        with self._store.transaction() as db:
+            if known := db.execute("SELECT id FROM entry WHERE same = :same", entry).fetchone():
+                db.execute(UPDATE_ENTRY, entry)
+                return known[0]
+            _evict_entries(db, 1, entry["bytes"])
+            return int(db.execute(INSERT_ENTRY, entry).lastrowid or 0)
 
     def recall(self, text: str, n: int = 3, *, task: str | None = None, kind: str | None = None) -> list[Entry]:
         """The `n` thoughts most like a text, the likest first; of equals the higher priority, then the later one.
@@ -107,8 +156,8 @@ class ThoughtMemory:
         """
         n = check_whole("n", n, 0)
         with self._store.lock:
-            likest = self._ranked(_filled("text", text), lambda e: (e.text,), task, kind)[:n]
-            self._used([entry for entry, _ in likest])
+            likest = self._rank(_check_text("text", text), lambda e: (e.text,), task, kind)[:n]
+            self._touch([entry for entry, _ in likest])
         return [dataclasses.replace(entry, similarity=similarity) for entry, similarity in likest]
 
     def context(self, problem: str, max_chars: int, *, task: str | None = None, kind: str | None = None) -> str:
@@ -117,35 +166,33 @@ class ThoughtMemory:
         Pinned ones first, then the likest to the problem, by their own words or by those of their problem; one that is
         not alike stands there for a priority above 0 only. What does not fit is left out whole.
         """
-        max_chars = check_whole("max_chars", max_chars, 0)
+        left = check_whole("max_chars", max_chars, 0) + 1  # the last line needs no end
+        chosen: dict[str, Entry] = {}
         with self._store.lock:
-            ranked = self._ranked(_filled("problem", problem), lambda e: (e.text, e.problem or e.text), task, kind)
-            chosen: dict[str, Entry] = {}
-            left = max_chars
+            ranked = self._rank(_check_text("problem", problem), lambda e: (e.text, e.problem or e.text), task, kind)
             for entry, similarity in sorted(ranked, key=lambda pair: pair[0].priority != math.inf):
-                cost = len(entry.text) + (1 if chosen else 0)
-                if (entry.priority > 0 or similarity > 0) and cost <= left and entry.text not in chosen:
+                is_useful = entry.priority > 0 or similarity > 0
+                if is_useful and len(entry.text) < left and entry.text not in chosen:
                     chosen[entry.text] = entry
-                    left -= cost
-            self._used(list(chosen.values()))
+                    left -= len(entry.text) + 1
+            self._touch(list(chosen.values()))
         return "\n".join(chosen)
 
     def promote(self, id: int, by: float) -> None:
         """Raises an entry's priority, or lowers it; infinity pins it. Raises `InputError` for an entry not there."""
-        if not (_is_id(id) and self._store.promote(id, _priority("by", by))):
-            raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
+        self._change("UPDATE entry SET priority = priority + :by", id, by=_check_priority("by", by))
 
     def forget(self, id: int) -> None:
         """Takes an entry out, a pinned one too. Raises `InputError` for an entry not there."""
-        if not (_is_id(id) and self._store.forget(id)):
-            raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
+        self._change("DELETE FROM entry", id)
 
     def entries(self) -> list[Entry]:
         """All entries, the one that would be evicted last first. To be listed is not to be used."""
-        return [Entry(**dict(zip(COLUMNS, row, strict=True))) for row in self._store.entries()]
+        rows = self._store.rows(f"SELECT {ENTRY} FROM entry ORDER BY priority DESC, used DESC")
+        return [Entry(**dict(zip(ENTRY.split(", "), row, strict=True))) for row in rows]
 
     def __len__(self) -> int:
-        return self._store.total("entries")
+        return self._store.rows("SELECT count(*) FROM entry")[0][0]
 
     def __bool__(self) -> bool:
         """A memory with nothing in it is a memory still."""
@@ -161,21 +208,59 @@ class ThoughtMemory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ranked(self, text: str, words: Words, task: str | None, kind: str | None) -> list[tuple[Entry, float]]:
+    def _rank(
+        self, text: str, words: Callable[[Entry], tuple[str, ...]], task: str | None, kind: str | None
+    ) -> list[tuple[Entry, float]]:
         """Entries by their likeness to a text, and this likeness: that of the likest of each entry's `words`."""
         known = self.entries()
         entries = [e for e in known if task in (None, e.task) and kind in (None, e.kind)]
         if not entries:
             return []
         similar = self._likeness.of(text, [word for e in entries for word in words(e)])
-        similar = similar.reshape(len(entries), -1).max(axis=1)
         self._likeness.keep([word for e in known for word in words(e)])
-        order = np.lexsort(([-e.id for e in entries], [-e.priority for e in entries], -similar))
-        return [(entries[i], float(similar[i])) for i in order]
+        likest = similar.reshape(len(entries), -1).max(axis=1).tolist()
+        ranked = zip(entries, likest, strict=True)
+        return sorted(ranked, key=lambda pair: (pair[1], pair[0].priority, pair[0].id), reverse=True)
 
-    def _used(self, entries: list[Entry]) -> None:
+    def _touch(self, entries: list[Entry]) -> None:
+        """Notes that entries were used, the first of them last."""
         if entries:
-            self._store.touch([e.id for e in entries])
+            with self._store.transaction() as db:
+                [(last,)] = db.execute("SELECT coalesce(max(used), 0) FROM entry")
+                used = [(last + i, entry.id) for i, entry in enumerate(reversed(entries), 1)]
+                db.executemany("UPDATE entry SET used = ? WHERE id = ?", used)
+
+    def _change(self, statement: str, id: int, **values: float) -> None:
+        is_id = isinstance(id, int) and 0 < id <= MAX_INTEGER
+        with self._store.transaction() as db:
+            if not is_id or not db.execute(f"{statement} WHERE id = :id", {"id": id, **values}).rowcount:
+                raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
+
+
+def _evict_entries(db: sqlite3.Connection, count: int = 0, size: int = 0) -> None:
+    """Evicts entries until so many more, of `size` bytes, are inside the bounds."""
+    max_entries, max_bytes = db.execute("SELECT max_entries, max_bytes FROM shared").fetchone()
+    if size > max_bytes:
+        what = f"a thought of {size} bytes does not fit a memory of {max_bytes} bytes"
+        raise InputError(f"{what}; open it with a higher bound")
+    held, total = db.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
+    while held + count > max_entries or total + size > max_bytes:
+        least = db.execute(LEAST_ENTRY, {"most": math.inf}).fetchone()
+        if least is None:
+            has_many = held + count > max_entries
+            full = f"{held} of {max_entries} entries" if has_many else f"{total} of {max_bytes} bytes"
+            todo = "forget one of them, or open it with a higher bound"
+            raise InputError(f"the memory is full: its pinned entries alone hold {full}; {todo}")
+        db.execute("DELETE FROM entry WHERE id = ?", least[:1])
+        held, total = held - 1, total - least[1]
+
+
+def _evict_values(db: sqlite3.Connection, new_id: int | None = None) -> None:
+    """Makes room for a batch of values, a 64th of all: it would take long to count them for each new one."""
+    [(most,)] = db.execute("SELECT max_valued FROM shared")
+    batch = most // 64 + 1
+    if new_id is None or new_id % batch == 0:
+        db.execute(EVICT_VALUES, (most - batch + 1,))
 
 
 def state_key(state: Hashable) -> str:
@@ -183,59 +268,44 @@ def state_key(state: Hashable) -> str:
 
     A state is made of numbers, texts, None, tuples and frozen sets. Raises `InputError` for anything else.
     """
-    return json.dumps(_plain(state), separators=(",", ":"))
+    return json.dumps(_to_json(state), separators=(",", ":"))
 
 
-def _plain(state: Any) -> Any:
+def _to_json(state: Any) -> Any:
     if state is None or isinstance(state, str):
         return state
     if isinstance(state, tuple):
-        return [_plain(part) for part in state]
+        return [_to_json(part) for part in state]
     if isinstance(state, frozenset):
-        return {"set": sorted((_plain(part) for part in state), key=json.dumps)}
+        return {"set": sorted((_to_json(part) for part in state), key=json.dumps)}
     if isinstance(state, numbers.Integral):
         return int(state)  # True is 1
     if isinstance(state, Fraction | float) and math.isfinite(state):
         exact = Fraction(state)  # 0.5 is 1/2, and 2.0 is 2
         return exact.numerator if exact.denominator == 1 else {"ratio": [exact.numerator, exact.denominator]}
-    raise InputError(
-        f"{state!r} ({type(state).__name__}) cannot be remembered; a state is made of finite numbers, texts, None, "
-        "tuples and frozensets"
-    )
+    wanted = "a state is made of finite numbers, texts, None, tuples and frozensets"
+    raise InputError(f"{state!r} ({type(state).__name__}) cannot be remembered; {wanted}")
 
 
-def _is_id(number: object) -> bool:
-    return isinstance(number, int) and 0 < number <= MOST
+def _value_key(identity: str, task: str, state: Hashable) -> dict[str, Any]:
+    names = {"identity": _check_text("identity", identity), "task": _check_text("task", task)}
+    return {**names, "state": state_key(state)}
 
 
-def _key(identity: str, task: str, state: Hashable) -> tuple[str, str, str]:
-    return _filled("identity", identity), _filled("task", task), state_key(state)
-
-
-def _filled(name: str, text: str) -> str:
+def _check_text(name: str, text: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"the {name} is {text!r}; it must be a text that is not empty")
-    _bytes(name, text)
+    _count_bytes(name, text)
     return text
 
 
-def _bytes(name: str, text: str | None) -> int:
+def _count_bytes(name: str, text: str | None) -> int:
     """How long a text is in UTF-8."""
-    if text is None:
-        return 0
     try:
-        return len(text.encode())
+        return 0 if text is None else len(text.encode())
     except (AttributeError, UnicodeEncodeError):
         raise InputError(f"the {name} {text!r} is no text, or has half of a surrogate pair: nothing to keep") from None
 
 
-def _number(name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InputError(f"{name} is {value!r}; it must be a finite number")
-    return float(value)
-
-
-def _priority(name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real) or not value > -math.inf:
-        raise InputError(f"{name} is {value!r}; it must be a number, or infinity for what is to stay")
-    return float(value)
+def _check_priority(name: str, value: float) -> float:
+    return math.inf if isinstance(value, numbers.Real) and value == math.inf else check_number(name, value)
