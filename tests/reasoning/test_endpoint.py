@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from vishwamai import http_client
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning import endpoint
 from vishwamai.reasoning.model import seed_of
 from vishwamai.reasoning.remote import Remote
 
@@ -43,7 +43,7 @@ def test_what_breaks_is_tried_again(fake, remote, clock):
     remote().generate(["Or?"], [1], PLAIN, [7])
     assert clock.slept[-1] != before[0]
     fake.faults = ["cut"]
-    with pytest.raises(BackendError, match=r"broke off its answer \(IncompleteRead\) at try 1 of 1"):
+    with pytest.raises(BackendError, match=r"broke off its answer \(RemoteProtocolError\) at try 1 of 1"):
         one(remote(retries=0))
 
 
@@ -134,7 +134,7 @@ def test_nobody_answers(clock):
 
 
 def test_a_large_answer_is_not_read_to_its_end(fake, remote, monkeypatch):
-    monkeypatch.setattr(endpoint, "LARGEST", 1 << 20)
+    monkeypatch.setattr(http_client, "MAX_RESPONSE", 1 << 20)
     fake.faults = [(200, b" " * (3 << 20))]
     with pytest.raises(BackendError, match="sent more than 1 MiB: lower max_tokens"):
         one(remote())

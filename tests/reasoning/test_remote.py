@@ -12,7 +12,7 @@ from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.model import seed_of
-from vishwamai.reasoning.remote import Remote
+from vishwamai.reasoning.remote import EndpointSettings, Remote
 
 PLAIN = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=16, stop=("\n",))
 
@@ -214,3 +214,12 @@ OUT_OF_RANGE += [{"top_logprobs": 21}, {"parallel_n": "yes"}, {"seed_bits": 0}, 
 def test_options_out_of_range_are_refused(option):
     with pytest.raises(InputError, match=f"^{next(iter(option))} is"):
         Remote(**{"url": "http://a/v1", "model": "tiny"} | option)
+
+
+def test_unknown_settings_are_named_with_those_that_there_are():
+    with pytest.raises(InputError, match="Remote has no setting 'time_out'; did you mean timeout?"):
+        Remote("http://a/v1", "tiny", time_out=3)
+    with pytest.raises(InputError, match="no setting 'flavour'; there are api_key, chat, .*, timeout, top_logprobs$"):
+        Remote("http://a/v1", "tiny", flavour="sweet")
+    settings = Remote("http://a/v1", "tiny", timeout=3, api_key="sk-ours").settings
+    assert settings == EndpointSettings(timeout=3, api_key="sk-ours") and "sk-ours" not in repr(settings)

@@ -3,8 +3,8 @@
 import pytest
 
 from vishwamai.generation.sampling import SamplingParams
+from vishwamai.http_client import RequestError
 from vishwamai.reasoning import replies
-from vishwamai.reasoning.endpoint import EndpointError
 
 SAMPLING = SamplingParams(stop=("\n",))
 
@@ -98,5 +98,5 @@ def test_what_was_not_echoed_has_no_score():
 
 
 def test_the_first_token_of_all_has_no_score():
-    with pytest.raises(EndpointError, match="first token: score after a prompt that is not empty"):
+    with pytest.raises(RequestError, match="first token: score after a prompt that is not empty"):
         replies.logprob_after("", "ab", echo(["a", "b"], [None, -1.0]))

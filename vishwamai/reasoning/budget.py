@@ -105,7 +105,7 @@ class Budget:
                 budget._reserved -= tokens
 
 
-def cap_sum(counts: Sequence[int], total: float) -> list[int]:
+def cap(counts: Sequence[int], total: float) -> list[int]:
     """Counts lowered, the last ones first, until their sum is at most `total`."""
     capped = []
     for count in counts:

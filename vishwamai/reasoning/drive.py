@@ -15,7 +15,7 @@ import numpy as np
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.budget import Budget, BudgetExhausted, cap_sum
+from vishwamai.reasoning.budget import Budget, BudgetExhausted, cap
 from vishwamai.reasoning.model import Completion, Model, Prompt
 from vishwamai.reasoning.solution import Solution, failed_solution
 
@@ -82,7 +82,7 @@ def _afford(n: Sequence[int], sampling: SamplingParams, tokens: float) -> tuple[
     if tokens == math.inf:
         return list(n), sampling
     longest = int(min(sampling.max_tokens or tokens, tokens))
-    return cap_sum(n, tokens // longest), dataclasses.replace(sampling, max_tokens=longest)
+    return cap(n, tokens // longest), dataclasses.replace(sampling, max_tokens=longest)
 
 
 def ask_scores(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vishwamai.errors import InputError
-from vishwamai.reasoning.budget import Budget, cap_sum
+from vishwamai.reasoning.budget import Budget, cap
 from vishwamai.reasoning.drive import Search
 from vishwamai.reasoning.model import Completion, pieces, seed_of
 from vishwamai.reasoning.task import Task, call_safely
@@ -104,7 +104,7 @@ class SearchTree:
         Raises `BudgetExhausted` where the budget allows none.
         """
         self.budget.check()
-        affordable = cap_sum(n, self.budget.remaining("nodes"))
+        affordable = cap(n, self.budget.remaining("nodes"))
         thoughts = yield from self.generator(self, nodes, affordable)
         new, is_truncated = [], sum(affordable) < sum(n)
         for node, completions in zip(nodes, thoughts, strict=True):
