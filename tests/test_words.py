@@ -1,7 +1,7 @@
 """One name, one meaning: no definition bears a name that `words.csv` replaced in its room.
 
-`words.csv` lists them: the room (a folder of the package, or `.` for all of it), the old name, the new one, and why. It reads source with
-`ast` and runs none of it.
+`words.csv` lists them: the room (a folder of the package, or `.` for all of it), the old name, the new one, and why. It
+reads source with `ast` and runs none of it.
 """
 
 import ast
