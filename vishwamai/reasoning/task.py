@@ -16,35 +16,23 @@ State = Hashable
 
 
 class Task(abc.ABC):
-    """A kind of problem. A step is one line of text; `stop` ends it, and `step_tokens` bounds it.
-
-    Where a step is a choice and what follows from it, `choice_stop` stands between the two and `choice_tokens` bounds
-    the choice: equal choices are then written out once.
-
-    `depth` is how many steps a problem may take at most, None where nobody knows. A whole chain has at most
-    `chain_tokens`, and a text of `chain_stop` ends it: that with which a model begins another problem. `closing` is
-    what a chain is given that has thought for long enough, so that the answer follows, and `closing_stop` ends that;
-    without the space around it, it is also how a chain itself marks its answer. `prefers` says which of "tree" and
-    "samples" was measured to find more right answers for as many tokens; `scoped` whether what a state is worth
-    depends on the problem too. `marks` are the two texts, a token each, with which a step ends where the state after it
-    is promising and where it is not. `at_once` says whether an answer without steps is worth asking for.
-    """
+    """A kind of problem. A step is one line of text."""
 
     name: str = "task"
-    stop: tuple[str, ...] = ("\n",)
-    choice_stop: tuple[str, ...] = ()
-    choice_tokens: int = 8
-    step_tokens: int = 32
-    chain_tokens: int = 256
-    chain_stop: tuple[str, ...] = ()
-    depth: int | None = None
-    closing: str = "\nAnswer:"
-    closing_stop: tuple[str, ...] = ("\n",)
-    prefers: str = "tree"
-    scoped: bool = True
-    marks: tuple[str, str] | None = None
-    at_once: bool = True
     model: str = "vishwamai/base"  # that the command takes where none is named
+    stop: tuple[str, ...] = ("\n",)  # ends a step
+    step_tokens: int = 32
+    choice_stop: tuple[str, ...] = ()  # ends a step's choice, which the rest follows from: equal ones are written once
+    choice_tokens: int = 8
+    chain_stop: tuple[str, ...] = ()  # ends a whole chain: with it a model begins another problem
+    chain_tokens: int = 256
+    depth: int | None = None  # steps of a problem at most, None where nobody knows
+    closing: str = "\nAnswer:"  # makes a chain answer that has thought for long enough; a chain's own mark of an answer
+    closing_stop: tuple[str, ...] = ("\n",)  # ends that answer
+    prefers: str = "tree"  # or "samples": which was measured to find more right answers for as many tokens
+    scoped: bool = True  # whether what a state is worth depends on the problem too
+    marks: tuple[str, str] | None = None  # end a step: the state after it is promising, or not; a token each
+    at_once: bool = True  # whether an answer without steps is worth asking for
 
     @abc.abstractmethod
     def read(self, problem: str) -> State:
@@ -95,15 +83,15 @@ class Task(abc.ABC):
         """How many steps this problem may take at most."""
         return self.depth
 
-    def value(self, made: Completion) -> float | None:
+    def value(self, completion: Completion) -> float | None:
         """How promising the state after a step is, 0 to 1, where the model says it in passing: by its `marks`.
 
         The mark is the last token but for the one that ends the line, which some endpoints leave out.
         """
         if self.marks is None:
             return None
-        told = [tuple(t.get(mark, -math.inf) for mark in self.marks) for t in made.likeliest[-2:]]
-        return yes_probability(*max(told, key=max, default=(-math.inf, -math.inf)))
+        pairs = [tuple(t.get(mark, -math.inf) for mark in self.marks) for t in completion.likeliest[-2:]]
+        return yes_probability(*max(pairs, key=max, default=(-math.inf, -math.inf)))
 
 
 @dataclasses.dataclass(frozen=True)

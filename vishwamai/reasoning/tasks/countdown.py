@@ -16,6 +16,7 @@ from vishwamai.reasoning.task import Task
 YES, NO = " yes", " no"
 MOST_NUMBERS = 8
 LARGEST = 13  # of the Game of 24's numbers, those of playing cards
+NUMBERS = r"([0-9 ,]+?)(?: at once)?\.?"
 MOST_DIGITS = 9  # of a number: one with thousands of digits cannot even be read
 
 
@@ -31,7 +32,6 @@ class Countdown(Task):
     step_tokens = 24
     choice_stop = (" =",)
     marks = (YES, NO)
-    chain_tokens = 256
     closing = "\n Answer:"
 
     def read(self, problem: str) -> countdown.State:
@@ -45,16 +45,16 @@ class Countdown(Task):
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
         """The sorted numbers and the target. Raises `InputError` for a text that does not give them."""
-        match = re.fullmatch(r"(?:make )?([0-9]{1,3}) from ([0-9 ,]+?)(?: at once)?\.?", problem.strip(), re.IGNORECASE)
+        match = re.fullmatch(rf"(?:make )?([0-9]{{1,3}}) from {NUMBERS}", problem.strip(), re.IGNORECASE)
         if match is None:
             raise InputError(f"{problem!r:.60} is no such problem; write it like 52 from 3 7 9 12 25")
-        return _checked(match[2], problem), int(match[1])
+        return _parse_numbers(match[2], problem), int(match[1])
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        return (self._asked(problem), "\n", *(_kept(step) for step in steps))
+        return (self._question(problem), "\n", *map(_affirm, steps))
 
     def direct_prompt(self, problem: str) -> Prompt:
-        return self._asked(problem, at_once=True), "\n"
+        return self._question(problem, at_once=True), "\n"
 
     def step(self, state: Any, text: str) -> countdown.State | None:
         move = countdown.move_of(state, text)
@@ -88,11 +88,11 @@ class Countdown(Task):
     def depth_of(self, problem: str) -> int:
         return max(len(self.read(problem)) - 1, 1)
 
-    def _asked(self, problem: str, *, at_once: bool = False) -> str:
-        """The first line of a prompt, with the numbers in the order in which they were written."""
+    def _question(self, problem: str, *, at_once: bool = False) -> str:
+        """The problem as the corpus asks it, with the numbers in the order in which they were written."""
         target = self.numbers(problem)[1]
-        text = problem.strip().rstrip(".").lower().removesuffix(" at once").split("from")[-1]
-        return countdown.prompt(tuple(map(int, text.replace(",", " ").split())), target, at_once=at_once)
+        numbers = map(int, re.findall("[0-9]+", problem.lower().split("from")[-1]))
+        return countdown.prompt(tuple(numbers), target, at_once=at_once)
 
 
 class Game24(Countdown):
@@ -109,16 +109,16 @@ class Game24(Countdown):
         return super().recognises(problem) and max(self.read(problem)) <= LARGEST
 
     def numbers(self, problem: str) -> tuple[countdown.State, int]:
-        match = re.fullmatch(r"(?:make 24 from )?([0-9 ,]+?)(?: at once)?\.?", problem.strip(), re.IGNORECASE)
+        match = re.fullmatch(f"(?:make 24 from )?{NUMBERS}", problem.strip(), re.IGNORECASE)
         if match is None:
             raise InputError(f"{problem!r:.60} is no Game of 24; write four numbers like 4 9 10 13")
-        state = _checked(match[1], problem)
+        state = _parse_numbers(match[1], problem)
         if len(state) != 4:
             raise InputError(f"{problem!r:.60} has {len(state)} numbers; the Game of 24 has four")
         return state, 24
 
 
-def _checked(text: str, problem: str) -> countdown.State:
+def _parse_numbers(text: str, problem: str) -> countdown.State:
     written = text.replace(",", " ").split()
     numbers = tuple(sorted(int(number) for number in written if len(number) <= MOST_DIGITS))
     if not 1 <= len(written) <= MOST_NUMBERS or len(numbers) < len(written) or numbers[-1] > countdown.MAX_VALUE:
@@ -128,7 +128,7 @@ def _checked(text: str, problem: str) -> countdown.State:
     return numbers
 
 
-def _kept(step: str) -> str:
+def _affirm(step: str) -> str:
     """A step as it stands in a prompt: one that the search goes on from is never taken back."""
     text = " " + step.strip()
     return (text.removesuffix(NO) + YES if text.endswith(NO) else text) + "\n"

@@ -6,16 +6,16 @@ others, "Training Verifiers to Solve Math Word Problems" (2021), for the format;
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import cast
+from typing import Any
 
 from vishwamai.errors import InputError
 from vishwamai.reasoning import answers, verify
 from vishwamai.reasoning.model import Prompt
-from vishwamai.reasoning.task import Checker, State, Task, Verdict
+from vishwamai.reasoning.task import Checker, Task, Verdict
 
 FINAL = "####"
 QUESTION = "Question:"
-Steps = tuple[str, ...]
+Steps = tuple[str, ...]  # so far, the state
 
 EXAMPLES = (
     (
@@ -49,10 +49,9 @@ EXAMPLES = (
 class GSM8K(Task):
     """Problems are texts of questions; the state is the steps so far.
 
-    `examples` are worked problems (question, answer with its steps) of which the first `n_shots` stand before each
-    question, all of them where it is None. `golds` has the right answers by question, as numbers or as whole worked
-    answers; without a question's own there is no final check. `checker` refuses steps. Raises `InputError` for more
-    shots than examples and for an example without a final line.
+    `examples` are worked problems (question, answer with its steps) that stand before each question. `golds` has the
+    right answers by question, as numbers or as whole worked answers; without a question's own there is no final check.
+    `checker` refuses steps. Raises `InputError` for an example without a final line.
     """
 
     name = "gsm8k"
@@ -66,53 +65,43 @@ class GSM8K(Task):
         self,
         examples: Sequence[tuple[str, str]] = EXAMPLES,
         *,
-        n_shots: int | None = None,
         golds: Mapping[str, str] | None = None,
         checker: Checker | None = None,
     ):
-        n_shots = len(examples) if n_shots is None else n_shots
-        if not 0 <= n_shots <= len(examples):
-            raise InputError(f"n_shots is {n_shots}; there are {len(examples)} examples, so give 0 to {len(examples)}")
-        shown = examples[:n_shots]
-        for question, worked in shown:
-            if _final(worked.split("\n")[-1]) is None:
+        self._worked = self._direct = ""
+        for question, worked in examples:
+            last = worked.split("\n")[-1]
+            if _final_number(last) is None:
                 raise InputError(f"the worked answer of {question[:40]!r} must end with a line like '{FINAL} 18'")
-        self._worked = "".join(_asked(question) + worked + "\n\n" for question, worked in shown)
-        self._direct = "".join(_asked(question) + worked.split("\n")[-1] + "\n\n" for question, worked in shown)
+            self._worked += f"{_ask(question)}{worked}\n\n"
+            self._direct += f"{_ask(question)}{last}\n\n"
         self._golds = {question.strip(): gold for question, gold in (golds or {}).items()}
         self._checker = checker or verify.all_of(verify.calculator, verify.arithmetic)
 
-    def read(self, problem: str) -> State:
+    def read(self, problem: str) -> Steps:
         if not problem.strip():
             raise InputError("the question is empty; a problem of this task is the text of a question")
         return ()
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        return (self._worked, _asked(problem), *(f"{step}\n" for step in steps))
+        return (self._worked, _ask(problem), *(f"{step}\n" for step in steps))
 
     def direct_prompt(self, problem: str) -> Prompt:
-        return (self._direct, _asked(problem), FINAL)
+        return (self._direct, _ask(problem), FINAL)
 
-    def step(self, state: State, text: str) -> State | None:
-        before = cast(Steps, state)
+    def step(self, state: Any, text: str) -> Steps | None:
+        return None if self.judge(state, text).valid is False else (*state, text.strip())
+
+    def judge(self, state: Any, text: str) -> Verdict:
+        """The checker's word, which is None where a line has nothing to compute. Nothing follows a final line."""
         text = text.strip()
-        ended = bool(before) and _final(before[-1]) is not None
-        empty = not text or (FINAL in text and not any(c.isdigit() for c in text))
-        if empty or ended:
-            return None
-        return None if self._verdict(text).valid is False else (*before, text)
-
-    def judge(self, state: State, text: str) -> Verdict:
-        """The checker's word, which is None where a line has nothing to compute."""
-        told = self._verdict(text.strip())
-        return told if told.valid is False or self.step(state, text) is not None else Verdict(False)
-
-    def _verdict(self, text: str) -> Verdict:
+        is_empty = not text or (FINAL in text and not any(character.isdigit() for character in text))
+        if is_empty or self.answer("", (), state) is not None:
+            return Verdict(False)
         return verify.run_checker(self._checker, text)
 
-    def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
-        lines = cast(Steps, state)
-        return _final(lines[-1]) if lines else None
+    def answer(self, problem: str, steps: Sequence[str], state: Any) -> str | None:
+        return _final_number(state[-1]) if state else None
 
     def check(self, problem: str, answer: str) -> bool | None:
         gold = answers.extract(self._golds.get(problem.strip(), ""))
@@ -121,18 +110,18 @@ class GSM8K(Task):
     def split(self, text: str) -> list[str]:
         """The lines up to the final one: what a model writes after it is another problem."""
         lines = [line.strip() for line in text.split("\n") if line.strip()]
-        ends = [i for i, line in enumerate(lines) if _final(line) is not None]
+        ends = [i for i, line in enumerate(lines) if _final_number(line) is not None]
         return lines[: ends[0] + 1] if ends else lines
 
     def extract(self, text: str) -> str | None:
         return answers.extract("\n".join(self.split(text)))
 
 
-def _asked(question: str) -> str:
+def _ask(question: str) -> str:
     return f"{QUESTION} {question.strip()}\nAnswer:\n"
 
 
-def _final(line: str) -> str | None:
+def _final_number(line: str) -> str | None:
     """The number in a final line, None in another; a heading (`#### Step 2`) is none."""
     found = answers.extract(line) if FINAL in line else None
     return found if isinstance(answers.canonical(found or ""), Fraction) else None

@@ -32,8 +32,7 @@ class FreeText(Task):
     where the model's tokenizer puts one. A special token that is spelt out in a problem is read as that token.
 
     `checker` judges a step without its mark, `final(problem, answer)` an answer; where one raises, it cannot tell.
-    Without both a search is blind, so samples are preferred.
-    Raises `InputError` for malformed examples and empty marks.
+    Without both a search is blind: samples are preferred. Raises `InputError` for malformed examples and empty marks.
     """
 
     name = "text"
@@ -56,7 +55,7 @@ class FreeText(Task):
         depth: int | None = None,
     ):
         self.instruction, self.cue = instruction, cue.strip()
-        self.examples = tuple(_checked(example, i) for i, example in enumerate(examples))
+        self.examples = tuple(_parse_example(example, i) for i, example in enumerate(examples))
         self.steps_marker, self.answer_marker, self.separator = steps_marker.strip(), answer_marker.strip(), separator
         if not self.answer_marker or not separator:
             raise InputError("answer_marker and separator say where an answer begins and a step ends; give a text each")
@@ -72,99 +71,83 @@ class FreeText(Task):
         self._step_mark = re.compile(rf"\s*\**{re.escape(self.steps_marker)}\s*\d*\**[:.)]\**", re.IGNORECASE)
 
     def read(self, problem: str) -> tuple[str, ...]:
-        """No steps yet. Raises `InputError` for an empty problem."""
         if not problem.strip():
             raise InputError("the problem is empty; say in words what is asked")
         return ()
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        """What is the same for all problems, the question, each step."""
-        return *self._asked(problem, direct=False), *(f"{step.strip()}{self.separator}" for step in steps)
+        return *self._prompt_start(problem, direct=False), *(f"{step.strip()}{self.separator}" for step in steps)
 
     def direct_prompt(self, problem: str) -> Prompt:
-        """What the model continues with the answer and its mark, and no steps."""
-        return self._asked(problem, direct=True)
+        return self._prompt_start(problem, direct=True)
 
     def step(self, state: tuple[str, ...], text: str) -> tuple[str, ...] | None:
-        """The state with one more step, or None for an empty one and for one that the checker calls wrong."""
-        plain = self._unmarked(text)
-        if not plain:
+        if self.judge(state, text).valid is False:
             return None
-        if self.checker is not None:
-            verdict, _ = call_safely(self.checker, plain)
-            if getattr(verdict, "valid", None) is False:
-                return None
-        return *state, " ".join(plain.split()).casefold()
+        return *state, " ".join(self._strip_mark(text).split()).casefold()
 
     def judge(self, state: tuple[str, ...], text: str) -> Verdict:
-        """What the checker says; None without one."""
-        plain = self._unmarked(text)
+        plain = self._strip_mark(text)
         if not plain or self.checker is None:
             return Verdict(None if plain else False)
         return run_checker(self.checker, plain)
 
     def answer(self, problem: str, steps: Sequence[str], state: tuple[str, ...]) -> str | None:
         """What stands after the last mark of an answer; None before there is one."""
-        return self._stated(self.separator.join(steps))
+        return self._marked_answer(self.separator.join(steps))
 
     def check(self, problem: str, answer: str) -> bool | None:
-        """What `final` says; None without one."""
         return None if self.final is None else call_safely(self.final, problem, answer)[0]
 
     def split(self, text: str) -> list[str]:
-        """The steps of a chain, up to where the model goes on to another question."""
-        return [step for step in self._own(text).split(self.separator) if step.strip()]
+        """The steps of a chain, up to where a model that was shown a list of questions goes on to another one."""
+        if self.chat_template is None:
+            text = text.partition(f"\n{QUESTION}")[0]
+        return [step for step in text.split(self.separator) if step.strip()]
 
     def extract(self, text: str) -> str | None:
         """What stands after the last mark of an answer; where there is no mark, the last step."""
-        text = self._own(text)
-        if self._answer_mark.search(text):
-            return self._stated(text)
-        parts = [part for part in map(self._unmarked, text.split(self.separator)) if part]
-        return parts[-1] if parts else None
+        steps = self.split(text)
+        if self._answer_mark.search(self.separator.join(steps)):
+            return self._marked_answer(self.separator.join(steps))
+        return next((plain for step in reversed(steps) if (plain := self._strip_mark(step))), None)
 
-    def _stated(self, text: str) -> str | None:
+    def _marked_answer(self, text: str) -> str | None:
         """What stands between the last mark and the next end of a step."""
         marks = list(self._answer_mark.finditer(text))
         after = text[marks[-1].end() :].split(self.separator) if marks else []
         parts = [part.strip().removeprefix("**").removesuffix("**").strip() for part in after]
         return next((part for part in parts if part), None)
 
-    def _unmarked(self, step: str) -> str:
+    def _strip_mark(self, step: str) -> str:
         mark = self._step_mark.match(step) if self.steps_marker else None
         return step[mark.end() if mark else 0 :].strip()
 
-    def _own(self, text: str) -> str:
-        """A chain without the questions that a model which was shown a list of them invents after it."""
-        return text if self.chat_template is not None else text.partition(f"\n{QUESTION}")[0]
-
-    def _asked(self, problem: str, *, direct: bool) -> tuple[str, ...]:
+    def _prompt_start(self, problem: str, *, direct: bool) -> tuple[str, ...]:
         """The pieces of a prompt before its first step: what all problems share, and the rest."""
         turns = self._turns(problem.strip(), direct)
         if self.chat_template is None:
-            shown = [f"{QUESTION} {asked}\n{reply}" for asked, reply in turns]
+            shown = [f"{QUESTION} {question}\n{reply}" for question, reply in turns]
             return "".join(f"{part}\n\n" for part in [self._rule(direct), *shown[:-1]] if part), shown[-1]
-        whole, probe = self._rendered(turns, direct), self._rendered(self._turns(PROBE, direct), direct)
-        shared = len(os.path.commonprefix((whole, probe)))
-        return whole[:shared], whole[shared:]
+        text, probe = self._render(turns, direct), self._render(self._turns(PROBE, direct), direct)
+        shared = len(os.path.commonprefix((text, probe)))
+        return text[:shared], text[shared:]
 
     def _turns(self, problem: str, direct: bool) -> list[tuple[str, str]]:
         """(question, reply) of each example, and of the problem, whose reply is empty."""
         cue = f"\n{self.cue}" if self.cue and not direct else ""
-        shown = [(f"{q}{cue}", self._reply([] if direct else steps, a)) for q, steps, a in self.examples]
-        return [*shown, (f"{problem}{cue}", "")]
+        turns = []
+        for question, steps, answer in self.examples:
+            lines = [f"{self.steps_marker} {i}: {s}" if self.steps_marker else s for i, s in enumerate(steps, 1)]
+            lines = [*([] if direct else lines), f"{self.answer_marker} {answer}"]
+            turns.append((question + cue, self.separator.join(lines)))
+        return [*turns, (problem + cue, "")]
 
-    def _reply(self, steps: Sequence[str], answer: str) -> str:
-        marked = [f"{self.steps_marker} {i}: {s}" if self.steps_marker else s for i, s in enumerate(steps, 1)]
-        return self.separator.join([*marked, f"{self.answer_marker} {answer}"])
-
-    def _rendered(self, turns: list[tuple[str, str]], direct: bool) -> str:
+    def _render(self, turns: list[tuple[str, str]], direct: bool) -> str:
         """The template's text. The rule stands in the first question, for not every template knows a system's role."""
-        asked = [q for q, _ in turns]
-        asked[0] = f"{self._rule(direct)}\n\n{asked[0]}".strip()
-        messages = []
-        for question, (_, reply) in zip(asked, turns, strict=True):
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        roles = ("user", "assistant")
+        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]
+        messages[0]["content"] = f"{self._rule(direct)}\n\n{messages[0]['content']}".strip()
         return render(messages[:-1], self.chat_template or "", add_generation_prompt=True, variables=self.variables)
 
     def _rule(self, direct: bool) -> str:
@@ -181,7 +164,7 @@ class FreeText(Task):
         )
 
 
-def _checked(example: Any, i: int) -> Example:
+def _parse_example(example: Any, i: int) -> Example:
     match example:
         case (str(question), [*steps], str(answer)) if all(isinstance(step, str) for step in steps):
             return question.strip(), tuple(step.strip() for step in steps), answer.strip()

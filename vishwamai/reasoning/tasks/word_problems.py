@@ -7,19 +7,19 @@ that the corpus's grammar tells.
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import cast
+from typing import Any
 
 from vishwamai.data import word_problems
 from vishwamai.errors import DataError, InputError
 from vishwamai.reasoning import answers, exact, numerals, verify
 from vishwamai.reasoning.model import Prompt
-from vishwamai.reasoning.task import State, Task
+from vishwamai.reasoning.task import Task
 
 FINAL = "Answer:"
 ASKED = re.compile(r"(?:what(?:'s| is)|how much is|calculate|compute)\s+([-+*/(). 0-9]+?)\s*[?=.]*", re.IGNORECASE)
 SUM = re.compile(r"([-+*/(). 0-9]*[0-9)] [-+*/] [-+*/(). 0-9]+?)\s*(?:=\s*)?\??")  # spaced, or it may be a date
 OPERATOR = re.compile(r"(?<=[0-9)]) *(\*\*|[-+*/]) *")
-Steps = tuple[str, ...]
+Steps = tuple[str, ...]  # so far, the state
 
 
 class WordProblems(Task):
@@ -34,7 +34,7 @@ class WordProblems(Task):
     closing = f"\n {FINAL}"
     depth = 4
 
-    def read(self, problem: str) -> State:
+    def read(self, problem: str) -> Steps:
         if not problem.strip():
             raise InputError("the problem is empty; a problem of this task is a text that ends with a question")
         return ()
@@ -43,25 +43,23 @@ class WordProblems(Task):
         return _right_answer(problem) is not None
 
     def prompt(self, problem: str, steps: Sequence[str] = ()) -> Prompt:
-        return (_prompt_of(problem), "\n", *(f" {step.strip()}\n" for step in steps))
+        return (_question(problem), "\n", *(f" {step.strip()}\n" for step in steps))
 
     def direct_prompt(self, problem: str) -> Prompt:
-        return (_prompt_of(problem), "\n", f" {FINAL}")
+        return (_question(problem), "\n", f" {FINAL}")
 
-    def step(self, state: State, text: str) -> State | None:
-        before = cast(Steps, state)
+    def step(self, state: Any, text: str) -> Steps | None:
         text = text.strip()
-        if before and before[-1].startswith(FINAL):
+        if state and state[-1].startswith(FINAL):
             return None
         if text.startswith(FINAL):
-            right = not before or answers.equal(text.removeprefix(FINAL), before[-1].rpartition("=")[2])
+            is_right = not state or answers.equal(text.removeprefix(FINAL), state[-1].rpartition("=")[2])
         else:
-            right = verify.arithmetic(text).valid is True
-        return (*before, text) if right else None
+            is_right = verify.arithmetic(text).valid is True
+        return (*state, text) if is_right else None
 
-    def answer(self, problem: str, steps: Sequence[str], state: State) -> str | None:
-        lines = cast(Steps, state)
-        return answers.extract(lines[-1]) if lines and lines[-1].startswith(FINAL) else None
+    def answer(self, problem: str, steps: Sequence[str], state: Any) -> str | None:
+        return answers.extract(state[-1]) if state and state[-1].startswith(FINAL) else None
 
     def check(self, problem: str, answer: str) -> bool | None:
         right = _right_answer(problem)
@@ -77,22 +75,22 @@ class WordProblems(Task):
         return answers.extract("\n".join(self.split(text)))
 
 
-def _sum(problem: str) -> str | None:
+def _parse_sum(problem: str) -> str | None:
     """The sum that a problem asks for and nothing else."""
     text = problem.strip().translate(numerals.SIGNS)
     match = ASKED.fullmatch(text) or SUM.fullmatch(text)
     return match[1] if match and OPERATOR.search(match[1]) else None
 
 
-def _prompt_of(problem: str) -> str:
+def _question(problem: str) -> str:
     """A problem as the corpus asks it: `What is 12 + 30?`."""
-    found = _sum(problem)
+    found = _parse_sum(problem)
     return problem.strip() if found is None else "What is " + OPERATOR.sub(r" \1 ", found) + "?"
 
 
 def _right_answer(problem: str) -> Fraction | None:
     """The right answer, where a program can tell."""
-    found, steps = _sum(problem), word_problems.steps_of(problem.strip())
+    found, steps = _parse_sum(problem), word_problems.steps_of(problem.strip())
     try:
         return Fraction(steps[-1].result) if steps else exact.number(found) if found else None
     except (DataError, ZeroDivisionError):
