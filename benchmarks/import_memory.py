@@ -45,7 +45,7 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
     from vishwamai.hf import export, safetensors
     from vishwamai.hf.families import FAMILIES
     from vishwamai.hf.generation_config import GenerationConfig
-    from vishwamai.hf.pieces import pieces
+    from vishwamai.hf.pieces import tensor_pieces
     from vishwamai.models import transformer
     from vishwamai.models.config import ModelConfig, uniform
     from vishwamai.weights import spec
@@ -55,15 +55,15 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
 
     one, two = (2 * spec.count(transformer.specs(of(n))) for n in (1, 2))
     cfg = of(max(1, 1 + round((size - one) / (two - one))))
-    names = {p.name: p.shape for leaf in pieces(FAMILIES[model_type], transformer.specs(cfg), cfg) for p in leaf}
+    names = {p.name: p.shape for leaf in tensor_pieces(FAMILIES[model_type], transformer.specs(cfg), cfg) for p in leaf}
     dtype = np.dtype(ml_dtypes.bfloat16)
     block = np.random.default_rng(0).standard_normal(2**20, np.float32).astype(dtype)
     outgoing = [
-        safetensors.Outgoing(name, shape, dtype, lambda shape=shape: np.resize(block, shape))
+        safetensors.LazyTensor(name, shape, dtype, lambda shape=shape: np.resize(block, shape))
         for name, shape in names.items()
     ]
     safetensors.write_folder(folder, outgoing, max_file_bytes=int(size / 4))
-    export.write(folder, cfg, model_type, GenerationConfig(), "bfloat16")
+    export.write_configs(folder, cfg, model_type, GenerationConfig(), "bfloat16")
 
 
 def resident(field: str) -> float:
@@ -97,8 +97,8 @@ def ours(folder: Path, mesh: dict[str, int], dtype: str, shares: list[float]):
     from vishwamai.parallel.mesh import make_mesh
     from vishwamai.parallel.sharding import Sharding
 
-    def watched(values, place, put=filling._put):
-        stored = put(values, place)
+    def watched(values, layout, put=filling._put):
+        stored = put(values, layout)
         if stored.ndim > 2:
             shares.append(largest_share(stored))
         return stored
@@ -106,7 +106,7 @@ def ours(folder: Path, mesh: dict[str, int], dtype: str, shares: list[float]):
     kept, filling._put = filling._put, watched
     try:
         sharding = Sharding(make_mesh(**mesh)) if mesh else Sharding()
-        loaded = weights.load(folder, config.read(folder), sharding=sharding, dtype=dtype)
+        loaded = weights.load_weights(folder, config.read_pretrained(folder), sharding=sharding, dtype=dtype)
     finally:
         filling._put = kept
     shares += [largest_share(leaf) for leaf in jax.tree.leaves(loaded) if leaf.ndim > 2]

@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
     home = tmp_path_factory.mktemp("adapted")
     VishwamAI.from_config(CONFIG, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(home / "model")
     for name, pairs in PAIRS.items():
-        adapters.save(home / name, pairs, CONFIG)
+        adapters.save_adapter(home / name, pairs, CONFIG)
     return home
 
 
@@ -139,7 +139,7 @@ def tied(tmp_path_factory):
     VishwamAI.from_config(cfg, tokenizer=VishwamAITokenizer.bytes()).save_pretrained(home / "model")
     rng = np.random.default_rng(5)
     a, b = (jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in ((263, 2), (2, 16)))
-    adapters.save(home / "adapter", {"embed": lora.Pair(a=a, b=b, scale=jnp.float32(0.5))}, CONFIG)
+    adapters.save_adapter(home / "adapter", {"embed": lora.Pair(a=a, b=b, scale=jnp.float32(0.5))}, CONFIG)
     return home / "model", home / "adapter", 0.5 * np.asarray(a) @ np.asarray(b)
 
 

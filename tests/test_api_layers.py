@@ -91,7 +91,7 @@ def test_our_own_format_is_stacked(tmp_path):
     unrolled = VishwamAI.from_pretrained(tmp_path / "one", scan_layers=False)
     assert unrolled.config == unroll(cfg) and unrolled.config.stacked == cfg
     unrolled.save_pretrained(tmp_path / "two")
-    assert hf_config.read(tmp_path / "two").model == cfg  # and not only once it is loaded
+    assert hf_config.read_pretrained(tmp_path / "two").model == cfg  # and not only once it is loaded
     one, two = (VishwamAI.from_pretrained(tmp_path / name, scan_layers=True) for name in ("one", "two"))
     assert one.config == two.config == cfg
     jax.tree.map(np.testing.assert_array_equal, two.weights, one.weights)

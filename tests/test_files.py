@@ -141,9 +141,9 @@ def test_an_adapter_saved_over_another_is_the_one_or_the_other(tmp_path, killed_
         declared = lora.specs(transformer.specs(CFG), rank=1, alpha=alpha, targets=["attn.q"])
         return spec.init(declared, jax.random.key(0))
 
-    adapters.save(tmp_path, adapter(1.0), CFG)
+    adapters.save_adapter(tmp_path, adapter(1.0), CFG)
     old = contents(tmp_path)
-    states = kills(lambda: adapters.save(tmp_path, adapter(3.0), CFG), tmp_path, killed_at, monkeypatch)
+    states = kills(lambda: adapters.save_adapter(tmp_path, adapter(3.0), CFG), tmp_path, killed_at, monkeypatch)
     new = states[-1]
     assert states[0] == old != new
     assert all(state in (old, new) or "adapter_config.json" not in state for state in states)

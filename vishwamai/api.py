@@ -115,17 +115,17 @@ class VishwamAI:
         if dtype != AUTO:
             Precision(weights=dtype)  # refused before anything is fetched
         sharding, folder = sharding_of(mesh, rules), resolve(name, revision=revision)
-        found = hf_config.read(folder)
+        found = hf_config.read_pretrained(folder)
         if asked := found.generation.not_followed():
             warnings.warn(f"{folder}: in generating it asks for {asked}, which is not followed", stacklevel=2)
-        dtype, why = hf_weights.dtype_of(folder, found, dtype, sharding.platform)
+        dtype, why = hf_weights.choose_load_dtype(folder, found, dtype, sharding.platform)
         if scan_layers is None:
             is_plain = mesh is None and quantization is None
             scan_layers = not (is_plain and is_unrolled_faster(found.model, sharding.platform, dtype))
         arranged = found.model.stacked if scan_layers else unroll(found.model)
         found = dataclasses.replace(found, model=arranged)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
-        weights = hf_weights.load(folder, found, **how)
+        weights = hf_weights.load_weights(folder, found, **how)
         has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
         facts = {"generation_config": found.generation, "model_type": found.model_type}
         facts["tokenizer"] = folder if has_tokenizer else None
@@ -162,8 +162,8 @@ class VishwamAI:
         """
         tokenizer = None if self._tokenizer is None else self.tokenizer
         facts = {"model_type": self.model_type, "generation": self.generation_config}
-        with saving.replacing(Path(folder), () if tokenizer is None else TOKENIZER_FILES) as staging:
-            saving.save(staging, self.weights, self.config, dtype=dtype, **facts)
+        with saving.stage_folder(Path(folder), () if tokenizer is None else TOKENIZER_FILES) as staging:
+            saving.save_model(staging, self.weights, self.config, dtype=dtype, **facts)
             if tokenizer is not None and hosts.is_first():
                 tokenizer.save_pretrained(staging)
 
@@ -175,7 +175,7 @@ class VishwamAI:
                 lora.detach(self.weights), self.config, self.sharding
             )
             self.__dict__.pop("generator", None)  # which knows the configuration
-        self.adapters[name] = hf_adapters.load(folder, self.config, self.model_type, sharding=self.sharding)
+        self.adapters[name] = hf_adapters.load_adapter(folder, self.config, self.model_type, sharding=self.sharding)
         self.set_adapter(name)
 
     def set_adapter(self, names: str | Sequence[str] | Mapping[str, float] | None) -> None:
@@ -188,7 +188,7 @@ class VishwamAI:
     def save_adapter(self, folder: str | Path, name: str = "default") -> None:
         """Writes a loaded adapter to a folder that PEFT and `load_adapter` read."""
         [adapter] = lora.select(self.adapters, name)
-        hf_adapters.save(Path(folder), adapter, self.config, self.model_type)
+        hf_adapters.save_adapter(Path(folder), adapter, self.config, self.model_type)
 
     def merge_adapter(self) -> None:
         """Makes the active adapters part of the weights, for good; the model has no adapters then."""

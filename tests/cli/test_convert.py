@@ -43,7 +43,7 @@ def test_less_of_a_certificate(capsys, folder, tmp_path, wanted):
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'new'}: vishwamai, bfloat16, ")
     assert (tmp_path / "new/parity.json").exists() == (wanted == "hashes")
     if wanted == "hashes":
-        assert certificate.differences(tmp_path / "new") == []
+        assert certificate.changed_files(tmp_path / "new") == []
 
 
 def test_a_folder_without_a_tokenizer_is_asked_seeded_ids(folder, tmp_path):

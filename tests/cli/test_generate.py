@@ -66,9 +66,11 @@ def test_a_folder_that_asks_for_beams_gets_them(capsys, folder, tmp_path):
 
 
 def test_an_adapter_is_put_on_the_model(capsys, monkeypatch, folder, tmp_path):
-    found, used = config.read(folder), []
+    found, used = config.read_pretrained(folder), []
     declared = lora.specs(transformer.specs(found.model), rank=1, alpha=1.0, targets=["attn.q"])
-    adapters.save(tmp_path, spec.map_params(lambda p: jnp.ones(p.shape), declared), found.model, found.model_type)
+    adapters.save_adapter(
+        tmp_path, spec.map_params(lambda p: jnp.ones(p.shape), declared), found.model, found.model_type
+    )
     monkeypatch.setattr(
         VishwamAI, "stream", lambda model, *_, **__: used.append(model.weights.stacks[0][0].attn.q) or []
     )

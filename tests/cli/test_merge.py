@@ -33,7 +33,7 @@ def folders(tmp_path_factory):
         lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)) if p.contract else p.init(None), declared
     )
     for name, base in (("adapter", str(root / "base")), ("nameless", None)):
-        adapters.save(root / name, drawn, CONFIG, "llama", base=base)
+        adapters.save_adapter(root / name, drawn, CONFIG, "llama", base=base)
     return root / "base", root / "adapter", root / "nameless"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import adapters, config, safetensors, saving, weights
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, group_layers, uniform
 from vishwamai.parallel.mesh import make_mesh
@@ -61,7 +61,7 @@ def write(folder: Path, tensors: dict[str, np.ndarray], **said) -> Path:
     folder.mkdir(exist_ok=True)
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"], "bias": "none"} | said
     (folder / "adapter_config.json").write_text(json.dumps(settings))
-    out = [Outgoing(name, x.shape, x.dtype, lambda x=x: x) for name, x in tensors.items()]
+    out = [LazyTensor(name, x.shape, x.dtype, lambda x=x: x) for name, x in tensors.items()]
     safetensors.write_file(folder / "adapter_model.safetensors", out)
     return folder
 
@@ -96,7 +96,7 @@ def base(tmp_path_factory):
             folder, rng = tmp_path_factory.mktemp(name), np.random.default_rng(0)
             specs = transformer.specs(MODELS[name])
             w = spec.map_params(lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)), specs)
-            saving.save(folder, w, MODELS[name], model_type=name)
+            saving.save_model(folder, w, MODELS[name], model_type=name)
             made[name] = w, folder
         return made[name]
 
@@ -118,9 +118,9 @@ def merged_there(folder: Path, out: Path, tensors: dict[str, np.ndarray], scale_
         found[f"{module}.weight"] = np.float32(found[f"{module}.weight"] + (delta if turned else delta.T))
     out.mkdir()
     (out / "config.json").write_text((folder / "config.json").read_text())
-    outgoing = [Outgoing(name, x.shape, x.dtype, lambda x=x: x) for name, x in found.items()]
+    outgoing = [LazyTensor(name, x.shape, x.dtype, lambda x=x: x) for name, x in found.items()]
     safetensors.write_folder(out, outgoing, max_file_bytes=2**30)
-    return weights.load(out, config.read(out))
+    return weights.load_weights(out, config.read_pretrained(out))
 
 
 def assert_same(got, want) -> None:
@@ -132,7 +132,7 @@ def assert_same(got, want) -> None:
 def test_a_folder_adds_what_peft_defines(name, base, tmp_path):
     w, folder = base(name)
     tensors = pairs_of(modules(name))
-    found = adapters.load(write(tmp_path / "a", tensors, fan_in_fan_out=name == "gpt2"), MODELS[name], name)
+    found = adapters.load_adapter(write(tmp_path / "a", tensors, fan_in_fan_out=name == "gpt2"), MODELS[name], name)
     want = merged_there(folder, tmp_path / "m", tensors, lambda module, rank: 3.0, turned=name != "gpt2")
     assert_same(lora.merge(lora.attach(w, [found])), want)
 
@@ -144,10 +144,10 @@ def test_the_text_model_in_one_of_several_kinds_has_two_names(tmp_path):
     cfg = MODELS["llama"]
     for i, inside in enumerate(("model.language_model.", "language_model.model.")):
         folder = write(tmp_path / str(i), pair(f"{inside}layers.1.self_attn.q_proj", (32, 16)))
-        assert list(adapters.load(folder, cfg, "gemma3")) == ["stacks.0.0.attn.q"]
+        assert list(adapters.load_adapter(folder, cfg, "gemma3")) == ["stacks.0.0.attn.q"]
     seen = write(tmp_path / "seen", pair("model.vision_tower.encoder.layers.0.self_attn.q_proj", (32, 16)))
     with pytest.raises(CheckpointError, match=r"vision_tower\.encoder.*this model has no such weight"):
-        adapters.load(seen, cfg, "gemma3")
+        adapters.load_adapter(seen, cfg, "gemma3")
 
 
 def test_ranks_and_alphas_of_their_own(base, tmp_path):
@@ -157,7 +157,9 @@ def test_ranks_and_alphas_of_their_own(base, tmp_path):
     patterns = {"rank_pattern": {"layers.2.mlp.up_proj": 5, "^model.layers.0.self_attn.o_proj": 1, "^q_proj": 9}}
     patterns |= {"alpha_pattern": {"o_proj": 4.5, "self_attn.o_proj": 1}}
     for by_root in (False, True):
-        found = adapters.load(write(tmp_path / "a", tensors, use_rslora=by_root, **patterns), MODELS["llama"], "llama")
+        found = adapters.load_adapter(
+            write(tmp_path / "a", tensors, use_rslora=by_root, **patterns), MODELS["llama"], "llama"
+        )
 
         def scale_of(module: str, rank: int, by_root=by_root) -> float:
             return (4.5 if module.endswith("o_proj") else 6) / (rank**0.5 if by_root else rank)
@@ -172,8 +174,8 @@ def test_what_is_written_is_read_back(name, tmp_path):
     cfg, rng = MODELS[name], np.random.default_rng(1)
     declared = lora.specs(transformer.specs(cfg), rank=3, alpha=5.0)
     before = spec.map_params(lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)), declared)
-    adapters.save(tmp_path, before, cfg, name, base="owner/model")
-    after = adapters.load(tmp_path, cfg, name)
+    adapters.save_adapter(tmp_path, before, cfg, name, base="owner/model")
+    after = adapters.load_adapter(tmp_path, cfg, name)
     assert before.keys() == after.keys()
     for path in before:
         np.testing.assert_allclose(after[path].product, before[path].product, rtol=1e-4, atol=1e-4, err_msg=path)
@@ -184,13 +186,13 @@ def test_what_is_written_is_read_back(name, tmp_path):
 def test_fused_weights_share_one_a_or_stand_in_blocks(base, tmp_path):
     cfg, names = MODELS["phi3"], {"model.layers.0.self_attn.qkv_proj": (64, 16)}
     tensors = pairs_of(names)
-    one = adapters.load(write(tmp_path / "one", tensors, r=2), cfg, "phi3")
-    adapters.save(tmp_path / "again", one, cfg, "phi3")
+    one = adapters.load_adapter(write(tmp_path / "one", tensors, r=2), cfg, "phi3")
+    adapters.save_adapter(tmp_path / "again", one, cfg, "phi3")
     again = stored(tmp_path / "again")
     for name, x in tensors.items():
         np.testing.assert_array_equal(again[name], x)
     apart = {path: jax.tree.map(lambda x, n=n: x * n, p) for n, (path, p) in enumerate(one.items(), 2)}
-    adapters.save(tmp_path / "apart", apart, cfg, "phi3")
+    adapters.save_adapter(tmp_path / "apart", apart, cfg, "phi3")
     a, b = stored(tmp_path / "apart").values()
     assert a.shape == (6, 16) and b.shape == (64, 6)
     assert np.count_nonzero(b) == 64 * 2 and np.count_nonzero(b[:32, 2:]) == np.count_nonzero(b[48:, :4]) == 0
@@ -206,7 +208,7 @@ def test_the_names_in_a_configuration_mean_what_was_adapted_and_no_more(tmp_path
     pairs = spec.map_params(
         lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)) if p.contract else p.init(None), kept
     )
-    adapters.save(tmp_path, pairs, cfg, "qwen3_moe")
+    adapters.save_adapter(tmp_path, pairs, cfg, "qwen3_moe")
     said = json.loads((tmp_path / "adapter_config.json").read_text())
     experts = [f"model.layers.{i}.mlp.experts.{e}.down_proj" for i in (1, 3) for e in range(3)]
     assert set(said["target_modules"]) == {"q_proj", "o_proj", *experts}
@@ -217,11 +219,14 @@ def test_the_names_in_a_configuration_mean_what_was_adapted_and_no_more(tmp_path
 def test_eight_devices(base, tmp_path):
     cfg, sharding = MODELS["llama"], Sharding(make_mesh(fsdp=2, tensor=4))
     folder = write(tmp_path / "a", pairs_of(modules("llama")))
-    one, many = adapters.load(folder, cfg, "llama"), adapters.load(folder, cfg, "llama", sharding=sharding)
+    one, many = (
+        adapters.load_adapter(folder, cfg, "llama"),
+        adapters.load_adapter(folder, cfg, "llama", sharding=sharding),
+    )
     up = many["stacks.0.0.ffn.up"]
     assert (up.a.addressable_shards[0].data.shape, up.b.addressable_shards[0].data.shape) == ((3, 8, 2), (3, 2, 8))
-    adapters.save(tmp_path / "one", one, cfg, "llama")
-    adapters.save(tmp_path / "many", many, cfg, "llama")
+    adapters.save_adapter(tmp_path / "one", one, cfg, "llama")
+    adapters.save_adapter(tmp_path / "many", many, cfg, "llama")
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
 
@@ -251,14 +256,14 @@ def test_eight_devices(base, tmp_path):
 def test_configurations_that_are_refused(said, words, tmp_path):
     folder = write(tmp_path / "a", pair(Q, (32, 16)), **said)
     with pytest.raises(ConfigError, match=f"adapter_config.json: .*{words}"):
-        adapters.load(folder, MODELS["llama"], "llama")
+        adapters.load_adapter(folder, MODELS["llama"], "llama")
 
 
 def test_a_type_must_be_said(tmp_path):
     folder = write(tmp_path / "a", pair(Q, (32, 16)))
     (folder / "adapter_config.json").write_text('{"r": 2}')
     with pytest.raises(ConfigError, match="'peft_type' is missing"):
-        adapters.load(folder, MODELS["llama"], "llama")
+        adapters.load_adapter(folder, MODELS["llama"], "llama")
 
 
 @pytest.mark.parametrize(
@@ -299,21 +304,21 @@ def test_a_type_must_be_said(tmp_path):
 def test_tensors_that_do_not_fit_are_refused(name, tensors, words, tmp_path):
     folder = write(tmp_path / "a", tensors)
     with pytest.raises(CheckpointError, match=f"adapter_model.safetensors: .*{words}"):
-        adapters.load(folder, GPT_OSS if name == "gpt_oss" else MODELS[name], name)
+        adapters.load_adapter(folder, GPT_OSS if name == "gpt_oss" else MODELS[name], name)
 
 
 def test_experts_in_one_tensor_are_not_written(tmp_path):
     declared = lora.specs(transformer.specs(GPT_OSS), rank=1, alpha=1.0, targets=["ffn.up"])
     with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.experts\.gate_up_proj.*all experts in one tensor"):
-        adapters.save(tmp_path, spec.init(declared, jax.random.key(0)), GPT_OSS, "gpt_oss")
+        adapters.save_adapter(tmp_path, spec.init(declared, jax.random.key(0)), GPT_OSS, "gpt_oss")
 
 
 def test_files_that_are_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"no file adapter_config\.json.*an adapter is a folder with"):
-        adapters.load(tmp_path, MODELS["llama"], "llama")
+        adapters.load_adapter(tmp_path, MODELS["llama"], "llama")
     folder = write(tmp_path / "a", pair(Q, (32, 16)))
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle, which is never read"):
-        adapters.load(folder, MODELS["llama"], "llama")
+        adapters.load_adapter(folder, MODELS["llama"], "llama")
     with pytest.raises(ConfigError, match=r"this is an adapter and no model.*load_adapter"):
-        config.read(folder)
+        config.read_pretrained(folder)

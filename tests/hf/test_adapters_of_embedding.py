@@ -70,16 +70,18 @@ def test_the_embedding_and_the_output_matrix_change_as_peft_defines(case, mesh, 
     w, folder = base("llama")
     (tensors, said), sharding = OUTSIDE[case], Sharding(mesh and make_mesh(**mesh))
     layer = pairs_of({Q: (32, 16)})
-    found = adapters.load(write(tmp_path / "a", tensors | layer, **said), MODELS["llama"], "llama", sharding=sharding)
+    found = adapters.load_adapter(
+        write(tmp_path / "a", tensors | layer, **said), MODELS["llama"], "llama", sharding=sharding
+    )
     embed, head = changed_by_hand(tensors, folder)
-    attached = lora.attach(weights.load(folder, config.read(folder), sharding=sharding), [found])
+    attached = lora.attach(weights.load_weights(folder, config.read_pretrained(folder), sharding=sharding), [found])
     merged = lora.merge(attached)
     np.testing.assert_allclose(merged.embed, embed, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(merged.lm_head.T, head, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(logits(attached), logits(merged), rtol=2e-4, atol=2e-4)
     jax.tree.map(np.testing.assert_array_equal, lora.detach(attached), w)
-    adapters.save(tmp_path / "b", found, MODELS["llama"], "llama")
-    again = adapters.load(tmp_path / "b", MODELS["llama"], "llama", sharding=sharding)
+    adapters.save_adapter(tmp_path / "b", found, MODELS["llama"], "llama")
+    again = adapters.load_adapter(tmp_path / "b", MODELS["llama"], "llama", sharding=sharding)
     assert_same(lora.merge(lora.attach(attached, [again])), merged)
     assert set(stored(tmp_path / "b")) == set(tensors | layer)
 
@@ -95,7 +97,7 @@ def test_a_tied_model_has_to_be_untied_unless_the_adapter_is_of_both_as_one(tmp_
     assert not adapters.needs_untying(as_one, tied, "llama")
     assert not adapters.needs_untying(write(tmp_path / "layer", pairs_of({Q: (32, 16)})), tied, "llama")
     w = spec.init(transformer.specs(tied), jax.random.key(0))
-    attached = lora.attach(w, [adapters.load(as_one, tied, "llama")])
+    attached = lora.attach(w, [adapters.load_adapter(as_one, tied, "llama")])
     np.testing.assert_allclose(transformer.lm_head(attached)[0].T, lora.merge(attached).embed, rtol=1e-6, atol=1e-6)
 
 
@@ -105,31 +107,31 @@ def test_what_peft_repeats_for_a_tied_output_matrix_is_read_once(tmp_path):
     table = OUTSIDE["embedding"][0]
     a, b = table[f"{EMBED}.lora_embedding_A"], table[f"{EMBED}.lora_embedding_B"]
     head = {f"{HEAD}.lora_A.weight": b.T, f"{HEAD}.lora_B.weight": a.T}
-    alone = adapters.load(write(tmp_path / "alone", table, ensure_weight_tying=True), tied, "llama")
-    twice = adapters.load(write(tmp_path / "twice", table | head, ensure_weight_tying=True), tied, "llama")
+    alone = adapters.load_adapter(write(tmp_path / "alone", table, ensure_weight_tying=True), tied, "llama")
+    twice = adapters.load_adapter(write(tmp_path / "twice", table | head, ensure_weight_tying=True), tied, "llama")
     assert_same(alone, twice)
     other = write(tmp_path / "other", table | {**head, f"{HEAD}.lora_B.weight": 2 * a.T}, ensure_weight_tying=True)
     with pytest.raises(CheckpointError, match="lm_head.lora_B.weight' differs from what there is of 'model.embed_tok"):
-        adapters.load(other, tied, "llama")
+        adapters.load_adapter(other, tied, "llama")
     values, said = draw(24, 16), {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
     both = {f"{EMBED}.weight": values, f"{HEAD}.weight": values}
-    read = adapters.load(write(tmp_path / "whole", both, **said), tied, "llama")
+    read = adapters.load_adapter(write(tmp_path / "whole", both, **said), tied, "llama")
     np.testing.assert_array_equal(read["embed"].w, values)
-    adapters.save(tmp_path / "again", read, tied, "llama")
+    adapters.save_adapter(tmp_path / "again", read, tied, "llama")
     assert {n: v.tolist() for n, v in stored(tmp_path / "again").items()} == {n: v.tolist() for n, v in both.items()}
     with pytest.raises(CheckpointError, match="lm_head.weight' differs from what there is of 'model.embed_tokens'"):
-        adapters.load(write(tmp_path / "two", {**both, f"{HEAD}.weight": -values}, **said), tied, "llama")
+        adapters.load_adapter(write(tmp_path / "two", {**both, f"{HEAD}.weight": -values}, **said), tied, "llama")
 
 
 def test_modules_to_save_that_are_not_there_are_named(tmp_path):
     folder = write(tmp_path / "a", pairs_of({Q: (32, 16)}), modules_to_save=["lm_head"])
     with pytest.raises(CheckpointError, match="has no weights of 'lm_head', which modules_to_save has"):
-        adapters.load(folder, MODELS["llama"], "llama")
+        adapters.load_adapter(folder, MODELS["llama"], "llama")
 
 
 def test_whole_weights_are_not_added_up(tmp_path):
     tensors, said = OUTSIDE["whole"]
-    found = adapters.load(write(tmp_path / "a", tensors, **said), MODELS["llama"], "llama")
+    found = adapters.load_adapter(write(tmp_path / "a", tensors, **said), MODELS["llama"], "llama")
     w = spec.init(transformer.specs(MODELS["llama"]), jax.random.key(0))
     with pytest.raises(InputError, match="several of these adapters have a whole 'embed'"):
         lora.attach(w, lora.select({"a": found, "b": found}, ["a", "b"]))

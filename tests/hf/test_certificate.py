@@ -10,14 +10,14 @@ import pytest
 
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import certificate, config, convert, reference, weights
-from vishwamai.hf.certificate import Prompt
+from vishwamai.hf.certificate import TokenPrompt
 from vishwamai.models.config import ModelConfig, uniform
 
 spec = importlib.util.spec_from_file_location("stored_logits", Path(__file__).with_name("test_references.py"))
 references = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(references)
 
-ASKED = [Prompt(tuple(references.TOKENS[0].tolist()))]
+ASKED = [TokenPrompt(tuple(references.TOKENS[0].tolist()))]
 CFG = ModelConfig(vocab_size=300, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1))
 
 
@@ -30,7 +30,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def target(source, tmp_path):
-    convert.convert(source, tmp_path / "new")
+    convert.convert_checkpoint(source, tmp_path / "new")
     return tmp_path / "new"
 
 
@@ -49,7 +49,7 @@ def raising(error):
 
 def test_what_is_recorded(source, target, monkeypatch):
     monkeypatch.setattr(reference, "logits", stored)
-    made = certificate.write(source, target, ASKED, name="ours/llama")
+    made = certificate.write_certificate(source, target, ASKED, name="ours/llama")
     assert json.loads((target / "parity.json").read_text()) == json.loads(json.dumps(made))
     for side, folder in (("source", source), ("target", target)):
         files = {
@@ -64,10 +64,10 @@ def test_what_is_recorded(source, target, monkeypatch):
 
 
 def test_a_target_in_fewer_bits_is_further_away(source, tmp_path, monkeypatch):
-    convert.convert(source, tmp_path / "new", dtype="bfloat16")
+    convert.convert_checkpoint(source, tmp_path / "new", dtype="bfloat16")
     monkeypatch.setattr(reference, "logits", raising(ModuleNotFoundError("no", name="transformers")))
-    made = certificate.write(source, tmp_path / "new", ASKED, name="x")
-    before, after = (certificate.ours(folder, [ASKED[0].tokens])[0] for folder in (source, tmp_path / "new"))
+    made = certificate.write_certificate(source, tmp_path / "new", ASKED, name="x")
+    before, after = (certificate.folder_logits(folder, [ASKED[0].tokens])[0] for folder in (source, tmp_path / "new"))
     wanted = np.abs(after - before).max() / np.abs(before).max()
     assert made["source_to_target"]["distance"] == pytest.approx(wanted) and 1e-4 < wanted < 0.1
     assert made["target_to_transformers"] == {
@@ -78,24 +78,24 @@ def test_a_target_in_fewer_bits_is_further_away(source, tmp_path, monkeypatch):
 
 def test_rows_of_other_lengths_change_nothing(source):
     long, short = references.TOKENS[0].tolist(), references.TOKENS[0, :9].tolist()
-    together, alone = certificate.ours(source, [short, long]), certificate.ours(source, [long])
+    together, alone = certificate.folder_logits(source, [short, long]), certificate.folder_logits(source, [long])
     assert [len(x) for x in together] == [9, 24]
     np.testing.assert_allclose(together[0], alone[0][:9], atol=1e-5)
 
 
 def test_a_distance_by_hand():
     mine, theirs = [np.array([[1.0, 2.0], [0.0, -3.0]])], [np.array([[1.0, 1.5], [0.5, -4.0]])]
-    made = certificate.distance(mine, theirs)
+    made = certificate.logit_distance(mine, theirs)
     assert (made["distance"], made["largest_difference"], made["largest_logit"]) == (0.25, 1.0, 4.0)
     assert made["same_greedy_token"] == 1.0
-    assert certificate.distance([np.array([[2.0, 1.0]])], [np.array([[1.0, 2.0]])])["same_greedy_token"] == 0
-    assert "not finite" in certificate.distance([np.array([[np.nan]])], [np.array([[1.0]])])["reason"]
-    assert "[1, 1] and of [1, 2]" in certificate.distance([np.ones((1, 1))], [np.ones((1, 2))])["reason"]
+    assert certificate.logit_distance([np.array([[2.0, 1.0]])], [np.array([[1.0, 2.0]])])["same_greedy_token"] == 0
+    assert "not finite" in certificate.logit_distance([np.array([[np.nan]])], [np.array([[1.0]])])["reason"]
+    assert "[1, 1] and of [1, 2]" in certificate.logit_distance([np.ones((1, 1))], [np.ones((1, 2))])["reason"]
 
 
 def test_what_could_not_be_compared_is_said_in_words(source, target, monkeypatch):
     def reasons():
-        made = certificate.write(source, target, ASKED, name="x")
+        made = certificate.write_certificate(source, target, ASKED, name="x")
         return [made[key].get("reason", "") for key in certificate.DISTANCES]
 
     monkeypatch.setattr(reference, "logits", raising(ValueError("no such family\nand more")))
@@ -103,40 +103,40 @@ def test_what_could_not_be_compared_is_said_in_words(source, target, monkeypatch
     monkeypatch.setattr(certificate, "free_memory", lambda: 1000)
     assert reasons() == ["skipped: it needs 0.0 GiB of memory, and 0.0 GiB are free"] * 2
     monkeypatch.undo()
-    monkeypatch.setattr(certificate.weights, "load", raising(RuntimeError("RESOURCE_EXHAUSTED: Out of memory")))
-    monkeypatch.setattr(certificate, "ours", lambda *_: certificate.weights.load(None, None))
+    monkeypatch.setattr(certificate.weights, "load_weights", raising(RuntimeError("RESOURCE_EXHAUSTED: Out of memory")))
+    monkeypatch.setattr(certificate, "folder_logits", lambda *_: certificate.weights.load_weights(None, None))
     assert reasons() == ["our logits could not be computed: RESOURCE_EXHAUSTED: Out of memory"] * 2
 
 
 def test_our_own_format_has_no_reference(source, tmp_path):
-    convert.convert(source, tmp_path / "new", model_type="vishwamai")
-    made = certificate.write(source, tmp_path / "new", ASKED, name="x")
+    convert.convert_checkpoint(source, tmp_path / "new", model_type="vishwamai")
+    made = certificate.write_certificate(source, tmp_path / "new", ASKED, name="x")
     assert made["source_to_target"]["distance"] == 0
     assert "own format" in made["target_to_transformers"]["reason"]
 
 
 def test_hashes_alone_load_no_model(source, target, monkeypatch):
-    monkeypatch.setattr(certificate, "ours", raising(AssertionError))
-    made = certificate.write(source, target, [], name="x", compare=False)
+    monkeypatch.setattr(certificate, "folder_logits", raising(AssertionError))
+    made = certificate.write_certificate(source, target, [], name="x", compare=False)
     assert made["source_to_target"] == {"distance": None, "reason": "it was not computed"}
-    assert certificate.differences(target) == []
+    assert certificate.changed_files(target) == []
 
 
 def test_hashes_are_written_before_a_model_is_loaded(source, target, monkeypatch):
-    monkeypatch.setattr(certificate, "ours", raising(KeyboardInterrupt))
+    monkeypatch.setattr(certificate, "folder_logits", raising(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        certificate.write(source, target, ASKED, name="x")
-    assert certificate.differences(target) == []
+        certificate.write_certificate(source, target, ASKED, name="x")
+    assert certificate.changed_files(target) == []
 
 
 def test_what_differs_from_a_certificate_is_named(source, target):
-    certificate.write(source, target, [], name="x", compare=False)
+    certificate.write_certificate(source, target, [], name="x", compare=False)
     raw = bytearray((target / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (target / "model.safetensors").write_bytes(raw)
     (target / "generation_config.json").unlink()
     (target / "more.json").write_text("{}")
-    assert certificate.differences(target) == [
+    assert certificate.changed_files(target) == [
         "generation_config.json is missing",
         "model.safetensors is not the file that was certified",
         "more.json was not there",
@@ -148,17 +148,17 @@ def test_a_certificate_that_is_missing_or_torn_is_an_error_and_never_in_the_way(
     if torn is not None:
         (target / "parity.json").write_text(torn)
     with pytest.raises(CheckpointError, match="certificate"):
-        certificate.differences(target)
-    weights.load(target, config.read(target))
+        certificate.changed_files(target)
+    weights.load_weights(target, config.read_pretrained(target))
 
 
 def test_prompts_are_texts_where_a_tokenizer_fits_and_seeded_ids_elsewhere():
-    texts = certificate.prompts(CFG, lambda text: list(text.encode()))
+    texts = certificate.choose_prompts(CFG, lambda text: list(text.encode()))
     assert [p.text for p in texts] == list(certificate.TEXTS) and texts[0].tokens == tuple(texts[0].text.encode())
     assert all(0 < len(p.tokens) <= certificate.LONGEST for p in texts)
     for encode in (None, lambda text: [300], lambda text: []):
-        drawn = certificate.prompts(CFG, encode)
-        assert drawn == certificate.prompts(CFG) and {p.text for p in drawn} == {None}
+        drawn = certificate.choose_prompts(CFG, encode)
+        assert drawn == certificate.choose_prompts(CFG) and {p.text for p in drawn} == {None}
         assert 0 <= min(drawn[1].tokens) and max(drawn[1].tokens) < 300 and len(drawn[1].tokens) == 48
 
 
@@ -172,9 +172,11 @@ def test_memory_is_told_in_bytes():
 def test_the_certificate_is_near_transformers(case, tmp_path):
     (tmp_path / "source").mkdir()
     references.write(tmp_path / "source", references.CASES[case])
-    convert.convert(tmp_path / "source", tmp_path / "new", dtype="bfloat16")
-    found = config.read(tmp_path / "source")
-    made = certificate.write(tmp_path / "source", tmp_path / "new", certificate.prompts(found.model), name=case)
+    convert.convert_checkpoint(tmp_path / "source", tmp_path / "new", dtype="bfloat16")
+    found = config.read_pretrained(tmp_path / "source")
+    made = certificate.write_certificate(
+        tmp_path / "source", tmp_path / "new", certificate.choose_prompts(found.model), name=case
+    )
     assert made["target_to_transformers"]["distance"] <= 1e-5, made["target_to_transformers"]
     assert made["target_to_transformers"]["same_greedy_token"] == 1
     assert made["source_to_target"]["distance"] > 0  # and not small where rounding sends a token to another expert

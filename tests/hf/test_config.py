@@ -109,7 +109,7 @@ def read(tmp_path):
         (tmp_path / "config.json").write_text(data if isinstance(data, str) else json.dumps(data))
         if generation is not None:
             (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-        return config.read(tmp_path)
+        return config.read_pretrained(tmp_path)
 
     return write_and_read
 
@@ -259,7 +259,7 @@ def test_a_file_that_is_not_strict_json_is_refused(case, read):
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match=f"{folder}/config.json: cannot be read"):
-            config.read(folder)
+            config.read_pretrained(folder)
 
 
 QWEN3 = {k: v for k, v in LLAMA.items() if k not in ("rope_scaling", "mlp_bias", "pretraining_tp")} | {
@@ -307,15 +307,15 @@ PUBLISHED = {"llama": LLAMA, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE}
 @pytest.mark.parametrize("model_type", PUBLISHED)
 def test_what_is_written_reads_back_as_the_same_model(model_type, read, tmp_path):
     found = read(PUBLISHED[model_type])
-    assert export.family_for(found.model) == model_type
-    export.write(tmp_path, found.model, model_type, found.generation, "bfloat16")
-    assert config.read(tmp_path) == found
+    assert export.choose_family(found.model) == model_type
+    export.write_configs(tmp_path, found.model, model_type, found.generation, "bfloat16")
+    assert config.read_pretrained(tmp_path) == found
 
 
 def test_the_text_model_of_gemma3_is_written_as_such(read, tmp_path):
     found = read(GEMMA3)
-    export.write(tmp_path, found.model, export.family_for(found.model), found.generation, "float32")
-    again = config.read(tmp_path)
+    export.write_configs(tmp_path, found.model, export.choose_family(found.model), found.generation, "float32")
+    again = config.read_pretrained(tmp_path)
     assert (again.model_type, again.model, again.generation) == ("gemma3_text", found.model, found.generation)
 
 
@@ -323,11 +323,11 @@ def test_a_model_of_no_family_is_written_as_our_own_and_told_what_each_lacks(tmp
     sizes = {"vocab_size": 8, "d_model": 8, "d_ff": 8, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4}
     model = ModelConfig(**sizes, stacks=group_layers((Layer(window=3), Layer())), attn_softcap=2.0)
     with pytest.warns(UserWarning, match=r"llama \(attn_softcap, layers\).*gemma2 \(.*gelu_pytorch_tanh.*\)"):
-        assert export.family_for(model) == "vishwamai"
-    export.write(tmp_path, model, "vishwamai", GenerationConfig(eos_ids=(3,)), "float32")
-    found = config.read(tmp_path)
+        assert export.choose_family(model) == "vishwamai"
+    export.write_configs(tmp_path, model, "vishwamai", GenerationConfig(eos_ids=(3,)), "float32")
+    found = config.read_pretrained(tmp_path)
     assert (found.model_type, found.model, found.generation.eos_ids) == ("vishwamai", model, (3,))
-    assert export.family_for(model, "vishwamai") == "vishwamai"
+    assert export.choose_family(model, "vishwamai") == "vishwamai"
 
 
 def test_our_own_configuration_is_read_strictly(read):
@@ -339,9 +339,9 @@ def test_our_own_configuration_is_read_strictly(read):
 
 def test_a_preferred_family_is_used_or_refused(read):
     model = read(LLAMA).model
-    assert export.family_for(model, "mistral") == "mistral"
-    assert export.family_for(read(GEMMA3).model, "gemma3") == "gemma3_text"
+    assert export.choose_family(model, "mistral") == "mistral"
+    assert export.choose_family(read(GEMMA3).model, "gemma3") == "gemma3_text"
     with pytest.raises(ConfigError, match=r"cannot be written; what does not fit: qwen3 \(qk_norm\)"):
-        export.family_for(model, "qwen3")
+        export.choose_family(model, "qwen3")
     with pytest.raises(ConfigError, match="'mamba' is not written"):
-        export.family_for(model, "mamba")
+        export.choose_family(model, "mamba")

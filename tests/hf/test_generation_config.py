@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.hf.generation_config import UNSUPPORTED, GenerationConfig, read
+from vishwamai.hf.generation_config import UNSUPPORTED, GenerationConfig, read_generation_config
 
 SAID = {
     "do_sample": True,
@@ -27,7 +27,7 @@ SAID = {
 def in_folder(folder, said=None, config=None) -> GenerationConfig:
     if said is not None:
         (folder / "generation_config.json").write_text(json.dumps(said))
-    return read(folder, config or {})
+    return read_generation_config(folder, config or {})
 
 
 def test_all_that_counts_is_read_and_written_back(tmp_path):

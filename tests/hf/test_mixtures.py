@@ -78,7 +78,7 @@ def read(tmp_path):
 
     def read(data: dict):
         (tmp_path / "config.json").write_text(json.dumps(data))
-        return config.read(tmp_path)
+        return config.read_pretrained(tmp_path)
 
     return read
 
@@ -140,9 +140,9 @@ def test_hunyuan_stretches_theta_by_alpha(read):
 @pytest.mark.parametrize("data", [QWEN, GLM, MINIMAX, ERNIE, HUNYUAN], ids=lambda data: data["model_type"])
 def test_what_is_written_reads_back_as_the_same_model(data, read, tmp_path):
     found = read(data)
-    assert export.family_for(found.model) == data["model_type"]
-    export.write(tmp_path, found.model, data["model_type"], found.generation, "float32")
-    again = config.read(tmp_path)
+    assert export.choose_family(found.model) == data["model_type"]
+    export.write_configs(tmp_path, found.model, data["model_type"], found.generation, "float32")
+    again = config.read_pretrained(tmp_path)
     assert (again.model_type, again.model, again.generation) == (found.model_type, found.model, found.generation)
 
 

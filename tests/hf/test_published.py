@@ -26,7 +26,7 @@ def read(tmp_path):
 
     def read(name: str):
         (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
-        return config.read(tmp_path)
+        return config.read_pretrained(tmp_path)
 
     return read
 
@@ -43,7 +43,7 @@ def test_a_published_configuration_gives_the_model_that_was_published(name, read
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_it_can_be_written_as_its_own_family(name, read):
     found = read(name)
-    assert export.family_for(found.model, found.model_type) == FAMILIES[found.model_type].written_as
+    assert export.choose_family(found.model, found.model_type) == FAMILIES[found.model_type].written_as
 
 
 def test_every_family_has_one():

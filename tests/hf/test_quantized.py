@@ -13,7 +13,7 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import compressed, config, convert, quantized, safetensors, saving, weights
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
@@ -47,7 +47,7 @@ def saved(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(MODELS[name]))
-            saving.save(folder, w, MODELS[name], model_type=name)
+            saving.save_model(folder, w, MODELS[name], model_type=name)
             made[name] = w, folder
         return made[name]
 
@@ -55,7 +55,7 @@ def saved(tmp_path_factory):
 
 
 def load(folder, **options):
-    return weights.load(folder, config.read(folder), **options)
+    return weights.load_weights(folder, config.read_pretrained(folder), **options)
 
 
 def dense(w):
@@ -87,8 +87,8 @@ def test_quantising_while_reading_is_quantising_what_was_read(name, scheme, save
 @pytest.mark.parametrize("scheme", ["int8", "int4", "fp8", "int8:8"])
 def test_a_quantised_model_is_written_and_comes_back(name, scheme, saved, tmp_path):
     w = load(saved(name)[1], quantization=scheme)
-    saving.save(tmp_path, w, MODELS[name], model_type=name)
-    assert config.read(tmp_path).model == MODELS[name]
+    saving.save_model(tmp_path, w, MODELS[name], model_type=name)
+    assert config.read_pretrained(tmp_path).model == MODELS[name]
     assert_same(dense(load(tmp_path, quantization="keep")), dense(w))
     assert_same(load(tmp_path), dense(w))
     stored = sum(t.end - t.start for t in safetensors.read_folder(tmp_path).values())
@@ -98,35 +98,35 @@ def test_a_quantised_model_is_written_and_comes_back(name, scheme, saved, tmp_pa
 def test_a_quantised_model_of_stacked_experts_is_written_as_our_own(saved, tmp_path):
     w = load(saved("gpt_oss")[1], quantization="int8")
     with pytest.warns(UserWarning, match="only VishwamAI will load"):
-        saving.save(tmp_path, w, MODELS["gpt_oss"], model_type="gpt_oss")
-    assert config.read(tmp_path).model_type == "vishwamai"
+        saving.save_model(tmp_path, w, MODELS["gpt_oss"], model_type="gpt_oss")
+    assert config.read_pretrained(tmp_path).model_type == "vishwamai"
     assert_same(load(tmp_path, quantization="keep"), w)
 
 
 def test_what_cannot_be_written_in_few_bits_is_written_whole(saved, tmp_path):
     w = load(saved("llama")[1], quantization="fp8:16")
-    saving.save(tmp_path, w, MODELS["llama"])
-    assert config.read(tmp_path).storage is None
+    saving.save_model(tmp_path, w, MODELS["llama"])
+    assert config.read_pretrained(tmp_path).storage is None
     assert_same(load(tmp_path), dense(w))
 
 
 def test_packing_is_what_compressed_tensors_describes():
     values = np.asarray([[-8, 7, 0, 1, -1, 2, -2, 3, 4]], np.int8)
     low_first = sum((int(v) + 8) << 4 * i for i, v in enumerate(values[0, :8]))
-    assert compressed.pack(values, 4).view(np.uint32).tolist() == [[low_first, 12]]
-    assert compressed.pack(np.asarray([[-128, 127, 0, 1]], np.int8), 8).view(np.uint32).tolist() == [[0x8180FF00]]
+    assert compressed.pack_words(values, 4).view(np.uint32).tolist() == [[low_first, 12]]
+    assert compressed.pack_words(np.asarray([[-128, 127, 0, 1]], np.int8), 8).view(np.uint32).tolist() == [[0x8180FF00]]
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("llama", "int8"), ("phi3", "int8:8"), ("qwen3_moe", "fp8")])
 def test_converting_quantises_as_reading_does(name, scheme, saved, tmp_path):
     weights_read = load(saved(name)[1], quantization=scheme)
-    saving.save(tmp_path / "saved", weights_read, MODELS[name], model_type=name)
-    convert.convert(saved(name)[1], tmp_path / "converted", quantization=scheme)
+    saving.save_model(tmp_path / "saved", weights_read, MODELS[name], model_type=name)
+    convert.convert_checkpoint(saved(name)[1], tmp_path / "converted", quantization=scheme)
     files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("saved", "converted")]
     assert files[0] == files[1]
     said = [json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("saved", "converted")]
     assert said[0] == said[1]
-    convert.convert(tmp_path / "converted", tmp_path / "plain", dtype="float32")
+    convert.convert_checkpoint(tmp_path / "converted", tmp_path / "plain", dtype="float32")
     assert_same(load(tmp_path / "plain"), dense(weights_read))
 
 
@@ -139,7 +139,7 @@ def restored(folder, change: dict, quantization_config: dict, tmp_path):
     for name, tensor in found.items():
         array = np.array(tensor.view(safetensors.open_map(tensor.path)))
         for new, stored in (change(name, array) or {name: array}).items():
-            outgoing.append(Outgoing(new, stored.shape, stored.dtype, partial(np.asarray, stored)))
+            outgoing.append(LazyTensor(new, stored.shape, stored.dtype, partial(np.asarray, stored)))
     safetensors.write_folder(tmp_path, outgoing, max_file_bytes=2**30)
     data = json.loads((folder / "config.json").read_text()) | {"quantization_config": quantization_config}
     (tmp_path / "config.json").write_text(json.dumps(data))
@@ -236,7 +236,7 @@ def test_mxfp4(saved, tmp_path):
 
 
 def described(**changes) -> dict:
-    said = compressed.configuration(Scheme.named("int4"), [])
+    said = compressed.quantization_config(Scheme.named("int4"), [])
     weights_said = said["config_groups"]["group_0"]["weights"] | {k: v for k, v in changes.items() if k not in said}
     return said | {k: v for k, v in changes.items() if k in said} | {"config_groups": {"g": {"weights": weights_said}}}
 
@@ -266,7 +266,7 @@ def described(**changes) -> dict:
 )
 def test_what_is_not_read_is_refused_by_name(said, message):
     with pytest.raises(ConfigError, match=f"config.json: quantization_config.*{message}"):
-        quantized.read(said, "config.json")
+        quantized.parse_quantization(said, "config.json")
 
 
 def test_scales_that_do_not_fit_are_refused(saved, tmp_path):
@@ -292,7 +292,7 @@ SPOILT = {  # what is wrong: (which tensor's name ends so, what becomes of it, w
 @pytest.mark.parametrize("quantization", [None, "keep"])
 def test_packed_weights_that_contradict_themselves_are_refused(fault, quantization, saved, tmp_path):
     end, spoil, message = SPOILT[fault]
-    saving.save(tmp_path / "whole", load(saved("llama")[1], quantization="int4"), MODELS["llama"])
+    saving.save_model(tmp_path / "whole", load(saved("llama")[1], quantization="int4"), MODELS["llama"])
     said = json.loads((tmp_path / "whole" / "config.json").read_text())["quantization_config"]
     (tmp_path / "spoilt").mkdir()
 
@@ -315,7 +315,7 @@ def test_mxfp4_blocks_and_scales_that_do_not_fit_are_refused(part, spoil, saved,
     cfg = dataclasses.replace(MODELS["gpt_oss"], d_model=64, d_expert=64)
     draw = np.random.default_rng(0).standard_normal
     w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(cfg))
-    saving.save(tmp_path / "whole", w, cfg, model_type="gpt_oss")
+    saving.save_model(tmp_path / "whole", w, cfg, model_type="gpt_oss")
     (tmp_path / "spoilt").mkdir()
     folder = restored(tmp_path / "whole", change, {"quant_method": "mxfp4"}, tmp_path / "spoilt")
     with pytest.raises(CheckpointError, match=f"{part}' is uint8 of shape .* it must be uint8"):
@@ -327,7 +327,7 @@ def test_inputs_that_fill_no_whole_words(tmp_path):
     draw = np.random.default_rng(0).standard_normal
     w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), transformer.specs(cfg))
     small = quantize.quantize(w, transformer.specs(cfg), Scheme.named("int8"))
-    saving.save(tmp_path, small, cfg)
+    saving.save_model(tmp_path, small, cfg)
     assert_same(load(tmp_path, quantization="keep"), small)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.hf import compressed, config, convert, safetensors, saving
+from vishwamai.hf import compressed, config, convert, safetensors, saving, weights
 from vishwamai.models import transformer
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding
@@ -94,8 +94,8 @@ def test_scales_for_a_quantised_cache_are_left_unread(method, saved, tmp_path):
 
 def load_names(folder) -> set[str]:
     """What loading finds in a folder."""
-    found = config.read(folder)
-    return set(convert.open_checked(folder, found).tensors)
+    found = config.read_pretrained(folder)
+    return set(weights.open_checkpoint(folder, found)[0].tensors)
 
 
 def test_cache_scales_of_a_plain_checkpoint_are_no_weights(saved, tmp_path):
@@ -117,7 +117,7 @@ def by_activations(bits: int, group: int, whole: dict):
             scale[:, g] = np.abs(array[:, index == g]).max(1) / (2 ** (bits - 1) - 1)
         values = np.rint(array / scale[:, index]).astype(np.int8)
         whole[name] = values.astype(np.float64) * scale[:, index]
-        packed = compressed.pack(values, bits)
+        packed = compressed.pack_words(values, bits)
         return {
             f"{name}_packed": packed,
             f"{name}_scale": scale,
@@ -167,10 +167,10 @@ GROUPS = {"int4:33": "33", "int8:100": "100", "fp8:20": "20"}  # with inputs of 
 def test_a_group_that_fits_no_weight_is_refused_by_its_size(scheme, way, saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], d_ff=64)
     w = spec.init(transformer.specs(cfg), jax.random.key(0))
-    saving.save(tmp_path / "whole", w, cfg, model_type="llama")
+    saving.save_model(tmp_path / "whole", w, cfg, model_type="llama")
     ways = {
         "read": lambda: load(tmp_path / "whole", quantization=scheme),
-        "converted": lambda: convert.convert(tmp_path / "whole", tmp_path / "out", quantization=scheme),
+        "converted": lambda: convert.convert_checkpoint(tmp_path / "whole", tmp_path / "out", quantization=scheme),
         "quantised": lambda: quantize.quantize(w, transformer.specs(cfg), Scheme.named(scheme)),
     }
     with pytest.raises(
@@ -183,12 +183,12 @@ def test_a_group_that_fits_no_weight_is_refused_by_its_size(scheme, way, saved, 
 def test_a_group_that_fits_some_weights_says_which_are_left(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], d_ff=44)
     w = spec.init(transformer.specs(cfg), jax.random.key(0))
-    saving.save(tmp_path / "whole", w, cfg, model_type="llama")
+    saving.save_model(tmp_path / "whole", w, cfg, model_type="llama")
     with pytest.warns(
         UserWarning, match=r"int4: groups of 32 inputs do not fit weights that have 44 .*those 1 of 7 stay"
     ):
         there = load(tmp_path / "whole", quantization="int4")
     assert n_quantized(there) == 6
     with pytest.warns(UserWarning, match="those 1 of 7 stay"):
-        convert.convert(tmp_path / "whole", tmp_path / "out", quantization="int4")
+        convert.convert_checkpoint(tmp_path / "whole", tmp_path / "out", quantization="int4")
     np.testing.assert_array_equal(load(tmp_path / "out").stacks[0][0].ffn.down, w.stacks[0][0].ffn.down)

@@ -20,8 +20,8 @@ import pytest
 
 from vishwamai.hf import adapters, config, saving, weights
 from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.pieces import pieces
-from vishwamai.hf.safetensors import Outgoing, write_folder
+from vishwamai.hf.pieces import tensor_pieces
+from vishwamai.hf.safetensors import LazyTensor, write_folder
 from vishwamai.models import transformer
 from vishwamai.models.attention import attend_cached, attend_uncached
 from vishwamai.models.cache import init_cache
@@ -76,13 +76,13 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def write(folder: Path, data: dict) -> None:
     """A folder with this configuration, and weights by the formula."""
     (folder / "config.json").write_text(json.dumps(data))
-    found = config.read(folder)
+    found = config.read_pretrained(folder)
     named = {
         piece.name: piece.shape
-        for leaf in pieces(FAMILIES[found.model_type], transformer.specs(found.model), found.model)
+        for leaf in tensor_pieces(FAMILIES[found.model_type], transformer.specs(found.model), found.model)
         for piece in leaf
     }
-    tensors = [Outgoing(n, s, np.dtype("float32"), functools.partial(value, n, s)) for n, s in named.items()]
+    tensors = [LazyTensor(n, s, np.dtype("float32"), functools.partial(value, n, s)) for n, s in named.items()]
     write_folder(folder, tensors, max_file_bytes=2**30)
 
 
@@ -121,8 +121,8 @@ def their_steps(folder: Path) -> np.ndarray:
 
 def logits_of(folder: Path) -> np.ndarray:
     """What we make of a folder."""
-    found = config.read(folder)
-    return np.asarray(FORWARD(weights.load(folder, found), jnp.asarray(TOKENS), cfg=found.model)[0])[0]
+    found = config.read_pretrained(folder)
+    return np.asarray(FORWARD(weights.load_weights(folder, found), jnp.asarray(TOKENS), cfg=found.model)[0])[0]
 
 
 def stored(case: str) -> np.ndarray:
@@ -144,9 +144,9 @@ def whole_distance(case: str, folder: Path) -> float:
 def cached_distance(case: str, folder: Path) -> float:
     """The same of a prompt at once and each further token with the cache."""
     write(folder, CASES[case])
-    found, tokens = config.read(folder), jnp.asarray(TOKENS)
+    found, tokens = config.read_pretrained(folder), jnp.asarray(TOKENS)
     step = jax.jit(functools.partial(transformer.forward_cached, cfg=found.model), static_argnames="attend")
-    w, cache, parts = weights.load(folder, found), init_cache(found.model, 1, tokens.shape[1]), []
+    w, cache, parts = weights.load_weights(folder, found), init_cache(found.model, 1, tokens.shape[1]), []
     for begin, end in itertools.pairwise((0, *range(PROMPT, tokens.shape[1] + 1))):
         out, cache = step(w, tokens[:, begin:end], cache=cache, attend=attend_cached if begin else attend_uncached)
         parts.append(out[0])
@@ -173,13 +173,13 @@ def test_decoding_with_a_cache_gives_them_too(case, tmp_path):
 
 def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
     write(tmp_path, CASES["deepseek_v3"])
-    found = config.read(tmp_path)
+    found = config.read_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CASES["deepseek_v3"] | {"model_type": "kimi_k2"}))
-    kimi = config.read(tmp_path)
+    kimi = config.read_pretrained(tmp_path)
     assert (kimi.model_type, kimi.model, kimi.generation) == ("kimi_k2", found.model, found.generation)
     assert distance(logits_of(tmp_path), stored("deepseek_v3")) <= TOLERANCE
-    saving.save(tmp_path / "again", weights.load(tmp_path, kimi), kimi.model, model_type=kimi.model_type)
-    assert config.read(tmp_path / "again").model_type == "deepseek_v3"
+    saving.save_model(tmp_path / "again", weights.load_weights(tmp_path, kimi), kimi.model, model_type=kimi.model_type)
+    assert config.read_pretrained(tmp_path / "again").model_type == "deepseek_v3"
 
 
 @pytest.mark.parametrize("case", ADAPTED)
@@ -189,9 +189,9 @@ def test_logits_with_an_adapter_are_those_that_peft_gave(case, tmp_path):
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             (tmp_path / file).write_bytes(stored[f"{case}/{file}"].tobytes())
         reference = stored[f"{case}/logits"]
-    found = config.read(tmp_path)
-    pairs = adapters.load(tmp_path, found.model, found.model_type)
-    w = lora.attach(weights.load(tmp_path, found), [pairs])
+    found = config.read_pretrained(tmp_path)
+    pairs = adapters.load_adapter(tmp_path, found.model, found.model_type)
+    w = lora.attach(weights.load_weights(tmp_path, found), [pairs])
     mine = FORWARD(w, jnp.asarray(TOKENS), cfg=found.model)[0]
     with np.load(LOGITS) as stored:
         assert distance(stored[case], reference) > 0.1
@@ -201,8 +201,10 @@ def test_logits_with_an_adapter_are_those_that_peft_gave(case, tmp_path):
 def test_our_own_format_has_a_place_for_every_weight_of_every_family(tmp_path):
     for data in CASES.values():
         (tmp_path / "config.json").write_text(json.dumps(data))
-        cfg = config.read(tmp_path).model
-        names = [piece.name for leaf in pieces(FAMILIES["vishwamai"], transformer.specs(cfg), cfg) for piece in leaf]
+        cfg = config.read_pretrained(tmp_path).model
+        names = [
+            piece.name for leaf in tensor_pieces(FAMILIES["vishwamai"], transformer.specs(cfg), cfg) for piece in leaf
+        ]
         assert len(names) == len(set(names)) > 0
 
 

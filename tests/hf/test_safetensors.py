@@ -10,7 +10,7 @@ import pytest
 
 from vishwamai.errors import CheckpointError
 from vishwamai.hf import safetensors
-from vishwamai.hf.safetensors import Outgoing, read_folder, read_header, write_folder
+from vishwamai.hf.safetensors import LazyTensor, read_folder, read_header, write_folder
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -26,7 +26,7 @@ def values(tensors):
 
 
 def outgoing(arrays):
-    return [Outgoing(name, x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()]
+    return [LazyTensor(name, x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()]
 
 
 def assert_equal(found, wanted):
@@ -190,6 +190,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match="No space left on device"):
-        write_folder(tmp_path, [Outgoing("x", (1,), np.dtype(np.float32), fail)], max_file_bytes=10**6)
+        write_folder(tmp_path, [LazyTensor("x", (1,), np.dtype(np.float32), fail)], max_file_bytes=10**6)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -33,7 +33,7 @@ def read(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(data))
         if generation is not None:
             (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-        return config.read(tmp_path)
+        return config.read_pretrained(tmp_path)
 
     return read
 
@@ -181,9 +181,9 @@ def test_dynamic_scaling_begins_at_the_length_that_the_file_has(read, tmp_path):
     found = read(LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 3.0}, "rope_theta": 9.0})
     assert found.model.max_length == 768
     assert found.model.layers[0].rope == Rope(theta=9.0, scaling="dynamic", factor=3.0, original_max_length=256)
-    export.write(tmp_path, found.model, export.family_for(found.model), found.generation, "float32")
+    export.write_configs(tmp_path, found.model, export.choose_family(found.model), found.generation, "float32")
     written = json.loads((tmp_path / "config.json").read_text())
-    assert written["max_position_embeddings"] == 256 and config.read(tmp_path).model == found.model
+    assert written["max_position_embeddings"] == 256 and config.read_pretrained(tmp_path).model == found.model
 
 
 EXPERTS = {"num_local_experts": 4, "num_experts": 8}
@@ -222,8 +222,8 @@ def test_windows_from_the_first_layer_on(kind, read, tmp_path):
     windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
     found = read(QWEN3 | {"model_type": kind} | windows)
     assert [layer.window for layer in found.model.layers] == [8] * 4
-    export.write(tmp_path, found.model, kind, found.generation, "float32")
-    assert config.read(tmp_path).model == found.model
+    export.write_configs(tmp_path, found.model, kind, found.generation, "float32")
+    assert config.read_pretrained(tmp_path).model == found.model
 
 
 def test_heads_and_their_width(read):
@@ -297,7 +297,7 @@ def test_what_would_change_the_model_is_refused_by_name(case, read, tmp_path):
     said, message = HARMFUL[case]
     with pytest.raises(ConfigError, match=message):
         read(LLAMA | said)
-    assert any(problem.name in str(said) for problem in config.problems(tmp_path))
+    assert any(problem.name in str(said) for problem in config.config_problems(tmp_path))
 
 
 def test_a_storage_by_its_older_name_is_read(read):

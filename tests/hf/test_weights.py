@@ -13,7 +13,7 @@ import pytest
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import config, filling, safetensors, saving, weights
 from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.pieces import pieces
+from vishwamai.hf.pieces import tensor_pieces
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope, group_layers, uniform
 from vishwamai.parallel.mesh import make_mesh
@@ -83,7 +83,7 @@ def saved(tmp_path_factory):
             specs, folder = transformer.specs(MODELS[name]), tmp_path_factory.mktemp(name)
             draw = np.random.default_rng(0).standard_normal
             w = spec.map_params(lambda p: jnp.asarray(draw(p.shape, np.float32)), specs)
-            saving.save(folder, w, MODELS[name], model_type=name if name in ("vishwamai", "gpt2") else None)
+            saving.save_model(folder, w, MODELS[name], model_type=name if name in ("vishwamai", "gpt2") else None)
             made[name] = w, folder
         return made[name]
 
@@ -91,7 +91,7 @@ def saved(tmp_path_factory):
 
 
 def load(folder, **options):
-    return weights.load(folder, config.read(folder), **options)
+    return weights.load_weights(folder, config.read_pretrained(folder), **options)
 
 
 def assert_same(a, b):
@@ -101,7 +101,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_comes_back_bit_for_bit(name, saved):
     w, folder = saved(name)
-    found = config.read(folder)
+    found = config.read_pretrained(folder)
     assert (found.model_type, found.model.layers) == (name, MODELS[name].layers)
     assert_same(load(folder), w)
 
@@ -117,7 +117,7 @@ def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tm
         lambda x, s: pytest.fail(f"{x.sharding}") if not x.sharding.is_equivalent_to(s, x.ndim) else 0, there, wanted
     )
     assert_same(there, w)
-    saving.save(tmp_path, there, MODELS[name], model_type=name)
+    saving.save_model(tmp_path, there, MODELS[name], model_type=name)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -126,7 +126,7 @@ HEADS_SPLIT = (*DEFAULT_RULES, ("heads", None), ("kv_heads", None), ("head_dim",
 
 @pytest.mark.parametrize("sizes, rules", [({}, ()), (EIGHT["llama"], DEFAULT_RULES), (EIGHT["llama"], HEADS_SPLIT)])
 def test_a_tensor_may_be_read_in_blocks_that_do_not_come_out_even(sizes, rules, saved, monkeypatch):
-    monkeypatch.setattr(filling, "BLOCK", 1000)
+    monkeypatch.setattr(filling, "BLOCK_BYTES", 1000)
     w, folder = saved("llama")
     assert_same(load(folder, sharding=Sharding(make_mesh(**sizes), rules) if sizes else SINGLE), w)
 
@@ -137,9 +137,9 @@ def test_what_the_host_puts_together_is_what_blocks_make(name, saved, tmp_path, 
     w, _ = saved(name)
     odd = np.array([1e6, -1e6, np.nan, 1e-7, 65519.0], np.float32)
     w = jax.tree.map(lambda x: jnp.asarray(np.resize(np.append(np.asarray(x)[..., :9], odd), x.shape)), w)
-    saving.save(tmp_path, w, MODELS[name], model_type=None if name == "qwen3_moe" else name)
+    saving.save_model(tmp_path, w, MODELS[name], model_type=None if name == "qwen3_moe" else name)
     whole = load(tmp_path, dtype="float16")
-    monkeypatch.setattr(filling, "BLOCK", 200)
+    monkeypatch.setattr(filling, "BLOCK_BYTES", 200)
     assert_same(load(tmp_path, dtype="float16"), whole)
     assert any(np.isinf(np.asarray(x)).any() for x in jax.tree.leaves(whole))
 
@@ -162,7 +162,7 @@ def test_a_small_model_is_loaded_without_compiling(saved):
 
 def test_blocks_have_one_shape_and_cover_every_part(monkeypatch):
     tensor = np.arange(2 * 10 * 3 * 5, dtype=np.float32).reshape(60, 5)  # two parts of ten times three rows
-    monkeypatch.setattr(filling, "BLOCK", tensor.nbytes * 4 // 10)
+    monkeypatch.setattr(filling, "BLOCK_BYTES", tensor.nbytes * 4 // 10)
     found, blocks = np.zeros((2, 30, 5), np.float32), list(filling._blocks(tensor, 2, 10))
     for block, start in blocks:
         assert block.shape == (2, 12, 5)
@@ -173,11 +173,11 @@ def test_blocks_have_one_shape_and_cover_every_part(monkeypatch):
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gpt2"])
 def test_no_device_is_given_more_of_a_tensor_than_its_share_and_none_moves(name, monkeypatch):
-    monkeypatch.setattr(filling, "BLOCK", 1)
+    monkeypatch.setattr(filling, "BLOCK_BYTES", 1)
     sharding = Sharding(make_mesh(fsdp=2, expert=2, tensor=2))
     cfg = MODELS[name]
     specs = transformer.specs(cfg)
-    for param, parts in zip(spec.leaves(specs), pieces(FAMILIES[name], specs, cfg), strict=True):
+    for param, parts in zip(spec.leaves(specs), tensor_pieces(FAMILIES[name], specs, cfg), strict=True):
         home = sharding.named(*param.axes, shape=param.shape)
         axes = filling._stored_axes(param, parts[0])
         place = filling._stored_sharding(param, axes, sharding)
@@ -207,7 +207,7 @@ def test_weights_are_cast_once_on_the_way(saved):
 
 def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
     w, _ = saved("llama")
-    saving.save(tmp_path, w, MODELS["llama"], dtype="bfloat16")
+    saving.save_model(tmp_path, w, MODELS["llama"], dtype="bfloat16")
     assert {t.dtype for t in safetensors.read_folder(tmp_path).values()} == {np.dtype(jnp.bfloat16)}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert_same(load(tmp_path), jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), w))
@@ -216,8 +216,8 @@ def test_a_half_precision_folder_holds_that_dtype(saved, tmp_path):
 def test_a_checkpoint_that_names_no_dtype_has_that_of_most_of_its_numbers(saved, tmp_path):
     w, _ = saved("llama")
     mixed = dataclasses.replace(w, final_norm=jax.tree.map(lambda x: x.astype(jnp.float32), w.final_norm))
-    saving.save(tmp_path, mixed, MODELS["llama"], dtype="bfloat16")
-    found, tensors = config.read(tmp_path), safetensors.read_folder(tmp_path)
+    saving.save_model(tmp_path, mixed, MODELS["llama"], dtype="bfloat16")
+    found, tensors = config.read_pretrained(tmp_path), safetensors.read_folder(tmp_path)
     assert weights.checkpoint_dtype(found, tensors) == "bfloat16"
     unnamed = dataclasses.replace(found, dtype=None)
     assert weights.checkpoint_dtype(unnamed, tensors) == "bfloat16"
@@ -233,7 +233,7 @@ def test_a_choice_bias_is_float32_in_a_model_and_a_folder_of_any_dtype(name, sav
     dtypes = {spec.path_name(path): x.dtype for path, x in jax.tree.leaves_with_path(half)}
     assert dtypes == {path: "float32" if path.endswith("choice_bias") else "bfloat16" for path in dtypes}
     assert_same(half, jax.tree.map(lambda x, y: x.astype(y.dtype), w, half))
-    saving.save(tmp_path, half, MODELS[name])
+    saving.save_model(tmp_path, half, MODELS[name])
     found = {n: t.dtype.name for n, t in safetensors.read_folder(tmp_path).items()}
     assert found == {n: "float32" if n.endswith("e_score_correction_bias") else "bfloat16" for n in found}
     assert "float32" in found.values()
@@ -243,8 +243,8 @@ def test_a_choice_bias_is_float32_in_a_model_and_a_folder_of_any_dtype(name, sav
 
 def test_large_models_are_saved_in_several_files(saved, tmp_path):
     w, _ = saved("qwen3_moe")
-    saving.save(tmp_path, w, MODELS["qwen3_moe"])
-    saving.save(tmp_path, w, MODELS["qwen3_moe"], max_file_bytes=20_000)
+    saving.save_model(tmp_path, w, MODELS["qwen3_moe"])
+    saving.save_model(tmp_path, w, MODELS["qwen3_moe"], max_file_bytes=20_000)
     files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
     assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert_same(load(tmp_path), w)
@@ -252,7 +252,7 @@ def test_large_models_are_saved_in_several_files(saved, tmp_path):
 
 def test_loading_leaves_the_arrays_independent_of_the_file(saved, tmp_path):
     w, _ = saved("mixtral")
-    saving.save(tmp_path, w, MODELS["mixtral"])
+    saving.save_model(tmp_path, w, MODELS["mixtral"])
     there = load(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\xff" * path.stat().st_size)
@@ -266,7 +266,7 @@ def test_loading_leaves_the_arrays_independent_of_the_file(saved, tmp_path):
 def folder(saved, tmp_path):
     """A folder of a Llama that a test may spoil."""
     w, _ = saved("llama")
-    saving.save(tmp_path, w, MODELS["llama"])
+    saving.save_model(tmp_path, w, MODELS["llama"])
     return tmp_path
 
 
@@ -275,7 +275,7 @@ def rewrite(folder, change):
     found = safetensors.read_folder(folder)
     tensors = {name: np.array(t.view(safetensors.open_map(t.path))) for name, t in found.items()}
     change(tensors)
-    outgoing = [safetensors.Outgoing(n, x.shape, x.dtype, lambda x=x: x) for n, x in tensors.items()]
+    outgoing = [safetensors.LazyTensor(n, x.shape, x.dtype, lambda x=x: x) for n, x in tensors.items()]
     safetensors.write_folder(folder, outgoing, max_file_bytes=10**9)
 
 
@@ -305,7 +305,7 @@ def test_what_old_checkpoints_carry_besides_weights_is_left_unread(folder, saved
 
 def test_a_tied_output_matrix_may_be_stored_if_it_is_the_embedding(saved, tmp_path):
     w, _ = saved("gemma3_text")
-    saving.save(tmp_path, w, MODELS["gemma3_text"])
+    saving.save_model(tmp_path, w, MODELS["gemma3_text"])
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     assert_same(load(tmp_path), w)
     rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
@@ -330,14 +330,14 @@ def test_a_configuration_of_absurd_size_meets_the_file_before_memory(folder):
 def test_a_family_that_does_not_express_the_model_is_refused_before_anything_is_written(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], o_bias=False, final_softcap=3.0)
     with pytest.raises(ConfigError, match=r"llama \(final_softcap, o_bias\)"):
-        saving.save(tmp_path / "x", saved("llama")[0], cfg, model_type="llama")
+        saving.save_model(tmp_path / "x", saved("llama")[0], cfg, model_type="llama")
     assert not (tmp_path / "x").exists()
 
 
 def test_weights_of_another_model_are_not_saved(saved, tmp_path):
     cfg = dataclasses.replace(MODELS["llama"], d_ff=48)
     with pytest.raises(CheckpointError, match="not of this configuration's shapes"):
-        saving.save(tmp_path, saved("llama")[0], cfg)
+        saving.save_model(tmp_path, saved("llama")[0], cfg)
 
 
 def test_the_multimodal_gemma_loads_as_its_text_model(saved, tmp_path):
@@ -351,8 +351,8 @@ def test_the_multimodal_gemma_loads_as_its_text_model(saved, tmp_path):
     raw = json.dumps(entries).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + tensors + b"\0\0\0\0")
     (tmp_path / "config.json").write_text(json.dumps(data))
-    found = config.read(tmp_path)
-    assert (found.model, found.generation.eos_ids) == (config.read(folder).model, (1, 106))
+    found = config.read_pretrained(tmp_path)
+    assert (found.model, found.generation.eos_ids) == (config.read_pretrained(folder).model, (1, 106))
     assert_same(load(tmp_path), w)
 
 
@@ -382,6 +382,6 @@ def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
 
     monkeypatch.setattr(filling, "_put", watched)
     monkeypatch.setattr(filling, "IN_FLIGHT", 0)
-    monkeypatch.setattr(filling, "BLOCK", 1000)
+    monkeypatch.setattr(filling, "BLOCK_BYTES", 1000)
     load(saved("qwen3_moe")[1])
     assert 0 < most <= 2

@@ -46,7 +46,7 @@ def test_a_file_is_hashed_once(snapshot, hashed):
 def test_what_others_downloaded_is_used_as_it_lies(snapshot, hashed):
     (snapshot.parents[1] / cache.CHECKED).rmdir()
     (snapshot / "config.json").write_bytes(b"changed")
-    cache.check(snapshot)
+    cache.check_hashes(snapshot)
     assert hashed == []
 
 
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_named_and_removed_and_the_others_stay(file, body, sna
     assert not blob.exists() and list(snapshot.iterdir()) == []
     assert sound.read_bytes() == BODIES[other]
     hashed.clear()
-    cache.check(snapshot)
+    cache.check_hashes(snapshot)
     assert hashed == []
 
 
@@ -72,16 +72,16 @@ def test_a_damaged_blob_that_repositories_share_is_removed_at_its_root(snapshot)
     shared.parent.mkdir(parents=True)
     blob.rename(shared)
     blob.symlink_to(f"../../blobs/ab/{blob.name}")
-    cache.check(snapshot)
+    cache.check_hashes(snapshot)
     (snapshot.parents[1] / cache.CHECKED / blob.name).unlink()
     shared.write_bytes(b"another ten")
     with pytest.raises(HubError, match="model.safetensors arrived damaged"):
-        cache.check(snapshot)
+        cache.check_hashes(snapshot)
     assert not shared.exists() and not blob.is_symlink()
 
 
 def test_a_name_that_is_no_hash_cannot_be_checked(snapshot, hashed):
     (snapshot.parents[1] / "blobs" / "abc").write_bytes(b"")
     (snapshot / "tokenizer.json").symlink_to("../../blobs/abc")
-    cache.check(snapshot)
+    cache.check_hashes(snapshot)
     assert "tokenizer.json" not in hashed

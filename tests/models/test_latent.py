@@ -101,8 +101,8 @@ def test_each_width_is_written_and_read(width, tmp_path):
     heads = {"num_attention_heads": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 6, "v_head_dim": WIDTHS[width]}
     cfg = config.model_config({"model_type": "deepseek_v3"} | sizes | heads, "")
     assert (cfg.head_dim, cfg.latent.d_value, cfg.d_cache) == (10, WIDTHS[width], max(10, WIDTHS[width]))
-    export.write(tmp_path, cfg, export.family_for(cfg), GenerationConfig(), "float32")
-    assert config.read(tmp_path).model == cfg
+    export.write_configs(tmp_path, cfg, export.choose_family(cfg), GenerationConfig(), "float32")
+    assert config.read_pretrained(tmp_path).model == cfg
 
 
 def test_what_turns_is_a_part_of_the_head():

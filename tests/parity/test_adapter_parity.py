@@ -86,9 +86,9 @@ def test_its_folders_give_its_logits(case, tiny_models, tmp_path):
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     adapted.save_pretrained(tmp_path, save_embedding_layers=False)
-    found = config.read(folder)
-    w = weights.load(folder, found)
-    pairs = adapters.load(tmp_path, found.model, found.model_type)
+    found = config.read_pretrained(folder)
+    w = weights.load_weights(folder, found)
+    pairs = adapters.load_adapter(tmp_path, found.model, found.model_type)
     reference = theirs(adapted)
     assert np.abs(reference - bare).max() > 0.01 * np.abs(bare).max()
     assert_alike(ours(lora.attach(w, [pairs]), found.model), reference)
@@ -115,16 +115,16 @@ def test_its_folders_of_the_embedding_and_the_output_matrix(name, stored, tiny_m
     adapted.save_pretrained(tmp_path, save_embedding_layers="auto" if stored else False)
     reference = theirs(adapted)
     assert np.abs(reference - bare).max() > 0.01 * np.abs(bare).max()
-    found = config.read(folder)
-    w, cfg = weights.load(folder, found), found.model
+    found = config.read_pretrained(folder)
+    w, cfg = weights.load_weights(folder, found), found.model
     if adapters.needs_untying(tmp_path, cfg, found.model_type):
         w, cfg = transformer.untie_embeddings(w, cfg)
         assert name.startswith("tied") and "as one" not in name
-    pairs = adapters.load(tmp_path, cfg, found.model_type)
+    pairs = adapters.load_adapter(tmp_path, cfg, found.model_type)
     attached = lora.attach(w, [pairs])
     assert_alike(ours(attached, cfg), reference)
     assert_alike(ours(lora.merge(attached), cfg), reference)
-    adapters.save(tmp_path / "again", pairs, cfg, found.model_type)
+    adapters.save_adapter(tmp_path / "again", pairs, cfg, found.model_type)
     base = transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", tie_word_embeddings=cfg.tie_embeddings
     ).eval()
@@ -139,7 +139,7 @@ def test_our_folders_give_our_logits_there(case, tiny_models, tmp_path):
     import transformers
 
     _, folder = tiny_models(case)
-    found = config.read(folder)
+    found = config.read_pretrained(folder)
     declared = lora.specs(transformer.specs(found.model), rank=3, alpha=5.0)
     if found.model.n_experts:  # where experts have pairs, peft 0.21 drops those of Linears of the same names
         declared = {path: p for path, p in declared.items() if ".attn." in path or "experts" in p.a.axes}
@@ -147,11 +147,11 @@ def test_our_folders_give_our_logits_there(case, tiny_models, tmp_path):
     pairs = spec.map_params(
         lambda p: jnp.asarray(0.2 * draw(p.shape, np.float32)) if p.contract else p.init(None), declared
     )
-    adapters.save(tmp_path, pairs, found.model, found.model_type)
+    adapters.save_adapter(tmp_path, pairs, found.model, found.model_type)
     base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     bare = theirs(base)
     reference = theirs(peft.PeftModel.from_pretrained(base, str(tmp_path)).eval())
-    mine = ours(lora.attach(weights.load(folder, found), [pairs]), found.model)
+    mine = ours(lora.attach(weights.load_weights(folder, found), [pairs]), found.model)
     assert np.abs(reference - bare).max() > 0.01 * np.abs(bare).max()
     assert_alike(mine, reference)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"

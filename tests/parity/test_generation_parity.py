@@ -33,9 +33,9 @@ def pair(tiny_models):
     @functools.cache
     def read(case: str):
         model, folder = tiny_models(case)
-        pretrained = config.read(folder)
+        pretrained = config.read_pretrained(folder)
         model.generation_config.eos_token_id = None
-        return model, weights.load(folder, pretrained), Generator(cfg=pretrained.model)
+        return model, weights.load_weights(folder, pretrained), Generator(cfg=pretrained.model)
 
     return read
 

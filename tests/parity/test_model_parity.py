@@ -29,8 +29,8 @@ def ours(tiny_models):
 
     @functools.cache
     def read(case: str):
-        pretrained = config.read(tiny_models(case)[1])
-        return pretrained, weights.load(tiny_models(case)[1], pretrained)
+        pretrained = config.read_pretrained(tiny_models(case)[1])
+        return pretrained, weights.load_weights(tiny_models(case)[1], pretrained)
 
     return read
 
@@ -108,7 +108,7 @@ def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path, comp
 
     model, (pretrained, w) = tiny_models(case)[0], ours(case)
     kept = {"model_type": pretrained.model_type, "generation": pretrained.generation}
-    saving.save(tmp_path, w, pretrained.model, **kept)
+    saving.save_model(tmp_path, w, pretrained.model, **kept)
     again, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )
@@ -116,7 +116,7 @@ def test_transformers_loads_what_we_save(case, tiny_models, ours, tmp_path, comp
     assert type(again) is type(model)
     compare("back", logits_of(again), logits_of(model))
     assert again.config.eos_token_id == 2 and again.generation_config.eos_token_id == 2
-    assert config.read(tmp_path) == pretrained
+    assert config.read_pretrained(tmp_path) == pretrained
 
 
 def older(data: dict) -> dict:
@@ -150,7 +150,7 @@ def test_both_dialects_of_the_configuration_read_alike(case, tiny_models, tmp_pa
     _, folder = tiny_models(case)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(older(json.loads((folder / "config.json").read_text()))))
-    assert config.read(tmp_path).model == config.read(folder).model
+    assert config.read_pretrained(tmp_path).model == config.read_pretrained(folder).model
 
 
 SPARSE = {"vocab_size": 61, "hidden_size": 1024, "intermediate_size": 48, "num_hidden_layers": 40}
@@ -163,6 +163,6 @@ def test_what_a_configuration_leaves_out_has_the_default_of_transformers(model_t
     data = {"n_embd": 960} if model_type == "gpt2" else SPARSE | {"num_attention_heads": 32}
     data |= {"num_experts_per_tok": 2} if model_type == "deepseek_v2" else {}  # which has no default of its own
     (tmp_path / "config.json").write_text(json.dumps(data | {"model_type": model_type}))
-    sparse = config.read(tmp_path).model
+    sparse = config.read_pretrained(tmp_path).model
     transformers.AutoConfig.for_model(model_type, **data).save_pretrained(tmp_path)
-    assert config.read(tmp_path).model == sparse
+    assert config.read_pretrained(tmp_path).model == sparse

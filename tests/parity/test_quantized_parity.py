@@ -83,8 +83,8 @@ def tiny(tmp_path_factory):
 
 
 def ours(folder: Path, quantization: str | None) -> np.ndarray:
-    found = config.read(folder)
-    w = weights.load(folder, found, quantization=quantization)
+    found = config.read_pretrained(folder)
+    w = weights.load_weights(folder, found, quantization=quantization)
     forward = functools.partial(transformer.forward, cfg=found.model)
     return np.asarray(jax.jit(forward)(w, jnp.asarray(TOKENS, jnp.int32))[0])
 
@@ -141,7 +141,7 @@ WRITTEN = [("Qwen3MoeConfig", scheme) for scheme in ("int8", "int4", "fp8", "int
 @pytest.mark.parametrize(("kind", "scheme"), WRITTEN)
 def test_transformers_reads_what_we_write(kind, scheme, tiny, tmp_path):
     needs("compressed_tensors")
-    found = config.read(tiny(kind))
-    w = weights.load(tiny(kind), found, quantization=scheme)
-    saving.save(tmp_path, w, found.model, model_type=found.model_type, generation=found.generation)
+    found = config.read_pretrained(tiny(kind))
+    w = weights.load_weights(tiny(kind), found, quantization=scheme)
+    saving.save_model(tmp_path, w, found.model, model_type=found.model_type, generation=found.generation)
     assert_both_are(tmp_path, theirs(tmp_path))

@@ -97,9 +97,9 @@ def test_the_same_folder_gives_the_same_logits(name, tiny_models, tmp_path):
         theirs = model(torch.tensor(TOKENS), use_cache=False).logits.numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what is overlooked, as there
-        found = config.read(tmp_path)
+        found = config.read_pretrained(tmp_path)
     forward = jax.jit(lambda w: transformer.forward(w, jnp.asarray(TOKENS, jnp.int32), found.model)[0])
-    mine = np.asarray(forward(weights.load(tmp_path, found)))
+    mine = np.asarray(forward(weights.load_weights(tmp_path, found)))
     assert np.abs(mine - theirs).max() <= TOLERANCE * np.abs(theirs).max()
     untouched = tiny_models(case)[0]
     if name not in NO_CHANGE:

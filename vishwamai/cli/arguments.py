@@ -41,7 +41,7 @@ class Number:
         if self.least is None:
             return
         if self.is_whole:
-            check_whole(name, value, self.least)
+            check_whole(name, value, int(self.least))
         elif self.is_open:
             check_number(name, value, above=self.least)
         else:

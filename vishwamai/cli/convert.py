@@ -15,7 +15,7 @@ from vishwamai.cli.status import Status
 from vishwamai.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from vishwamai.hf.certificate import Prompt
+    from vishwamai.hf.certificate import TokenPrompt
 
 MIB = 2**20
 CERTIFICATES = ("full", "hashes", "none")
@@ -51,13 +51,13 @@ def convert(args: argparse.Namespace) -> None:
     compile_cache.enable()
     with _source(args, status) as source:
         with status("converting") as report:
-            done = conversion.convert(source, target, **asked, progress=report)
+            done = conversion.convert_checkpoint(source, target, **asked, progress=report)
         print(f"{target}: {done.model_type}, {done.dtype}, {done.size / MIB:,.1f} MiB")
         if args.certificate == "none":
             return
         with status("comparing logits" if compare else "hashing"):
             prompts = _prompts(source) if compare else []
-            made = certificate.write(source, target, prompts, name=args.source, compare=compare)
+            made = certificate.write_certificate(source, target, prompts, name=args.source, compare=compare)
     for key in certificate.DISTANCES if compare else ():
         print(f"{key.replace('_', ' ')}: {_said(made[key])}")
 
@@ -93,7 +93,7 @@ def _said(found: dict[str, Any]) -> str:
     return f"logits differ by {found['distance']:.1e} of the largest, {same}"
 
 
-def _prompts(folder: Path) -> list[Prompt]:
+def _prompts(folder: Path) -> list[TokenPrompt]:
     """What the certificate asks: texts where the folder has a tokenizer that is read, ids elsewhere."""
     from vishwamai.hf import certificate, config
     from vishwamai.text.tokenizer import VishwamAITokenizer
@@ -102,4 +102,4 @@ def _prompts(folder: Path) -> list[Prompt]:
         encode = VishwamAITokenizer.from_folder(folder).encode
     except TokenizerError:
         encode = None
-    return certificate.prompts(config.read(folder).model, encode)
+    return certificate.choose_prompts(config.read_pretrained(folder).model, encode)

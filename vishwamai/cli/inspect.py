@@ -52,8 +52,8 @@ def _inspected(args: argparse.Namespace) -> Inspection:
 
     asked = {"batch": args.batch, "length": args.length}
     if args.model.endswith(".json"):
-        return inspection.of_model(read_config(args.model), **asked)
-    return inspection.of_folder(resolve(args.model, revision=args.revision, part="config"), **asked)
+        return inspection.inspect_model(read_config(args.model), **asked)
+    return inspection.inspect_folder(resolve(args.model, revision=args.revision, part="config"), **asked)
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _verify(args: argparse.Namespace) -> int:
     from vishwamai.hf import certificate
     from vishwamai.hub import resolve
 
-    differences = certificate.differences(resolve(args.model, revision=args.revision, part="config"))
+    differences = certificate.changed_files(resolve(args.model, revision=args.revision, part="config"))
     if args.json:
         print(json.dumps({"model": args.model, "differences": differences}, indent=2))
     else:

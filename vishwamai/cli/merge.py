@@ -30,12 +30,12 @@ def merge(args: argparse.Namespace) -> None:
     from vishwamai.hub import resolve
 
     adapter, target = resolve(args.adapter, part="adapter"), Path(args.target)
-    name = args.model or adapter_config.base_of(adapter)
+    name = args.model or adapter_config.base_model_name(adapter)
     if name is None:
         raise InputError(f"{args.adapter} does not name its base model; give it with --model")
     base = resolve(name, revision=args.revision)
     convert.check_target(base, target)
-    dtype = args.dtype or weights.stored_dtype(base, config.read(base))
+    dtype = args.dtype or weights.stored_dtype(base, config.read_pretrained(base))
     model = VishwamAI.from_pretrained(base, dtype="float32", progress=status)
     model.load_adapter(adapter)
     model.merge_adapter()

@@ -86,5 +86,5 @@ def _adapter(run: Any, folder: Path, status: Status, **options: Any) -> Any:
     base = VishwamAI.from_pretrained(name, dtype=dtype, **how)
     result: Any = trainer.train(run.with_base_model(base.config), folder, base=base.weights, progress=status, **options)
     with status("writing the adapter"):
-        adapters.save(folder / "adapter", result.weights, base.config, base.model_type, base=name)
+        adapters.save_adapter(folder / "adapter", result.weights, base.config, base.model_type, base=name)
     return result

@@ -1,7 +1,7 @@
-"""Reads and writes adapter_config.json, in which PEFT says what an adapter is. It knows no tensors and no model.
+"""Reads and writes PEFT's adapter_config.json. It knows no tensors and no model.
 
-What would change the result and is not computed here is refused by name, and so is what is not known. Which modules
-and layers an adapter has is told by its tensors.
+What would change the result and is not computed here is refused by name, and so is what is not known. The tensors say
+which modules and layers an adapter has.
 """
 
 import collections
@@ -17,12 +17,12 @@ from vishwamai import hub
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, HubError
 from vishwamai.hf.attributes import LIST, OBJECT, REQUIRED, Attribute, check_attributes, flag, number, only, size
-from vishwamai.hf.safetensors import write_whole
+from vishwamai.hf.safetensors import write_bytes
 
 FILE, TENSORS = hub.WANTED["adapter"]
 MAX_RANK = 4096
 NONE = only(None, False, [], {})
-ATTRIBUTES = {
+LORA_ATTRIBUTES = {
     "peft_type": Attribute((), REQUIRED, choices=("LORA",)),
     "r": size(8, MAX_RANK),
     "lora_alpha": number(8),
@@ -44,7 +44,7 @@ ATTRIBUTES = {
         NONE,
     ),
 }
-HARMLESS = frozenset(
+LORA_HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path eva_config exclude_modules fan_in_fan_out inference_mode
     layers_pattern layers_to_transform lora_dropout megatron_core peft_version qalora_group_size revision
@@ -55,8 +55,8 @@ _NAME = re.compile(r"\^?\w+(\.\w+)*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """Ranks and scales, module by module; a pattern of a module's last names stands before the common value."""
+class LoraConfig:
+    """Ranks and scales by module; those that a pattern of its last names has go before the common ones."""
 
     rank: int
     alpha: float
@@ -64,7 +64,7 @@ class Said:
     alphas: Mapping[str, float]
     by_root: bool  # the scale is alpha / sqrt(rank) (rsLoRA), else alpha / rank
     tied: bool = False  # where a model ties its output matrix to its embedding, that changes with it
-    whole: tuple[str, ...] = ()  # names of modules whose own weights are there
+    full: tuple[str, ...] = ()  # names of modules that have full weights
 
     def rank_of(self, module: str) -> int:
         """A module's rank."""
@@ -84,21 +84,21 @@ def _first(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return default
 
 
-def read(folder: Path) -> Said:
-    """What a folder says of its adapter. Raises `ConfigError` that names the file and the attribute."""
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """Returns a folder's adapter_config.json. Raises `ConfigError` that names the file and the attribute."""
     try:
         path = hub.member(folder, FILE)
     except HubError as error:
         raise ConfigError(f"{error}: an adapter is a folder with {FILE} and {TENSORS}") from None
-    a = check_attributes(load_json(path), ATTRIBUTES, "LoRA", str(path), harmless=HARMLESS)
-    return Said(
+    a = check_attributes(load_json(path), LORA_ATTRIBUTES, "LoRA", str(path), harmless=LORA_HARMLESS)
+    return LoraConfig(
         rank=a["r"],
         alpha=a["lora_alpha"],
         ranks=_patterns(a["rank_pattern"], (int,), MAX_RANK, f"{path}: rank_pattern"),
         alphas=_patterns(a["alpha_pattern"], (int, float), 1e12, f"{path}: alpha_pattern"),
         by_root=a["use_rslora"],
         tied=a["ensure_weight_tying"],
-        whole=_names(a["modules_to_save"] or [], str(path)),
+        full=_names(a["modules_to_save"] or [], str(path)),
     )
 
 
@@ -117,46 +117,46 @@ def _patterns(table: Mapping[str, Any] | None, kinds: tuple, most: float, where:
     return table or {}
 
 
-def base_of(folder: Path) -> str | None:
+def base_model_name(folder: Path) -> str | None:
     """The name of the model that an adapter was trained on, where it says so."""
     name = load_json(folder / FILE).get("base_model_name_or_path")
     return name if isinstance(name, str) and name else None
 
 
-def write(
+def write_adapter_config(
     folder: Path,
     pairs: Mapping[str, tuple[int, float]],
     every: Collection[str],
     *,
-    whole: Iterable[str] = (),
+    full: Iterable[str] = (),
     tied: bool = False,
     fan_in_fan_out: bool,
     base: str | None,
 ) -> None:
     """Writes the file: `pairs` are {module: (rank, scale)}, `every` all modules of the model, `base` its name.
 
-    `whole` are the modules whose own weights are there; `tied` says that the output matrix changes as the embedding.
+    `full` are the modules that have full weights; `tied` says that the output matrix changes as the embedding does.
     """
-    said = {module: (rank, _alpha(rank, scale)) for module, (rank, scale) in pairs.items()}
-    rank, alpha = collections.Counter(said.values() or [(1, 1)]).most_common(1)[0][0]
+    alphas = {module: (rank, _alpha(rank, scale)) for module, (rank, scale) in pairs.items()}
+    rank, alpha = collections.Counter(alphas.values() or [(1, 1)]).most_common(1)[0][0]
     data = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": _by_name({m: r for m, (r, _) in said.items() if r != rank}, every),
-        "alpha_pattern": _by_name({m: a for m, (_, a) in said.items() if a != alpha}, every),
-        "target_modules": names_of(pairs, every),
+        "rank_pattern": _by_name({m: r for m, (r, _) in alphas.items() if r != rank}, every),
+        "alpha_pattern": _by_name({m: a for m, (_, a) in alphas.items() if a != alpha}, every),
+        "target_modules": module_names(pairs, every),
         "fan_in_fan_out": fan_in_fan_out,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
-        "modules_to_save": names_of(whole, every) or None,
+        "modules_to_save": module_names(full, every) or None,
         "ensure_weight_tying": tied,
         "inference_mode": True,
     }
-    write_whole(folder / FILE, [json.dumps(data, indent=2).encode() + b"\n"])
+    write_bytes(folder / FILE, [json.dumps(data, indent=2).encode() + b"\n"])
 
 
 def _alpha(rank: int, scale: float) -> float:
@@ -169,11 +169,11 @@ def _by_name(values: Mapping[str, Any], every: Collection[str]) -> dict[str, Any
     return {
         name: value
         for value in sorted(set(values.values()))
-        for name in names_of([module for module, v in values.items() if v == value], every)
+        for name in module_names([module for module, v in values.items() if v == value], every)
     }
 
 
-def names_of(modules: Iterable[str], every: Collection[str]) -> list[str]:
+def module_names(modules: Iterable[str], every: Collection[str]) -> list[str]:
     """Names that match these modules and no other: a last name where all that bear it are meant, else whole paths."""
     mine, bearers = set(modules), collections.defaultdict(list)
     for module in every:

@@ -18,15 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vishwamai.hf import compressed
-from vishwamai.hf.coded import Coded
-from vishwamai.hf.compressed import Codes
-from vishwamai.hf.config import QUANTIZATION, Pretrained
+from vishwamai.hf.coded import QuantizedTensor, as_readable
+from vishwamai.hf.compressed import Codes, common_scheme, compressed_tensors, quantization_config, round_codes
+from vishwamai.hf.config import QUANTIZATION
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.folder import Folder
-from vishwamai.hf.pieces import Piece, pieces
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.pieces import TensorPiece, tensor_pieces
+from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.weights import spec
@@ -39,7 +38,7 @@ class Checkpoint(NamedTuple):
 
     model_type: str
     quantization: Mapping[str, Any]
-    tensors: list[Outgoing]
+    tensors: list[LazyTensor]
 
 
 def assemble(model_type: str, cfg: ModelConfig, tree, source: "ModelWeights | StoredWeights") -> Checkpoint:
@@ -50,27 +49,27 @@ def assemble(model_type: str, cfg: ModelConfig, tree, source: "ModelWeights | St
     a warning.
     """
     specs, weights = transformer.specs(cfg), named_weights(tree)
-    scheme = compressed.common_scheme(weights, dict(spec.named(specs)))
-    parts: dict[str, list[Piece]] = {}
-    for piece in itertools.chain(*pieces(FAMILIES[model_type], specs, cfg)):
+    scheme = common_scheme(weights, dict(spec.named(specs)))
+    parts: dict[str, list[TensorPiece]] = {}
+    for piece in itertools.chain(*tensor_pieces(FAMILIES[model_type], specs, cfg)):
         parts.setdefault(piece.name, []).append(piece)
     quantized = {name for name, of in parts.items() if scheme is not None and is_quantized(weights[of[0].path])}
     if not all(len(parts[name][0].shape) == 2 and parts[name][0].transposed for name in quantized):
         what = f"{model_type} keeps weights that are quantised in tensors which compressed-tensors has no form for"
         warnings.warn(f"{what}, so only VishwamAI will load this folder", stacklevel=3)
         return assemble(OWN, cfg, tree, source)
-    tensors: list[Outgoing] = []
+    tensors: list[LazyTensor] = []
     for name, of in parts.items():
         if name in quantized:
-            tensors += compressed.tensors(name, of[0].shape, scheme, source.codes(of, scheme))
+            tensors += compressed_tensors(name, of[0].shape, scheme, source.codes(of, scheme))
         else:
             dtype = source.dtype(of)
-            tensors.append(Outgoing(name, of[0].shape, dtype, partial(_join, of, dtype, source.values)))
+            tensors.append(LazyTensor(name, of[0].shape, dtype, partial(_join, of, dtype, source.values)))
     if scheme is None:
         return Checkpoint(model_type, {}, tensors)
     plain = {name.removesuffix(".weight") for name, of in parts.items() if name not in quantized and of[0].transposed}
     plain |= {"lm_head"} if cfg.tie_embeddings else set()
-    return Checkpoint(model_type, {QUANTIZATION: compressed.configuration(scheme, plain)}, tensors)
+    return Checkpoint(model_type, {QUANTIZATION: quantization_config(scheme, plain)}, tensors)
 
 
 def named_weights(tree) -> dict[str, Any]:
@@ -79,11 +78,11 @@ def named_weights(tree) -> dict[str, Any]:
     return {spec.path_name(path): leaf for path, leaf in leaves}
 
 
-def _join(parts: Sequence[Piece], dtype: np.dtype, values: Callable[[Piece, np.dtype], np.ndarray]) -> np.ndarray:
+def _join(parts: Sequence[TensorPiece], dtype: np.dtype, values: Callable[[TensorPiece, np.dtype], Any]) -> np.ndarray:
     tensor = np.empty(parts[0].shape, dtype)
     for piece in parts:
         with np.errstate(over="ignore"):
-            tensor[piece.part] = piece.to_tensor(values(piece, dtype))
+            tensor[piece.part] = np.asarray(piece.to_tensor(values(piece, dtype)))
     return tensor
 
 
@@ -93,19 +92,19 @@ class ModelWeights:
     def __init__(self, w, specs):
         self._leaves, self._params = named_weights(w), dict(spec.named(specs))
 
-    def dtype(self, parts: Sequence[Piece]) -> np.dtype:
+    def dtype(self, parts: Sequence[TensorPiece]) -> np.dtype:
         """The dtype of a tensor of these parts."""
         return np.dtype(self._params[parts[0].path].dtype)
 
-    def values(self, piece: Piece, dtype: np.dtype, field: str | None = None) -> np.ndarray:
-        """A piece's values on the host; of a quantised weight what it stands for, or the `field` alone."""
+    def values(self, piece: TensorPiece, dtype: np.dtype, field: str | None = None) -> jax.Array:
+        """A piece's values on one device or all; of a quantised weight what it stands for, or the `field` alone."""
         leaf = self._leaves[piece.path]
         leaf = leaf if field is None else getattr(leaf, field)
         home = jax.tree.leaves(leaf)[0].sharding
         whole = NamedSharding(home.mesh, PartitionSpec()) if isinstance(home, NamedSharding) else None
-        return np.asarray(_take(leaf, np.asarray(piece.index, np.int32), dtype, whole))
+        return _take(leaf, np.asarray(piece.index, np.int32), dtype, whole)
 
-    def codes(self, parts: Sequence[Piece], scheme: Scheme) -> Codes:
+    def codes(self, parts: Sequence[TensorPiece], scheme: Scheme) -> Codes:
         """A quantised tensor's codes and scales; these are repeated where the scheme's groups are smaller."""
         first, (outputs, inputs) = self._leaves[parts[0].path], parts[0].shape
         sizes = zip(first.values.shape, first.scale.shape, strict=True)
@@ -134,13 +133,12 @@ def _take(leaf, index: jax.Array, dtype: np.dtype, whole: NamedSharding | None) 
 class StoredWeights:
     """The weights in a checkpoint's folder, in `dtype` (None: as they are stored)."""
 
-    def __init__(self, folder: Folder, pretrained: Pretrained, dtype: str | None = None):
-        self._folder, self._is_cast, specs = folder, dtype is not None, transformer.specs(pretrained.model)
-        self._params = dict(spec.named(spec.with_dtype(specs, jnp.dtype(dtype or "float32"))))
-        stored = itertools.chain(*pieces(FAMILIES[pretrained.model_type], specs, pretrained.model))
-        self._pieces = {(piece.path, piece.index): piece for piece in stored}
+    def __init__(self, folder: Folder, pieces: list[list[TensorPiece]], specs, dtype: str | None = None):
+        self._folder, self._is_cast = folder, dtype is not None
+        self._params = dict(spec.named(specs if dtype is None else spec.with_dtype(specs, jnp.dtype(dtype))))
+        self._pieces = {(piece.path, piece.index): piece for piece in itertools.chain(*pieces)}
 
-    def dtype(self, parts: Sequence[Piece]) -> np.dtype:
+    def dtype(self, parts: Sequence[TensorPiece]) -> np.dtype:
         """The dtype of a tensor of these parts: as stored, float32 where they differ or are float64.
 
         A quantised part counts as the folder's plain tensors.
@@ -149,19 +147,18 @@ class StoredWeights:
             return np.dtype(self._params[parts[0].path].dtype)
         tensors = self._folder.tensors
         found = [tensors[self._pieces[piece.path, piece.index].name] for piece in parts]
-        if any(isinstance(tensor, Coded) for tensor in found):
-            found = [tensor for tensor in tensors.values() if not isinstance(tensor, Coded)][:1] or found
+        if any(isinstance(tensor, QuantizedTensor) for tensor in found):
+            found = [tensor for tensor in tensors.values() if not isinstance(tensor, QuantizedTensor)][:1] or found
         dtypes = {tensor.dtype for tensor in found}
         return dtypes.pop() if len(dtypes) == 1 and np.dtype(np.float64) not in dtypes else np.dtype(np.float32)
 
-    def values(self, piece: Piece, dtype: np.dtype) -> np.ndarray:
+    def values(self, piece: TensorPiece, dtype: np.dtype) -> np.ndarray:
         """A piece's values, in the dtype that they are stored in; float64 as float32, as loading does."""
         stored = self._pieces[piece.path, piece.index]
-        found = np.asarray(self._folder.view(stored.name)[stored.part])
-        found = found.astype(np.float32) if found.dtype == np.float64 else found
+        found = as_readable(self._folder.view(stored.name)[stored.part])
         return stored.to_weight(found, self._params[piece.path].shape[len(stored.index) :])
 
-    def codes(self, parts: Sequence[Piece], scheme: Scheme) -> Codes:
+    def codes(self, parts: Sequence[TensorPiece], scheme: Scheme) -> Codes:
         """A tensor's values rounded to codes and scales."""
         plain = partial(_join, parts, np.dtype(np.float32), self.values)
-        return compressed.round_codes(parts[0].shape, scheme, plain)
+        return round_codes(parts[0].shape, scheme, plain)

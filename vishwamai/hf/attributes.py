@@ -1,7 +1,7 @@
-"""What an attribute of config.json may be, those that most families have, and those that change nothing.
+"""What an attribute of config.json may be, the attributes that most families have, and those that change nothing.
 
-An attribute that a family neither has nor lists as harmless is refused by name: what it would change is not known. The
-defaults are those of transformers' configuration classes. It knows no family and no model of ours.
+An attribute that a family neither has nor lists as harmless is refused by name. The defaults are those of transformers'
+configuration classes. It knows no family and no model.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from vishwamai.errors import ConfigError
-from vishwamai.hf.problem import Problem, short
+from vishwamai.hf.problem import CheckpointProblem, shorten
 
 REQUIRED = object()
 LENGTH = 2**31 - 1  # positions are 32-bit integers
@@ -43,7 +43,7 @@ def flag(default: bool) -> Attribute:
 
 
 def only(*choices: Any) -> Attribute:
-    """One of these values, the first by default: another would change what the model computes."""
+    """One of these values, the first by default; no other is computed."""
     return Attribute((), choices[0], choices=choices)
 
 
@@ -52,14 +52,14 @@ OBJECT = Attribute((dict, type(None)), None)
 TOKENS = Attribute((int, list, type(None)), None, -1, 2**31)
 TOKEN = Attribute((int, type(None)), None, -1, 2**31)
 
-NEVER = {  # what no decoder-only model has
+DECODER_ONLY = {  # what no decoder-only model has
     "is_encoder_decoder": only(False),
     "add_cross_attention": only(False),
     "cross_attention_hidden_size": only(None),
     "pruned_heads": only({}, None),
 }
 COMMON = {
-    **NEVER,
+    **DECODER_ONLY,
     "vocab_size": size(most=2**24),
     "hidden_size": size(),
     "intermediate_size": size(most=2**22),
@@ -79,7 +79,7 @@ COMMON = {
     "pad_token_id": TOKEN,
 }
 WINDOW = {"use_sliding_window": flag(False), "sliding_window": size(4096, LENGTH, null=True)}
-EXPERTS = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
+EXPERT_ATTRIBUTES = {"num_experts_per_tok": size(2, HEADS), "num_local_experts": size(None, HEADS)}
 
 HARMLESS = frozenset(
     """
@@ -128,36 +128,40 @@ def check_attributes(
     architecture: str | None = None,
     harmless: Collection[str] = HARMLESS,
 ) -> dict[str, Any]:
-    """Every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
-    for problem in problems(data, known, model_type, architecture=architecture, harmless=harmless):
+    """Returns every known attribute, from the file or by default. Raises `ConfigError` that names what is wrong."""
+    for problem in attribute_problems(data, known, model_type, architecture=architecture, harmless=harmless):
         raise ConfigError(f"{where}: {problem.name!r} {problem.why}")
     return {key: data.get(key, attribute.default) for key, attribute in known.items()}
 
 
-def problems(
+def attribute_problems(
     data: Mapping[str, Any],
     known: Mapping[str, Attribute],
     model_type: str,
     *,
     architecture: str | None = None,
     harmless: Collection[str] = HARMLESS,
-) -> Iterator[Problem]:
-    """What is not known, not read or out of range in the object of a config.json."""
+) -> Iterator[CheckpointProblem]:
+    """Yields what is not known, not read or out of range in the object of a config.json."""
     for key, value in data.items():
         if key in known or key in harmless or (key in REFUSED and value in (None, False, {})):
             continue
         if key == "auto_map" and _names(value, architecture):
             continue
-        yield Problem(key, short(value), REFUSED.get(key, f"is not known for {model_type}, so it is not loaded"))
+        yield CheckpointProblem(
+            key, shorten(value), REFUSED.get(key, f"is not known for {model_type}, so it is not loaded")
+        )
     for key, attribute in known.items():
         if key not in data:
             if attribute.default is REQUIRED:
-                yield Problem(key, "", "is missing")
+                yield CheckpointProblem(key, "", "is missing")
         elif (why := _fault(data[key], attribute)) is not None:
-            yield Problem(key, short(data[key]), why)
+            yield CheckpointProblem(key, shorten(data[key]), why)
     for one, other in ALIASES:
         if one in known and other in known and None not in (a := data.get(one), b := data.get(other)) and a != b:
-            yield Problem(one, short(a), f"is {short(a)}, and {other!r}, another name of it, is {short(b)}")
+            yield CheckpointProblem(
+                one, shorten(a), f"is {shorten(a)}, and {other!r}, another name of it, is {shorten(b)}"
+            )
 
 
 def _names(auto_map: Any, architecture: str | None) -> bool:
@@ -171,11 +175,11 @@ def _fault(value: Any, attribute: Attribute) -> str | None:
     if attribute.choices:
         if any(value == c and type(value) is type(c) for c in attribute.choices):
             return None
-        return f"is {short(value)}; only {' or '.join(repr(c) for c in attribute.choices)} is known"
+        return f"is {shorten(value)}; only {' or '.join(repr(c) for c in attribute.choices)} is known"
     if type(value) not in attribute.kinds:
-        return f"must be {_kinds(attribute)}, not {short(value)}"
+        return f"must be {_kinds(attribute)}, not {shorten(value)}"
     if type(value) in (int, float) and not attribute.least <= value <= attribute.most:
-        return f"is {short(value)}; it must lie in {attribute.least}..{attribute.most}"
+        return f"is {shorten(value)}; it must lie in {attribute.least}..{attribute.most}"
     return None
 
 

@@ -1,10 +1,9 @@
-"""The parity certificate of a converted folder, `parity.json`: what it holds, and how far its logits are from others'.
+"""The parity certificate of a converted folder, `parity.json`: its files, and how far its logits are from the source's.
 
 It records the SHA-256 of every file, the prompts as ids, the distance in float32 between the logits of source and
-target as we load them, the same between ours of the target and those of an installed `transformers`, and the versions
-of all that computed. What could not be compared is null, with the reason in words. Nothing reads it to load a model. It
-knows no tokenizer: whoever has one passes the prompts' ids. Windows and scalings that begin beyond the prompts it
-cannot see.
+target as we load them, that between ours of the target and those of an installed `transformers`, and the versions of
+the packages. What could not be compared is null, with the reason. Nothing reads it to load a model. Windows and
+scalings that begin beyond the prompts do not show in it. It knows no tokenizer: prompts are ids.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ from vishwamai.models.config import ModelConfig
 
 FILE = "parity.json"
 FORMAT = 1
-MAX_BYTES = 16 * 2**20
+MAX_CERTIFICATE = 16 * 2**20
 TEXTS = (
     "Explain the concept of machine learning:",
     "def area(radius):\n    return 3.14159 * radius ** 2\n",
@@ -45,35 +44,41 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """The ids that logits are compared on, and the text that they are of."""
+class TokenPrompt:
+    """The ids that logits are compared on, and their text."""
 
     tokens: tuple[int, ...]
     text: str | None = None
 
 
-def prompts(cfg: ModelConfig, encode: Callable[[str], Sequence[int]] | None = None) -> list[Prompt]:
-    """What a model is asked: `TEXTS` by its tokenizer, or ids from a fixed seed where it has none that fits."""
+def choose_prompts(cfg: ModelConfig, encode: Callable[[str], Sequence[int]] | None = None) -> list[TokenPrompt]:
+    """Returns the prompts for a model: `TEXTS` by its tokenizer, or ids from a fixed seed where it has none."""
     longest = min(LONGEST, cfg.max_length)
-    rows = [Prompt(tuple(map(int, encode(text)))[:longest], text) for text in TEXTS] if encode else []
+    rows = [TokenPrompt(tuple(map(int, encode(text)))[:longest], text) for text in TEXTS] if encode else []
     if rows and all(row.tokens and max(row.tokens) < cfg.vocab_size for row in rows):
         return rows
     rng = np.random.default_rng(0)
-    return [Prompt(tuple(rng.integers(0, cfg.vocab_size, min(n, longest)).tolist())) for n in SEEDED]
+    return [TokenPrompt(tuple(rng.integers(0, cfg.vocab_size, min(n, longest)).tolist())) for n in SEEDED]
 
 
-def write(source: Path, target: Path, asked: Sequence[Prompt], *, name: str, compare: bool = True) -> dict[str, Any]:
-    """Writes `parity.json` to the folder `target`, which was made of the folder `source`, called `name`; returns it.
+def write_certificate(
+    source: Path, target: Path, asked: Sequence[TokenPrompt], *, name: str, compare: bool = True
+) -> dict[str, Any]:
+    """Writes `parity.json` to the folder `target`, converted from the folder `source`, called `name`; returns it.
 
     With `compare=False` no model is loaded. The hashes are on disk before the first model is loaded.
     """
-    found = config.read(target)
-    said = load_json(target / "config.json")
+    found = config.read_pretrained(target)
+    data = load_json(target / "config.json")
     made: dict[str, Any] = {
         "format": FORMAT,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "source": {"name": name, "model_type": config.read(source).model_type, "files": hashes(_read_files(source))},
-        "target": {"model_type": found.model_type, "dtype": said.get("dtype"), "files": hashes(_all_files(target))},
+        "source": {
+            "name": name,
+            "model_type": config.read_pretrained(source).model_type,
+            "files": hash_files(_read_files(source)),
+        },
+        "target": {"model_type": found.model_type, "dtype": data.get("dtype"), "files": hash_files(_all_files(target))},
         "prompts": [dataclasses.asdict(prompt) for prompt in asked],
     }
     if source.parent.name == "snapshots":
@@ -88,11 +93,11 @@ def write(source: Path, target: Path, asked: Sequence[Prompt], *, name: str, com
 
 
 def _write(folder: Path, made: dict[str, Any]) -> None:
-    safetensors.write_whole(folder / FILE, [json.dumps(made, indent=2, ensure_ascii=False).encode() + b"\n"])
+    safetensors.write_bytes(folder / FILE, [json.dumps(made, indent=2, ensure_ascii=False).encode() + b"\n"])
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of what computes: None for what is not installed."""
+    """Returns the versions of the packages that compute; None for what is not installed."""
 
     def of(package: str) -> str | None:
         try:
@@ -103,8 +108,8 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version()} | {p: of(p) for p in (*PACKAGES, "transformers", "torch")}
 
 
-def hashes(files: Iterable[tuple[str, Path]]) -> dict[str, str]:
-    """The SHA-256 of each file by its name, read in pieces."""
+def hash_files(files: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    """Returns the SHA-256 of each file by its name."""
     out = {}
     for name, path in sorted(files):
         with path.open("rb") as file:
@@ -112,21 +117,21 @@ def hashes(files: Iterable[tuple[str, Path]]) -> dict[str, str]:
     return out
 
 
-def differences(folder: Path) -> list[str]:
-    """In which files a folder differs from its certificate, in words. Raises `CheckpointError` where it has none."""
-    said, found = _read(folder), hashes(_all_files(folder))
-    gone = [f"{name} is missing" for name in said if name not in found]
+def changed_files(folder: Path) -> list[str]:
+    """Returns in words how a folder's files differ from its certificate. Raises `CheckpointError` without one."""
+    stated, found = _read(folder), hash_files(_all_files(folder))
+    gone = [f"{name} is missing" for name in stated if name not in found]
     changed = [
-        f"{name} is not the file that was certified" for name in said if found.get(name, said[name]) != said[name]
+        f"{name} is not the file that was certified" for name in stated if found.get(name, stated[name]) != stated[name]
     ]
-    return sorted(gone + changed) + [f"{name} was not there" for name in found if name not in said]
+    return sorted(gone + changed) + [f"{name} was not there" for name in found if name not in stated]
 
 
 def _read(folder: Path) -> dict[str, str]:
     """The hashes that a folder's certificate states."""
     path = folder / FILE
     try:
-        files = load_json(path, max_bytes=MAX_BYTES)["target"]["files"]
+        files = load_json(path, max_bytes=MAX_CERTIFICATE)["target"]["files"]
         if not all(isinstance(name, str) and isinstance(value, str) for name, value in files.items()):
             raise TypeError
     except ConfigError as error:
@@ -157,17 +162,17 @@ def _distances(source: Path, target: Path, cfg: ModelConfig, rows: list[tuple[in
         reason = f"skipped: it needs {needed / GIB:,.1f} GiB of memory, and {free / GIB:,.1f} GiB are free"
         return dict.fromkeys(DISTANCES, _none(reason))
     try:
-        before, after = ours(source, rows), ours(target, rows)
+        before, after = folder_logits(source, rows), folder_logits(target, rows)
     except (VishwamAIError, RuntimeError, MemoryError) as error:  # a lack of memory, a tied matrix that is not
         return dict.fromkeys(DISTANCES, _none(f"our logits could not be computed: {_sentence(error)}"))
-    return dict(zip(DISTANCES, (distance(after, before), _to_reference(target, after, rows)), strict=True))
+    return dict(zip(DISTANCES, (logit_distance(after, before), _to_reference(target, after, rows)), strict=True))
 
 
 def _to_reference(target: Path, mine: list[np.ndarray], rows: list[tuple[int, ...]]) -> dict[str, Any]:
-    if config.read(target).model_type == OWN:
+    if config.read_pretrained(target).model_type == OWN:
         return _none("transformers does not read VishwamAI's own format")
     try:
-        return distance(mine, reference.logits(target, rows))
+        return logit_distance(mine, reference.logits(target, rows))
     except ModuleNotFoundError as error:
         return _none(f"transformers cannot be asked: {error.name} is not installed")
     except Exception as error:  # of a folder that it does not load, another package raises what it likes
@@ -185,18 +190,18 @@ def _sentence(error: BaseException) -> str:
 _forward = jax.jit(transformer.forward, static_argnames="cfg")
 
 
-def ours(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The logits [T, V] of each row of ids, as we load the folder: float32, on the CPU."""
-    found = config.read(folder)
+def folder_logits(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Returns the logits `[T, V]` of each row of ids by the folder's model, float32, on the CPU."""
+    found = config.read_pretrained(folder)
     longest = max(map(len, rows))
     tokens = np.asarray([[*row, *[0] * (longest - len(row))] for row in rows], np.int32)  # what follows changes nothing
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
-        w = weights.load(folder, found)
+        w = weights.load_weights(folder, found)
         made = np.asarray(_forward(w, tokens, cfg=found.model)[0])
     return [made[i, : len(row)] for i, row in enumerate(rows)]
 
 
-def distance(mine: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
+def logit_distance(mine: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
     """max|mine - theirs| / max|theirs| over all rows' logits [T, V], and how often the likeliest token is one."""
     a, b = np.concatenate(mine), np.concatenate(theirs)
     if a.shape != b.shape:
@@ -214,13 +219,13 @@ def distance(mine: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]
 
 
 def needed_memory(cfg: ModelConfig, rows: Sequence[Sequence[int]]) -> int:
-    """Bytes that one model in float32 and three sets of logits take, and a quarter more."""
+    """Returns the bytes of one model in float32 and three sets of logits, and a quarter more."""
     logits = 3 * len(rows) * max(map(len, rows)) * cfg.vocab_size
     return 4 * (cost.parameters(cfg).total + logits) * 5 // 4
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that can be had, the container's limit included; None where the system does not say."""
+    """Returns the free bytes of main memory, within the container's limit; None where the system does not say."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024 * int(lines["MemAvailable"].split()[0])

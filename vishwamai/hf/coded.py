@@ -1,7 +1,4 @@
-"""A tensor that is stored quantised, as codes and scales: what it stands for, or either, part by part.
-
-It knows no format: how codes and scales are had is passed in.
-"""
+"""A tensor that is stored quantised: its codes, its scales and its values, part by part. It knows no format."""
 
 import dataclasses
 import math
@@ -18,13 +15,13 @@ CODES = {"int8": np.int8, "int4": ml_dtypes.int4, "fp8": ml_dtypes.float8_e4m3fn
 TABLES = {
     kind: np.arange(n, dtype=np.uint8).view(CODES[kind]).astype(np.float32) for kind, n in (("fp8", 256), ("mxfp4", 16))
 }
-Axes = tuple[range | int, ...]  # a part of a tensor: places on each axis, or one place of an axis that falls away
+AxisRanges = tuple[range | int, ...]  # a part of a tensor: places on each axis, or one place of an axis that falls away
 
 
 class View:
-    """Part of a tensor, which is made when it is asked for as an array. It is sliced as an array is, at no cost."""
+    """Part of a tensor, sliced as an array is, whose values are made by `np.asarray`."""
 
-    def __init__(self, make: Callable[[Axes], np.ndarray], axes: Axes):
+    def __init__(self, make: Callable[[AxisRanges], np.ndarray], axes: AxisRanges):
         self._make, self._axes = make, axes
 
     @property
@@ -34,7 +31,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """What it takes as float32."""
+        """Its bytes in float32."""
         return 4 * math.prod(self.shape)
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> "View":
@@ -46,11 +43,17 @@ class View:
         return values if dtype is None else values.astype(dtype, copy=False)
 
 
+def as_readable(values: "np.ndarray | View") -> np.ndarray:
+    """Returns values in a dtype that devices have."""
+    found = np.asarray(values)
+    return found.astype(np.float32) if found.dtype == np.float64 else found
+
+
 @dataclasses.dataclass(frozen=True)
-class Coded:
+class QuantizedTensor:
     """A tensor that is stored as codes and scales, each scale for a block of codes (`block`: its size on each axis).
 
-    `codes` gives a part of the codes and `scale` the scales at some places of their grid. `inputs` is the axis along
+    `codes` returns a part of the codes and `scale` the scales at indices of their grid. `inputs` is the axis along
     which a matmul sums.
     """
 
@@ -58,21 +61,21 @@ class Coded:
     path: Path
     kind: str
     shape: tuple[int, ...]
-    codes: Callable[[Axes], np.ndarray]
+    codes: Callable[[AxisRanges], np.ndarray]
     scale: Callable[[tuple[np.ndarray, ...]], np.ndarray]
     block: tuple[int, ...]
     inputs: int = -1
-    dtype: np.dtype = np.dtype(np.float32)  # of what it stands for
+    dtype: np.dtype = np.dtype(np.float32)  # of its values
 
     @property
     def scheme(self) -> Scheme:
-        """What a weight is that keeps these codes."""
+        """The scheme of a weight that keeps these codes."""
         group = self.block[self.inputs]
         whole = group >= self.shape[self.inputs]
         return Scheme(self.kind, None if whole else group, "bfloat16" if self.kind == "mxfp4" else "float32")
 
     def plain(self) -> View:
-        """What it stands for, float32."""
+        """Its values, float32."""
         return View(self._decoded, _whole(self.shape))
 
     def values(self) -> View:
@@ -84,18 +87,18 @@ class Coded:
         step = group or self.shape[self.inputs]
         at = self.inputs % len(self.shape)
 
-        def make(axes: Axes) -> np.ndarray:
+        def make(axes: AxisRanges) -> np.ndarray:
             return self._scale(tuple(_times(axis, step) if i == at else axis for i, axis in enumerate(axes)))
 
         return View(make, _whole(tuple(n // step if i == at else n for i, n in enumerate(self.shape))))
 
-    def _decoded(self, axes: Axes) -> np.ndarray:
+    def _decoded(self, axes: AxisRanges) -> np.ndarray:
         codes = self.codes(axes)
         values = TABLES[self.kind][codes] if self.kind in TABLES else codes.astype(np.float32)
         values *= self._scale(axes)
         return values
 
-    def _scale(self, axes: Axes) -> np.ndarray:
+    def _scale(self, axes: AxisRanges) -> np.ndarray:
         grid = np.ix_(*(np.atleast_1d(np.asarray(axis)) // n for axis, n in zip(axes, self.block, strict=True)))
         kept = tuple(slice(None) if isinstance(axis, range) else 0 for axis in axes)
         scale = np.asarray(self.scale(grid), np.float32)[kept]
@@ -117,6 +120,6 @@ def _typed(codes: np.ndarray, dtype) -> np.ndarray:
     return codes.astype(dtype) if np.issubdtype(codes.dtype, np.signedinteger) else codes.view(dtype)
 
 
-def index_of(axes: Axes) -> tuple[slice | int, ...]:
+def to_index(axes: AxisRanges) -> tuple[slice | int, ...]:
     """The same part as an index of an array."""
     return tuple(slice(a.start, a.stop, a.step) if isinstance(a, range) else a for a in axes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from vishwamai.hf.safetensors import Outgoing
+from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.weights import quantize
 from vishwamai.weights.quantize import Scheme, is_quantized
 from vishwamai.weights.spec import Param
@@ -45,18 +45,18 @@ class Codes(NamedTuple):
     scales: Callable[[], np.ndarray]
 
 
-def tensors(name: str, shape: tuple[int, int], scheme: Scheme, codes: Codes) -> list[Outgoing]:
+def compressed_tensors(name: str, shape: tuple[int, int], scheme: Scheme, codes: Codes) -> list[LazyTensor]:
     """The tensors that stand for one plain tensor `[out, in]`."""
     outputs, inputs = shape
-    scales = Outgoing(
+    scales = LazyTensor(
         f"{name}_scale", (outputs, inputs // (scheme.group or inputs)), np.dtype(np.float32), codes.scales
     )
     if scheme.kind == "fp8":
-        return [Outgoing(name, shape, np.dtype(ml_dtypes.float8_e4m3fn), codes.values), scales]
+        return [LazyTensor(name, shape, np.dtype(ml_dtypes.float8_e4m3fn), codes.values), scales]
     bits = BITS[scheme.kind]
     words = (outputs, -(-inputs * bits // 32))
-    packed = Outgoing(f"{name}_packed", words, np.dtype(np.int32), lambda: pack(codes.values(), bits))
-    return [packed, scales, Outgoing(f"{name}_shape", (2,), np.dtype(np.int64), lambda: np.asarray(shape, np.int64))]
+    packed = LazyTensor(f"{name}_packed", words, np.dtype(np.int32), lambda: pack_words(codes.values(), bits))
+    return [packed, scales, LazyTensor(f"{name}_shape", (2,), np.dtype(np.int64), lambda: np.asarray(shape, np.int64))]
 
 
 def round_codes(shape: tuple[int, int], scheme: Scheme, plain: Callable[[], np.ndarray]) -> Codes:
@@ -71,7 +71,7 @@ def round_codes(shape: tuple[int, int], scheme: Scheme, plain: Callable[[], np.n
     return Codes(values, lambda: np.asarray(made.pop().scale))
 
 
-def pack(values: np.ndarray, bits: int) -> np.ndarray:
+def pack_words(values: np.ndarray, bits: int) -> np.ndarray:
     """Integers `[out, in]` in 32-bit words along the inputs, the lowest bits first, each with half its range added."""
     per_word = 32 // bits
     codes = (values.astype(np.int16) + (1 << bits - 1)).astype(np.uint8)
@@ -80,7 +80,7 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     return np.ascontiguousarray(codes).view("<i4")
 
 
-def configuration(scheme: Scheme, plain_modules: Iterable[str]) -> dict[str, Any]:
+def quantization_config(scheme: Scheme, plain_modules: Iterable[str]) -> dict[str, Any]:
     """config.json's `quantization_config`; `plain_modules` are the matmuls that are not quantised."""
     is_float = scheme.kind == "fp8"
     weights = {

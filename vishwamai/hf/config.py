@@ -1,6 +1,6 @@
-"""Reads config.json of a Hugging Face folder: the only reader of it.
+"""Reads config.json of a Hugging Face folder, in the dialects of transformers 4 and 5.
 
-Both dialects are read, that of transformers until 4 and that of 5. It knows no weights and no tensor names.
+It knows no weights and no tensor names.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ from typing import Any
 
 from vishwamai.config import from_dict, load_json
 from vishwamai.errors import ConfigError
-from vishwamai.hf import adapter_config, attributes, generation_config, quantized, rope
+from vishwamai.hf import adapter_config, attributes
 from vishwamai.hf.families import FAMILIES, family_of
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import Family
-from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.hf.problem import Problem, short
-from vishwamai.hf.quantized import Storage
+from vishwamai.hf.generation_config import GenerationConfig, read_generation_config
+from vishwamai.hf.problem import CheckpointProblem, shorten
+from vishwamai.hf.quantized import Storage, parse_quantization
+from vishwamai.hf.rope import merge_dialects
 from vishwamai.models.config import Layer, ModelConfig, group_layers
 
 QUANTIZATION = "quantization_config"  # of the folder's weights, whatever model they are of
@@ -35,10 +36,9 @@ FLOATS = tuple(f.name for f in dataclasses.fields(ModelConfig) if "float" in str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """What a folder holds, without its weights: the family that names them, the model, and how it generates.
+    """What a folder says of its model: the family, the configuration, and how to generate.
 
-    `storage` says how those of its weights are stored that are quantised, and `dtype` what it says of the others, None
-    where it does not.
+    `storage` is how quantised weights are stored, and `dtype` that of the others; None where config.json has none.
     """
 
     model_type: str
@@ -48,23 +48,23 @@ class Pretrained:
     dtype: str | None = None
 
 
-def read(folder: Path) -> Pretrained:
-    """Reads a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
-    path, data = Path(folder) / "config.json", load(folder)
+def read_pretrained(folder: Path) -> Pretrained:
+    """Returns a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
+    path, data = Path(folder) / "config.json", load_config_json(folder)
     return Pretrained(
         model_type=data.get("model_type", ""),
         model=_model(data, path),
-        generation=generation_config.read(path.parent, data),
-        storage=quantized.read(_quantization(data, f"{path}: "), str(path)),
+        generation=read_generation_config(path.parent, data),
+        storage=parse_quantization(_quantization(data, f"{path}: "), str(path)),
         dtype=_dtype(data),
     )
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """What a folder's config.json says, as it stands there. Raises `ConfigError`, for an adapter's folder too."""
+def load_config_json(folder: Path) -> dict[str, Any]:
+    """Returns the object of a folder's config.json. Raises `ConfigError`, for an adapter's folder too."""
     path = Path(folder) / "config.json"
     if not path.exists() and (adapter := path.with_name(adapter_config.FILE)).exists():
-        base = adapter_config.base_of(path.parent) or "the model that it was trained on"
+        base = adapter_config.base_model_name(path.parent) or "the model that it was trained on"
         raise ConfigError(
             f"{adapter}: this is an adapter and no model: load {base}, and give this folder to load_adapter (or to "
             "--adapter)"
@@ -73,16 +73,15 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def _dtype(data: Mapping[str, Any]) -> str | None:
-    """The dtype that a config.json states, under its newer name or its older one, of a model of text or of its text."""
+    """The dtype of a config.json, by its newer name or its older one, or of its text model."""
     text = data.get("text_config")
-    parts = [data, *([text] if isinstance(text, dict) else [])]
-    stated = [part[name] for part in parts for name in ("dtype", "torch_dtype") if isinstance(part.get(name), str)]
-    names = [name.removeprefix("torch.") for name in stated if name != "auto"]
-    return names[0] if names else None
+    parts = [data, text] if isinstance(text, dict) else [data]
+    found = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
+    return next((dtype.removeprefix("torch.") for dtype in found if isinstance(dtype, str) and dtype != "auto"), None)
 
 
-def problems(folder: Path) -> Iterator[Problem]:
-    """All that is not supported in a folder's configuration, and nothing where `read` reads it.
+def config_problems(folder: Path) -> Iterator[CheckpointProblem]:
+    """Yields all that is not supported in a folder's configuration; nothing where `read_pretrained` reads it.
 
     Raises `ConfigError` where config.json is missing or no JSON.
     """
@@ -90,44 +89,43 @@ def problems(folder: Path) -> Iterator[Problem]:
     data = load_json(path)
     found = [*_attribute_problems(data), *_storage_problems(data)]
     yield from found
-    rest = supported(data, found)
-    parts = (lambda: rest is not None and _model(rest, path)), (lambda: generation_config.read(path.parent, data))
-    for part in parts:
+    rest = drop_unsupported(data, found)
+    readers = (lambda: rest is not None and _model(rest, path)), (lambda: read_generation_config(path.parent, data))
+    for read in readers:
         try:
-            part()
+            read()
         except ConfigError as error:
-            yield Problem(path.name, "", str(error).removeprefix(f"{path}: "))
+            yield CheckpointProblem(path.name, "", str(error).removeprefix(f"{path}: "))
 
 
-def supported(data: Mapping[str, Any], found: Sequence[Problem]) -> dict[str, Any] | None:
-    """The object of a config.json as `model_config` takes it, without the attributes that were found wanting.
-
-    None where sizes are among these.
-    """
+def drop_unsupported(data: Mapping[str, Any], found: Sequence[CheckpointProblem]) -> dict[str, Any] | None:
+    """Returns the object of a config.json without the attributes that have problems; None where sizes have."""
     bad, family = {problem.name for problem in found}, FAMILIES.get(str(data.get("model_type")))
     sizes = {key for key, attribute in family.attributes.items() if not attribute.choices} if family else set()
     left = {key: value for key, value in data.items() if key not in bad and key not in STORED}
     return None if bad - data.keys() or bad & sizes else left
 
 
-def _attribute_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+def _attribute_problems(data: Mapping[str, Any]) -> Iterator[CheckpointProblem]:
     family = FAMILIES.get(str(data.get("model_type")))
     if family is None or family.model_type == OWN:
         return
     plain = {key: value for key, value in data.items() if key not in STORED}
-    yield from attributes.problems(plain, family.attributes, family.model_type, architecture=family.architecture)
+    yield from attributes.attribute_problems(
+        plain, family.attributes, family.model_type, architecture=family.architecture
+    )
     if family.text is not None and isinstance(data.get("text_config"), dict):
         for problem in _attribute_problems({**data["text_config"], "model_type": family.text}):
             yield dataclasses.replace(problem, name=f"text_config.{problem.name}")
 
 
 def storage(data: Mapping[str, Any]) -> Storage | None:
-    """How the object of a config.json says that weights are stored; None too where that is not supported."""
-    return None if list(_storage_problems(data)) else quantized.read(_quantization(data), "")
+    """How weights are stored by the object of a config.json; None too where that is not supported."""
+    return None if list(_storage_problems(data)) else parse_quantization(_quantization(data), "")
 
 
 def _quantization(data: Mapping[str, Any], where: str = "") -> Any:
-    """What the object of a config.json says of how weights are stored, by the newer name or the older one."""
+    """The `quantization_config` in the object of a config.json, or its older name."""
     new, old = (data.get(key) for key in STORED)
     if new is not None and old is not None and new != old:
         raise ConfigError(
@@ -136,12 +134,12 @@ def _quantization(data: Mapping[str, Any], where: str = "") -> Any:
     return old if new is None else new
 
 
-def _storage_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+def _storage_problems(data: Mapping[str, Any]) -> Iterator[CheckpointProblem]:
     try:
-        quantized.read(_quantization(data), "")
+        parse_quantization(_quantization(data), "")
     except ConfigError as error:
         key = next(key for key in STORED if data.get(key) is not None)
-        yield Problem(key, short(data[key]), str(error).rpartition(f"{QUANTIZATION}: ")[2])
+        yield CheckpointProblem(key, shorten(data[key]), str(error).rpartition(f"{QUANTIZATION}: ")[2])
 
 
 def _model(data: Mapping[str, Any], path: Path) -> ModelConfig:
@@ -157,7 +155,7 @@ def _model(data: Mapping[str, Any], path: Path) -> ModelConfig:
 
 
 def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
-    """The model that the object of a config.json describes."""
+    """Returns the model that the object of a config.json describes. Raises `ConfigError`."""
     if data["model_type"] == OWN:
         return from_dict(ModelConfig, data.get("model", {}), f"{where}: model")
     family = family_of(data["model_type"])
@@ -178,7 +176,7 @@ def model_config(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
     """The model's fields, from the attributes."""
-    a = rope.settled(a, by_type=family.ropes_by_type)
+    a = merge_dialects(a, by_type=family.ropes_by_type)
     fields = {field: a[theirs] for theirs, ours in family.shared.items() for field in ours}
     fields |= {ours: a[theirs] * fields[of] for theirs, (ours, of) in family.multiples.items()}
     fields["n_kv_heads"] = fields.get("n_kv_heads") or fields["n_heads"]
@@ -193,7 +191,7 @@ def _fields(family: Family, a: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _longest(layers: Sequence[Layer]) -> int | None:
-    """How long a text may be where a dynamic scaling says so: the file has the length that it begins at."""
+    """The context with a dynamic scaling; the file has the length from which it scales."""
     found = [x.rope for x in layers if x.rope is not None and x.rope.scaling == "dynamic"]
     return min((int(r.factor * r.original_max_length) for r in found), default=None)
 

@@ -16,14 +16,10 @@ from vishwamai import hub
 from vishwamai.errors import CheckpointError, InputError
 from vishwamai.hf import config, export, safetensors, weights
 from vishwamai.hf.assembly import StoredWeights, assemble
-from vishwamai.hf.config import Pretrained
-from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.folder import Folder
-from vishwamai.hf.pieces import pieces
-from vishwamai.hf.safetensors import Outgoing
-from vishwamai.hf.saving import make_folder, replacing
+from vishwamai.hf.safetensors import LazyTensor
+from vishwamai.hf.saving import make_folder, stage_folder
 from vishwamai.models import transformer
-from vishwamai.models.config import ModelConfig
 from vishwamai.weights import quantize
 from vishwamai.weights.quantize import Scheme
 
@@ -35,7 +31,7 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
+class Conversion:
     """What was written: as which family, the dtype of the embedding, and the bytes of all files."""
 
     model_type: str
@@ -43,7 +39,7 @@ class Converted:
     size: int
 
 
-def convert(
+def convert_checkpoint(
     source: Path,
     target: Path,
     *,
@@ -52,7 +48,7 @@ def convert(
     quantization: str | None = None,
     max_file_bytes: int = 5_000_000_000,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Converted:
+) -> Conversion:
     """Writes the model in the folder `source` to `target`, which must be empty or new, with its tokenizer's files.
 
     `model_type` is the family to write it as (None: its own), `dtype` that of the weights (None: each as it is stored;
@@ -61,11 +57,16 @@ def convert(
     config.json. Raises `InputError`, `CheckpointError` or `ConfigError`.
     """
     check_target(source, target)
-    found = config.read(source)
-    specs = _specs(found.model, quantization)
-    model_type = export.family_for(found.model, model_type or found.model_type)
-    folder = open_checked(source, found)
-    model_type, how, tensors = assemble(model_type, found.model, specs, StoredWeights(folder, found, dtype))
+    found = config.read_pretrained(source)
+    specs = transformer.specs(found.model)
+    if quantization is not None:
+        scheme = Scheme.named(quantization)
+        quantize.check_groups(specs, scheme)
+        specs = quantize.quantizable_specs(specs, scheme)
+    model_type = export.choose_family(found.model, model_type or found.model_type)
+    folder, pieces = weights.open_checkpoint(source, found)
+    stored = StoredWeights(folder, pieces, transformer.specs(found.model), dtype)
+    model_type, how, tensors = assemble(model_type, found.model, specs, stored)
     copied = tokenizer_files(source)
     total = sum(t.size for t in tensors)
     _check_space(target, total + sum(file.stat().st_size for file in copied))
@@ -73,34 +74,19 @@ def convert(
     was_there = target.exists()
     make_folder(target)
     try:
-        with replacing(target) as staging:
+        with stage_folder(target) as staging:
             tensors = _counted(folder, tensors, total, progress)
             safetensors.write_folder(staging, tensors, max_file_bytes=max_file_bytes)
             for file in copied:
-                _copy(file, staging / file.relative_to(source))
-            export.write(staging, found.model, model_type, found.generation, named, how)
+                copy = staging / file.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                safetensors.write_bytes(copy, [file.read_bytes()])
+            export.write_configs(staging, found.model, model_type, found.generation, named, how)
     except BaseException:
         if not was_there:
-            target.rmdir()
+            shutil.rmtree(target, ignore_errors=True)
         raise
-    return Converted(model_type, named, sum(f.stat().st_size for f in target.rglob("*") if f.is_file()))
-
-
-def open_checked(path: Path, pretrained: Pretrained) -> Folder:
-    """The tensors of a folder that holds what its configuration says. Raises `CheckpointError` where it does not."""
-    family, cfg = FAMILIES[pretrained.model_type], pretrained.model
-    source = weights.open_folder(path, family, pretrained.storage)
-    weights.check(source, family, pieces(family, transformer.specs(cfg), cfg), cfg)
-    source.release()
-    return source
-
-
-def _specs(cfg: ModelConfig, quantization: str | None):
-    specs = transformer.specs(cfg)
-    if quantization is None:
-        return specs
-    quantize.check_groups(specs, Scheme.named(quantization))
-    return quantize.quantizable_specs(specs, Scheme.named(quantization))
+    return Conversion(model_type, named, sum(f.stat().st_size for f in target.rglob("*") if f.is_file()))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -112,18 +98,13 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return found
 
 
-def _copy(file: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    safetensors.write_whole(target, [file.read_bytes()])
-
-
 def _counted(
-    source: Folder, tensors: list[Outgoing], total: int, progress: Callable[[int, int], None]
-) -> list[Outgoing]:
+    source: Folder, tensors: list[LazyTensor], total: int, progress: Callable[[int, int], None]
+) -> list[LazyTensor]:
     """The same tensors; each, when it is made, lets go of what was read for it and reports its bytes."""
     done = 0
 
-    def make(tensor: Outgoing) -> np.ndarray:
+    def make(tensor: LazyTensor) -> np.ndarray:
         nonlocal done
         made, done = tensor.values(), done + tensor.size
         source.release()

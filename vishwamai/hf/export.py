@@ -1,8 +1,7 @@
 """Writes config.json and generation_config.json for a model, in the dialect of transformers 5.
 
-A family is chosen by trial: a model is written as each family in turn and read back, and the first that gives the same
-model is the one. So what is written is what was meant. A model that none expresses is written as VishwamAI's own, which
-transformers does not load. It knows no weights.
+A family is chosen by trial: the first as which a model can be written and read back unchanged. A model that none
+expresses is written in VishwamAI's own format, which transformers does not load. It knows no weights.
 """
 
 import json
@@ -21,25 +20,25 @@ from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import TYPES, Family
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.hf.safetensors import write_whole
+from vishwamai.hf.safetensors import write_bytes
 from vishwamai.models.config import ModelConfig, Rope
 
 WRITTEN = tuple(name for name, family in FAMILIES.items() if family.written_as == name != OWN)
 
 
-def family_for(cfg: ModelConfig, preferred: str | None = None) -> str:
-    """The model type to write a model as: the preferred one, or the first family that expresses it.
+def choose_family(cfg: ModelConfig, preferred: str | None = None) -> str:
+    """Returns the model type to write a model as: the preferred one, or the first family that expresses it.
 
     A `gemma3` of text and images is written as its text model, a `kimi_k2` as the `deepseek_v3` that it is. Where no
-    family expresses the model it is `vishwamai`, with a warning that says what does not fit; a preferred one that does
-    not is a `ConfigError`.
+    family expresses the model it is `vishwamai`, with a warning that says what does not fit. Raises `ConfigError` where
+    the preferred one does not.
     """
     if preferred is not None and preferred not in FAMILIES:
         raise ConfigError(f"model type {preferred!r} is not written; use {', '.join(WRITTEN)} or {OWN}")
     preferred = preferred and FAMILIES[preferred].written_as
     obstacles = []
     for model_type in WRITTEN if preferred is None else (preferred,):
-        lacking = differences(cfg, model_type)
+        lacking = lossy_fields(cfg, model_type)
         if not lacking:
             return model_type
         obstacles.append(f"{model_type} ({', '.join(lacking)})")
@@ -52,18 +51,18 @@ def family_for(cfg: ModelConfig, preferred: str | None = None) -> str:
     return OWN
 
 
-def differences(cfg: ModelConfig, model_type: str) -> list[str]:
-    """The fields in which a model would come back changed if it were written as this family."""
+def lossy_fields(cfg: ModelConfig, model_type: str) -> list[str]:
+    """Returns the fields in which a model would change if it were written as this family and read back."""
     try:
-        back = model_config(describe(cfg, model_type), model_type)
+        back = model_config(to_config_json(cfg, model_type), model_type)
     except ConfigError as error:
         return [str(error).removeprefix(f"{model_type}: ")]
     ours, theirs = _meaning(cfg), _meaning(back)
     return [key for key, value in ours.items() if not _same(value, theirs.get(key))]
 
 
-def describe(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
-    """The object of config.json for a model of a family, without what concerns generation."""
+def to_config_json(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
+    """Returns the object of config.json for a model of a family, without the special tokens."""
     family = FAMILIES[model_type]
     kind = {"architectures": [family.architecture], "model_type": model_type}
     if model_type == OWN:
@@ -75,7 +74,7 @@ def describe(cfg: ModelConfig, model_type: str) -> dict[str, Any]:
 
 
 def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
-    """What most families say of layers, each with an attribute of its own."""
+    """The attributes of layers that most families have."""
     window = next((layer.window for layer in cfg.layers if layer.window is not None), None)
     act = next(theirs for theirs, ours in HIDDEN_ACT.items() if ours == cfg.activation)
     return {
@@ -92,36 +91,36 @@ def _of_layers(cfg: ModelConfig, family: Family) -> dict[str, Any]:
 
 
 def _stated_length(cfg: ModelConfig) -> int:
-    """What files call the longest text: where a dynamic scaling begins, if there is one."""
+    """The context in files: where a dynamic scaling begins, if there is one."""
     ropes = [layer.rope for layer in cfg.layers if layer.rope is not None]
     return next((r.original_max_length for r in ropes if r.scaling == "dynamic"), cfg.max_length)
 
 
 def _ropes(cfg: ModelConfig, *, by_type: bool) -> dict[str, Any]:
     if not by_type:
-        return rope.write(next((x.rope for x in cfg.layers if x.rope is not None), Rope()))
+        return rope.rope_to_json(next((x.rope for x in cfg.layers if x.rope is not None), Rope()))
 
     def of(slides: bool) -> Rope:
         return next((x.rope for x in cfg.layers if x.rope is not None and (x.window is not None) == slides), Rope())
 
-    return {kind: rope.write(of(slides)) for kind, slides in zip(TYPES, (False, True), strict=True)}
+    return {kind: rope.rope_to_json(of(slides)) for kind, slides in zip(TYPES, (False, True), strict=True)}
 
 
-def write(
+def write_configs(
     folder: Path,
     cfg: ModelConfig,
     model_type: str,
     generation: GenerationConfig,
     dtype: str,
-    how: Mapping[str, Any] = MappingProxyType({}),
+    storage: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes both files, config.json last: a folder without it does not look like a model's.
 
-    `how` is what config.json says beside the model, of how its weights are stored.
+    `storage` has config.json's attributes of how the weights are stored.
     """
-    data = describe(cfg, model_type) | {"dtype": dtype} | dict(how) | generation.token_ids()
+    data = to_config_json(cfg, model_type) | {"dtype": dtype} | dict(storage) | generation.token_ids()
     for name, content in (("generation_config.json", generation.to_json()), ("config.json", data)):
-        write_whole(folder / name, [json.dumps(content, indent=2).encode() + b"\n"])
+        write_bytes(folder / name, [json.dumps(content, indent=2).encode() + b"\n"])
 
 
 def _meaning(cfg: ModelConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""What is known of one family of checkpoints: the names of its tensors, and how its config.json and a model agree.
+"""A family of checkpoints: the names of its tensors, and its config.json as a model's configuration and back.
 
-Most attributes have the value of one field of ours, and a table serves both directions; `layers`, `read` and `write`
-say the rest. It knows no family by name and no tensor's values.
+Most attributes are fields of ours, by tables that serve both directions; `layers`, `read` and `write` are for the rest.
 """
 
 import dataclasses
@@ -36,7 +35,7 @@ FIELDS = {  # attribute of config.json: the field or fields of `ModelConfig` tha
     "final_logit_softcapping": "final_softcap",
 }
 EXPERT_WIDTH = {"intermediate_size": ("d_expert", "d_ff")}  # where every layer is a mixture
-TYPES = (rope.FULL, "sliding_attention")
+TYPES = (rope.FULL_ATTENTION, "sliding_attention")
 ROTARY = r".*\.rotary_emb\.inv_freq"
 NEXT_TOKENS = rf"model\.layers\.{{after}}\..*|{ROTARY}"  # the layer after the last one predicts a further token
 
@@ -82,12 +81,12 @@ def layers(
     length: Callable[[Attributes], Mapping[str, Any]] = _nothing,
     **style: Any,
 ) -> tuple[Layer, ...]:
-    """The layers that the attributes describe.
+    """Returns the layers that the attributes describe.
 
-    `slides` says which have the sliding window, if there is one and no `layer_types` say so; `experts` which are
-    mixtures; `turns` (of attributes and the sliding layers) which have rotary positions. `theta` is the family's
-    default and `scaling` its default of a file that says nothing; with `local_theta` sliding layers turn by that, and
-    are never scaled. `length` gives what stands beside a scaling. `style` are further fields of `Rope`.
+    `slides` says which have the sliding window, where there is one and no `layer_types`; `experts` which are mixtures;
+    `turns` (of attributes and the sliding layers) which have rotary positions. `theta` and `scaling` are the family's
+    defaults; with `local_theta` sliding layers have that, and no scaling. `length` returns attributes of a scaling that
+    are beside its object. `style` are further fields of `Rope`.
     """
     ropes = _ropes(a, theta, local_theta, scaling, length(a))
     full, sliding = (dataclasses.replace(r, **style) for r in ropes)
@@ -119,11 +118,11 @@ def _ropes(
 ) -> tuple[Rope, Rope]:
     """The positions of full and of sliding layers."""
     theta, given, where = a["rope_theta"] or theta, a[rope.NEW], rope.OLD if a[rope.OLD] else rope.NEW
-    read = partial(rope.read, max_length=a["max_position_embeddings"], whole="partial_rotary_factor" not in a)
+    read = partial(rope.parse_rope, max_length=a["max_position_embeddings"], whole="partial_rotary_factor" not in a)
     if local_theta is None:
-        turned = {"partial_rotary_factor": a["partial_rotary_factor"]} if "partial_rotary_factor" in a else {}
-        said = turned | (scaling or {} if given is None else given)
-        both = read(_with_length(said, length, where), theta, where=where)
+        part = {"partial_rotary_factor": a["partial_rotary_factor"]} if "partial_rotary_factor" in a else {}
+        data = part | (scaling or {} if given is None else given)
+        both = read(_with_length(data, length, where), theta, where=where)
         return both, both
     given = given or {}
     if given.keys() - set(TYPES) or not all(isinstance(v, dict | None) for v in given.values()):
@@ -132,14 +131,14 @@ def _ropes(
     return read(full, theta, where=f"{where}: {TYPES[0]}"), read(sliding, local_theta(a), where=f"{where}: {TYPES[1]}")
 
 
-def _with_length(said: Mapping[str, Any], length: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """What stands of a rotation's length beside it goes before what it says itself, and must not be another."""
-    if said.get("rope_type", said.get("type")) not in ("longrope", "su"):
-        return said
+def _with_length(data: Mapping[str, Any], length: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A rope's object with the attributes of length that are beside it, which it must not contradict."""
+    if data.get("rope_type", data.get("type")) not in ("longrope", "su"):
+        return data
     for key, value in length.items():
-        if said.get(key) not in (None, value):
-            raise ConfigError(f"{where}: {key!r} is {said[key]}, and beside it {value} (which transformers would obey)")
-    return {**said, **length}
+        if data.get(key) not in (None, value):
+            raise ConfigError(f"{where}: {key!r} is {data[key]}, and beside it {value} (which transformers would obey)")
+    return {**data, **length}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,9 +147,9 @@ class Family:
     default.
 
     `fields` adds to `FIELDS`; `multiples` is {attribute: (field, the field that it is a multiple of)}; `switches` hold
-    for every model of the family. `read` gives fields that come from attributes in any other way, and `write` these
-    attributes. `text` names the family of the text model inside one of several kinds, and `twin` the one that is the
-    same in all but the model type.
+    for every model of the family. `read` returns fields that come from attributes in any other way, and `write` these
+    attributes. `text` is the family of the text model inside a model of several kinds, and `twin` the one that differs
+    in its model type alone.
     """
 
     model_type: str

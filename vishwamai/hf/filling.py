@@ -1,10 +1,11 @@
-"""Fills a leaf of weights from stored tensors, block by block, where it will live.
+"""Makes weights of stored tensors, block by block, on the devices where they will live.
 
-Rows of a tensor are put on their devices in their stored form, and a compiled update turns them and writes them into
+Rows of a tensor are put on their devices as they are stored, and a compiled update transposes them and writes them into
 the leaf, which is donated; on the way they may be quantised. So the host holds no more than a few blocks at a time, and
 a device no more than its share of the leaf and of those. It knows no family and no file.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,102 +15,102 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vishwamai.hf.coded import View
-from vishwamai.hf.pieces import Piece
+from vishwamai.hf.coded import View, as_readable
+from vishwamai.hf.pieces import TensorPiece
 from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Quantized, Scheme, group_of, round_to_scheme
 from vishwamai.weights.spec import Param
 
-BLOCK = 8 * 2**20  # bytes of a tensor that are put on devices at once
+BLOCK_BYTES = 8 * 2**20  # bytes of a tensor that are put on devices at once
 IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
-Viewer = Callable[[str], np.ndarray | View]
+ViewTensor = Callable[[str], np.ndarray | View]
 
 
 class Leaf:
     """An array that is written block by block.
 
     `ways` says into how many parts its devices split the rows of its stored tensors, and `own` how much of the rows'
-    first axis a part has; a block `[ways, rows, ...]` goes on the devices as `place` says.
+    first axis a part has; a block `[ways, rows, ...]` goes on the devices as `layout` says.
     """
 
-    def __init__(self, param: Param, piece: Piece, sharding: Sharding):
+    def __init__(self, param: Param, piece: TensorPiece, sharding: Sharding):
         self.home = sharding.named(*param.axes, shape=param.shape)
         self.array = jnp.zeros(param.shape, param.dtype, device=self.home)
         self.axes = _stored_axes(param, piece)
-        self.place = _stored_sharding(param, self.axes, sharding)
+        self.layout = _stored_sharding(param, self.axes, sharding)
         rows, shard = slice(self.axes[0], self.axes[0] + 1), self.array.sharding.shard_shape(param.shape)
         whole, self.own = (math.prod(shape[rows]) for shape in (param.shape, shard))
         self.ways = whole // self.own
 
-    def write(self, stored: jax.Array, piece: Piece, start: int) -> None:
+    def write(self, block: jax.Array, piece: TensorPiece, start: int) -> None:
         """Writes a block that begins at `start` of each part's rows."""
-        index = np.asarray(piece.index, np.int32)
-        self.array = _fill(
-            self.array, stored, index, np.int32(start), self.axes, piece.transposed, self.home, self.place
-        )
+        at = np.asarray(piece.index, np.int32), np.int32(start)
+        self.array = _fill(self.array, block, *at, self.axes, piece.transposed, self.home, self.layout)
 
 
-def fill(param: Param, parts: list[Piece], view: Viewer, sharding: Sharding, release: Callable[[], None]) -> jax.Array:
-    """A leaf, of the tensors that `view` gives. Each `release` may let go of what was read of them."""
-    if sharding.mesh is None and math.prod(param.shape) * jnp.dtype(param.dtype).itemsize <= BLOCK:
-        whole = _whole(param, parts, view)
-        release()
-        return jax.device_put(whole)
-    leaf = Leaf(param, parts[0], sharding)
-    for stored, piece, start in _stored(leaf, parts, view, release):
-        leaf.write(stored, piece, start)
-    release_after(leaf.array, release)
-    return leaf.array
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Makes arrays of stored tensors, laid out by `sharding`. Each `release` may let go of what was read so far."""
+
+    sharding: Sharding
+    release: Callable[[], None]
+
+    def load(self, param: Param, pieces: list[TensorPiece], view: ViewTensor) -> jax.Array:
+        """Returns a leaf, of the tensors that `view` gives."""
+        if self.sharding.mesh is None and math.prod(param.shape) * jnp.dtype(param.dtype).itemsize <= BLOCK_BYTES:
+            values = _on_host(param, pieces, view)
+            self.release()
+            return jax.device_put(values)
+        leaf = Leaf(param, pieces[0], self.sharding)
+        for block, piece, start in self._blocks(leaf, pieces, view):
+            leaf.write(block, piece, start)
+        self._release_after(leaf.array)
+        return leaf.array
+
+    def load_quantized(self, param: Param, pieces: list[TensorPiece], view: ViewTensor, scheme: Scheme) -> Quantized:
+        """Returns a quantised leaf, of tensors that are not."""
+        target, group = quantize.specs(param, scheme), group_of(param, scheme)
+        values, scale = (Leaf(p, pieces[0], self.sharding) for p in (target.values, target.scale))
+        # Rows of a transposed tensor are outputs, with scales of their own; others are inputs, which share scales.
+        for block, piece, start in self._blocks(values, pieces, view, at_once=not pieces[0].transposed):
+            codes = _quantize(block, scheme, group, piece.transposed, scale.ways, (values.layout, scale.layout))
+            values.write(codes.values, piece, start)
+            scale.write(codes.scale, piece, start)
+        self._release_after((values.array, scale.array))
+        return Quantized(values=values.array, scale=scale.array)
+
+    def _blocks(
+        self, leaf: Leaf, pieces: list[TensorPiece], view: ViewTensor, *, at_once: bool = False
+    ) -> Iterator[tuple[jax.Array, TensorPiece, int]]:
+        """The blocks of a leaf's tensors on their devices, not too many of them under way."""
+        pending = 0
+        for piece in pieces:
+            for block, start in _blocks(view(piece.name)[piece.part], leaf.ways, leaf.own, at_once=at_once):
+                stored = _put(block, leaf.layout)
+                yield stored, piece, start
+                pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
+                if pending > IN_FLIGHT:
+                    self._release_after(leaf.array)
+                    pending = 0
+
+    def _release_after(self, arrays) -> None:
+        """Waits until these arrays are there, and then lets go of what was read for them."""
+        jax.block_until_ready(arrays)
+        self.release()
 
 
-def fill_quantized(
-    param: Param, parts: list[Piece], view: Viewer, sharding: Sharding, release: Callable[[], None], scheme: Scheme
-) -> Quantized:
-    """A quantised leaf, of tensors that are not."""
-    target, group = quantize.specs(param, scheme), group_of(param, scheme)
-    values, scale = (Leaf(p, parts[0], sharding) for p in (target.values, target.scale))
-    # Rows are outputs of a tensor that is turned, and have scales of their own; else they are inputs, which share them.
-    for stored, piece, start in _stored(values, parts, view, release, at_once=not parts[0].transposed):
-        codes = _rounded(stored, scheme, group, piece.transposed, scale.ways, (values.place, scale.place))
-        values.write(codes.values, piece, start)
-        scale.write(codes.scale, piece, start)
-    release_after((values.array, scale.array), release)
-    return Quantized(values=values.array, scale=scale.array)
-
-
-def _whole(param: Param, parts: list[Piece], view: Viewer) -> np.ndarray:
-    """A leaf of no more than a block, put together on the host: no program is compiled for it."""
-    whole = np.zeros(param.shape, param.dtype)
-    for piece in parts:
-        values = _readable(view(piece.name)[piece.part])
+def _on_host(param: Param, pieces: list[TensorPiece], view: ViewTensor) -> np.ndarray:
+    """A leaf of no more than a block: no program is compiled for it."""
+    leaf = np.zeros(param.shape, param.dtype)
+    for piece in pieces:
+        values = as_readable(view(piece.name)[piece.part])
         with np.errstate(over="ignore"):  # what float16 does not hold is infinite, as it is in the compiled update
-            whole[piece.index] = piece.to_weight(values, whole[piece.index].shape)
-    return whole
+            leaf[piece.index] = piece.to_weight(values, leaf[piece.index].shape)
+    return leaf
 
 
-def release_after(arrays, release: Callable[[], None]) -> None:
-    """Waits until these arrays are there, and then lets go of what was read for them."""
-    jax.block_until_ready(arrays)
-    release()
-
-
-def _stored(
-    leaf: Leaf, parts: list[Piece], view: Viewer, release: Callable[[], None], *, at_once: bool = False
-) -> Iterator[tuple[jax.Array, Piece, int]]:
-    """The blocks of a leaf's tensors on their devices, not too many of them under way."""
-    pending = 0
-    for piece in parts:
-        for block, start in _blocks(view(piece.name)[piece.part], leaf.ways, leaf.own, at_once=at_once):
-            stored = _put(block, leaf.place)
-            yield stored, piece, start
-            pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
-            if pending > IN_FLIGHT:
-                release_after(leaf.array, release)
-                pending = 0
-
-
-def _stored_axes(param: Param, piece: Piece) -> tuple[int, ...]:
+def _stored_axes(param: Param, piece: TensorPiece) -> tuple[int, ...]:
     """The axes of a leaf with which the rows and the columns of its stored tensors begin.
 
     For a tensor without axes it is the one past the leaf's last.
@@ -138,12 +139,12 @@ class _Rows:
 def _blocks(
     values: np.ndarray | View, ways: int, size: int, *, at_once: bool = False
 ) -> Iterator[tuple[np.ndarray | _Rows, int]]:
-    """A tensor as blocks [ways, rows, ...] of about `BLOCK` bytes: of each of its `ways` parts so many rows.
+    """A tensor as blocks [ways, rows, ...] of about `BLOCK_BYTES`: of each of its `ways` parts so many rows.
 
     Each comes with its start on the leaf's axis, of which a part takes `size`. Where they do not come out even the last
     one begins early, so that all have one shape and need one program. `at_once` makes one block of all.
     """
-    step = size if at_once else max(1, size * BLOCK // max(BLOCK, values.nbytes))
+    step = size if at_once else max(1, size * BLOCK_BYTES // max(BLOCK_BYTES, values.nbytes))
     rows = None if isinstance(values, View) else values.reshape(ways, -1, *values.shape[1:])
     unit = (values.shape[0] // ways if rows is None else rows.shape[1]) // size
     for start in range(0, size, step):
@@ -152,22 +153,15 @@ def _blocks(
         yield _Rows(values, ways, first, last) if rows is None else rows[:, first:last], start
 
 
-def _put(values: np.ndarray | _Rows, place: NamedSharding | None) -> jax.Array:
+def _put(values: np.ndarray | _Rows, layout: NamedSharding | None) -> jax.Array:
     """A block on its devices, each of which is given its own part of the file."""
-
-    if place is None:
-        return jax.device_put(_readable(values[(slice(None),) * len(values.shape)]))
-    return jax.make_array_from_callback(values.shape, place, lambda index: _readable(values[index]))
-
-
-def _readable(values: np.ndarray | View) -> np.ndarray:
-    """Values in a dtype that devices have."""
-    found = np.asarray(values)
-    return found.astype(np.float32) if found.dtype == np.float64 else found
+    if layout is None:
+        return jax.device_put(as_readable(values[(slice(None),) * len(values.shape)]))
+    return jax.make_array_from_callback(values.shape, layout, lambda index: as_readable(values[index]))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
-def _rounded(stored, scheme: Scheme, group: int | None, transposed: bool, scale_ways: int, places) -> Quantized:
+def _quantize(stored, scheme: Scheme, group: int | None, transposed: bool, scale_ways: int, layouts) -> Quantized:
     """A block's values and scales, each as a block of its own leaf."""
     if transposed:
         inputs = stored.shape[-1]
@@ -177,20 +171,20 @@ def _rounded(stored, scheme: Scheme, group: int | None, transposed: bool, scale_
         found = round_to_scheme(flat, (flat.shape[0] // (group or flat.shape[0]), *flat.shape[1:]), scheme)
         scale = found.scale.reshape(scale_ways, -1, *flat.shape[1:])
         found = Quantized(values=found.values.reshape(stored.shape), scale=scale)
-    if places[0] is None:
+    if layouts[0] is None:
         return found
-    laid = (jax.lax.with_sharding_constraint(x, p) for x, p in zip((found.values, found.scale), places, strict=True))
-    return Quantized(**dict(zip(("values", "scale"), laid, strict=True)))
+    values, scale = map(jax.lax.with_sharding_constraint, (found.values, found.scale), layouts)
+    return Quantized(values=values, scale=scale)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), donate_argnums=0)
-def _fill(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, home: NamedSharding | None, place):
+def _fill(leaf, stored, index, start, axes: tuple[int, ...], transposed: bool, home: NamedSharding | None, layout):
     """The leaf with a block [ways, rows, ...] written at `index` of its leading axes and, on each device, `start` of
     its rows."""
     if home is None:
         return _write(leaf, stored, index, start, axes, transposed, (None,) * leaf.ndim)
     write = functools.partial(_write, axes=axes, transposed=transposed, split=home.spec)
-    across = (home.spec, place.spec, PartitionSpec(), PartitionSpec())
+    across = (home.spec, layout.spec, PartitionSpec(), PartitionSpec())
     return jax.shard_map(write, mesh=home.mesh, in_specs=across, out_specs=home.spec)(leaf, stored, index, start)
 
 

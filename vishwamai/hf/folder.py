@@ -6,23 +6,23 @@ from pathlib import Path
 import numpy as np
 
 from vishwamai.hf import safetensors
-from vishwamai.hf.coded import Coded, View
+from vishwamai.hf.coded import QuantizedTensor, View
 from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
 
 
 class Folder:
-    """The tensors of one folder. `tensors` says of each what it is; `view` gives its values.
+    """The tensors of one folder: `tensors` has their shapes and dtypes, `view` returns values.
 
-    A tensor that the `storage` keeps quantised has the name and the shape of the plain one that it stands for.
+    A tensor that the `storage` keeps quantised has the name and the shape of the plain one.
     """
 
     def __init__(self, path: Path, tensors: dict[str, Tensor], storage: Storage | None = None):
         self.path, self._stored = Path(path), tensors
         self._maps = {file: safetensors.open_map(file) for file in {tensor.path for tensor in tensors.values()}}
-        self.tensors: dict[str, Tensor | Coded] = dict(tensors)
+        self.tensors: dict[str, Tensor | QuantizedTensor] = dict(tensors)
         if storage is not None:
-            self.tensors = storage.coded(tensors, self._raw)
+            self.tensors = storage.plain_tensors(tensors, self._raw)
 
     @property
     def size(self) -> int:
@@ -32,7 +32,7 @@ class Folder:
     def view(self, name: str) -> np.ndarray | View:
         """A tensor's values, read-only, sliced as an array is; nothing is read before `np.asarray` asks for it."""
         tensor = self.tensors[name]
-        return tensor.plain() if isinstance(tensor, Coded) else self._raw(name)
+        return tensor.plain() if isinstance(tensor, QuantizedTensor) else self._raw(name)
 
     def release(self) -> None:
         """Lets go of the pages that were read so far."""

@@ -1,6 +1,6 @@
-"""What a folder says of generating: generation_config.json, and what config.json says in its place or beside it.
+"""Reads a folder's generation_config.json, and what config.json says in its place or beside it.
 
-The names are those of transformers' `GenerationConfig`. It knows nothing of how a token is made.
+The names are those of transformers' `GenerationConfig`.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ from typing import Any
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError
 
-NUMBER = (int, float)
-KINDS = {
+FLOAT_KINDS = (int, float)
+SETTING_KINDS = {
     "do_sample": (bool,),
-    "temperature": NUMBER,
+    "temperature": FLOAT_KINDS,
     "top_k": (int,),
-    "top_p": NUMBER,
-    "min_p": NUMBER,
-    "repetition_penalty": NUMBER,
+    "top_p": FLOAT_KINDS,
+    "min_p": FLOAT_KINDS,
+    "repetition_penalty": FLOAT_KINDS,
     "max_length": (int,),
     "max_new_tokens": (int,),
     "num_beams": (int,),
     "num_return_sequences": (int,),
-    "length_penalty": NUMBER,
+    "length_penalty": FLOAT_KINDS,
     "early_stopping": (bool, str),
     "stop_strings": (str, list),
 }
@@ -61,10 +61,10 @@ UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """Where a text ends, and what a call of `generate` does where it does not say.
+    """The special tokens, and the defaults of `generate`.
 
-    `eos_ids` None: nobody says, and the tokenizer knows. `unsupported` holds (name, value) of what the folder asks for
-    and is not followed, and `unused_eos_ids` the end tokens of config.json that its generation_config.json leaves out.
+    With `eos_ids` None the tokenizer has them. `unsupported` holds (name, value) of settings that are not followed, and
+    `unused_eos_ids` the end tokens of config.json that generation_config.json leaves out.
     """
 
     eos_ids: tuple[int, ...] | None = None
@@ -87,11 +87,11 @@ class GenerationConfig:
     unsupported: tuple[tuple[str, Any], ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """What is said of generating but for the special tokens, by the names of the file."""
-        return {name: value for name in KINDS if (value := getattr(self, name)) is not None}
+        """The settings other than the special tokens, by the names of the file."""
+        return {name: value for name in SETTING_KINDS if (value := getattr(self, name)) is not None}
 
     def not_followed(self) -> str:
-        """What the folder asks for and is not followed, in words."""
+        """The settings that are not followed, in words."""
         asked = [f"{name}={value!r:.40}" for name, value in self.unsupported]
         if self.unused_eos_ids:
             found = f"{list(self.unused_eos_ids)!r:.40}"
@@ -106,36 +106,36 @@ class GenerationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The object of generation_config.json; where nothing is to end a text, its `eos_token_id` is null."""
-        said_none = {"eos_token_id"} if self.eos_ids == () else ()
-        ids = {name: value for name, value in self.token_ids().items() if value is not None or name in said_none}
+        null = {"eos_token_id"} if self.eos_ids == () else ()
+        ids = {name: value for name, value in self.token_ids().items() if value is not None or name in null}
         return ids | self.settings() | dict(self.unsupported)
 
 
-def read(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
-    """What a folder says, whose config.json holds `data`.
+def read_generation_config(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
+    """Returns the settings of a folder whose config.json holds `data`.
 
-    What config.json, or the text model in it, says of generating counts only where there is no generation_config.json,
-    as in transformers; but for a start and a padding token that the file leaves out. Raises `ConfigError` that names
-    the file and the key.
+    As in transformers, settings in config.json, or in its text model, count only where there is no
+    generation_config.json, except for a start and a padding token that the file leaves out. Raises `ConfigError` that
+    names the file and the key.
     """
     path = folder / "generation_config.json"
-    said = load_json(path) if path.exists() else data
+    settings = load_json(path) if path.exists() else data
     where = f"{path if path.exists() else folder / 'config.json'}"
     text = data.get("text_config")
-    files = (said, data, text if isinstance(text, dict) else {})
+    files = (settings, data, text if isinstance(text, dict) else {})
     names = ("eos_token_id", "bos_token_id", "pad_token_id")
     eos, bos, pad = (_ids(_first(*(file.get(name) for file in files)), f"{where}: {name}") for name in names)
-    elsewhere = path.exists() and said.get("eos_token_id") is None
-    unused = eos if elsewhere and "eos_token_id" not in said else ()
-    is_said = bool(eos) or (path.exists() and "eos_token_id" in said)
-    unsupported = tuple((name, said[name]) for name, neutral in UNSUPPORTED.items() if _acts(said.get(name), neutral))
+    elsewhere = path.exists() and settings.get("eos_token_id") is None
+    unused = eos if elsewhere and "eos_token_id" not in settings else ()
+    has_eos = bool(eos) or (path.exists() and "eos_token_id" in settings)
+    acting = (name for name, neutral in UNSUPPORTED.items() if settings.get(name) not in (None, *neutral))
     return GenerationConfig(
-        eos_ids=None if not is_said else () if elsewhere else eos,
+        eos_ids=None if not has_eos else () if elsewhere else eos,
         unused_eos_ids=unused,
         bos_id=next(iter(bos), None),
         pad_id=next(iter(pad), None),
-        **{name: _checked(said.get(name), name, where) for name in KINDS},
-        unsupported=unsupported,
+        **{name: _checked(settings.get(name), name, where) for name in SETTING_KINDS},
+        unsupported=tuple((name, settings[name]) for name in acting),
     )
 
 
@@ -155,12 +155,10 @@ def _checked(value: Any, name: str, where: str) -> Any:
     """The value as its field has it."""
     if value is None:
         return None
-    if type(value) not in KINDS[name] or (name == "stop_strings" and not all(isinstance(text, str) for text in value)):
+    if type(value) not in SETTING_KINDS[name] or (
+        name == "stop_strings" and not all(isinstance(text, str) for text in value)
+    ):
         raise ConfigError(f"{where}: {name!r} is {str(value)[:60]!r}, which is no value for it")
     if name == "stop_strings":
         return (value,) if isinstance(value, str) else tuple(value)
-    return float(value) if KINDS[name] == NUMBER else value
-
-
-def _acts(value: Any, neutral: tuple) -> bool:
-    return value is not None and value not in neutral
+    return float(value) if SETTING_KINDS[name] == FLOAT_KINDS else value

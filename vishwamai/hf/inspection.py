@@ -1,7 +1,6 @@
-"""What a model is and needs, told from its config.json and the headers of its weights; no weight is read.
+"""Describes a model by its config.json and the headers of its weights; no weight is read.
 
-Where something is not supported it tells all of it, not the first, and still counts what can be counted. It knows no
-terminal: whoever asks prints.
+All that is not supported is listed, and the rest is counted. It prints nothing.
 """
 
 import dataclasses
@@ -17,8 +16,8 @@ from vishwamai.config import to_dict
 from vishwamai.errors import CheckpointError, ConfigError
 from vishwamai.hf import config, safetensors, weights
 from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.pieces import pieces
-from vishwamai.hf.problem import Problem
+from vishwamai.hf.pieces import tensor_pieces
+from vishwamai.hf.problem import CheckpointProblem
 from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
 from vishwamai.models import cost, transformer
@@ -27,12 +26,12 @@ from vishwamai.precision import AUTO, choose_dtype
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Scheme
 
-FORMATS = {"float32": 4, "bfloat16": 2}  # bytes of a weight, and of a number in the cache
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl")
+WEIGHT_FORMATS = {"float32": 4, "bfloat16": 2}  # bytes of a weight, and of a number in the cache
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensors:
     """The tensors of one dtype in a folder's files."""
 
     dtype: str
@@ -43,12 +42,12 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was found. Without a model (no family, or a configuration that makes none) its tables are empty.
+    """The description. Without a model (no family, or a configuration that makes none) its tables are empty.
 
     `switches` are the fields that are not at their default; `parameters` count by part; `memory` has, for each use, the
-    bytes by format; `stored` is None where there are no weights to look at. `partial` says that attributes which are
-    not supported were left out to count the rest. `notes` say in which dtype it is loaded, and what of
-    generation_config.json is not followed.
+    bytes by format; `stored` is None without weights. `partial` says that attributes which are not supported were left
+    out to count the rest. `notes` are the dtype that it is loaded in, and the settings of generation_config.json that
+    are not followed.
     """
 
     model_type: str
@@ -56,24 +55,24 @@ class Inspection:
     layers: Sequence[str] = ()
     parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
     memory: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    stored: Sequence[Stored] | None = None
+    stored: Sequence[StoredTensors] | None = None
     partial: bool = False
-    problems: Sequence[Problem] = ()
+    problems: Sequence[CheckpointProblem] = ()
     notes: Sequence[str] = ()
 
 
-def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Inspection:
-    """What a folder holds. The cache is counted for `batch` rows of `length` positions (None: the model's longest).
+def inspect_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Inspection:
+    """Describes a folder. The cache is counted for `batch` rows of `length` positions (None: the model's context).
 
     Raises `ConfigError` where there is no config.json that is JSON.
     """
-    data = config.load(folder)
-    problems = list(config.problems(folder))
+    data = config.load_config_json(folder)
+    problems = list(config.config_problems(folder))
     model_type, cfg = str(data.get("model_type")), _model(data, problems)
     found, unread = _headers(folder)
     if cfg is not None and found:
         unread = _tensor_problems(folder, cfg, model_type, config.storage(data))
-    told = Inspection(model_type=model_type) if cfg is None else of_model(cfg, batch=batch, length=length)
+    told = Inspection(model_type=model_type) if cfg is None else inspect_model(cfg, batch=batch, length=length)
     return dataclasses.replace(
         told,
         model_type=model_type,
@@ -85,7 +84,7 @@ def of_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Ins
 
 
 def _notes(folder: Path, tensors: Mapping[str, Tensor] | None) -> list[str]:
-    pretrained, notes = config.read(folder), []
+    pretrained, notes = config.read_pretrained(folder), []
     if tensors or pretrained.dtype:
         stored = weights.checkpoint_dtype(pretrained, tensors or {})
         (dtype, why), (elsewhere, _) = (choose_dtype(AUTO, stored, platform) for platform in ("cpu", "tpu"))
@@ -97,17 +96,19 @@ def _notes(folder: Path, tensors: Mapping[str, Tensor] | None) -> list[str]:
     return notes
 
 
-def of_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None) -> Inspection:
-    """What a model is by its configuration alone."""
+def inspect_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None) -> Inspection:
+    """Describes a model by its configuration alone."""
     length = length or cfg.max_length
     return Inspection(
         model_type="a configuration",
         switches=switches(cfg),
-        layers=layers(cfg),
-        parameters=parameters(cfg),
+        layers=describe_layers(cfg),
+        parameters=count_parameters(cfg),
         memory={
             "weights": weight_bytes(cfg),
-            f"cache, {batch} x {length:,}": {f: cost.cache_bytes(cfg, batch, length, n) for f, n in FORMATS.items()},
+            f"cache, {batch} x {length:,}": {
+                f: cost.cache_bytes(cfg, batch, length, n) for f, n in WEIGHT_FORMATS.items()
+            },
             "weights, gradients and AdamW's moments": {"float32": 16 * cost.parameters(cfg).total},
         },
     )
@@ -127,24 +128,24 @@ def _ropes(cfg: ModelConfig) -> dict[Rope, str]:
 
 def _changed(obj: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not at their default, as JSON values."""
-    said = {field.name: (getattr(obj, field.name), field.default) for field in dataclasses.fields(obj)}
-    return {name: to_dict(value) for name, (value, default) in said.items() if value != default}
+    values = {field.name: (getattr(obj, field.name), field.default) for field in dataclasses.fields(obj)}
+    return {name: to_dict(value) for name, (value, default) in values.items() if value != default}
 
 
-def layers(cfg: ModelConfig) -> list[str]:
-    """The stacks in words: how often each pattern occurs, and of what layers it is."""
+def describe_layers(cfg: ModelConfig) -> list[str]:
+    """Returns the stacks in words: how often each pattern repeats, and its layers."""
     ropes = _ropes(cfg)
 
-    def said(layer: Layer) -> str:
+    def in_words(layer: Layer) -> str:
         positions = "without positions" if layer.rope is None else ropes[layer.rope] if len(ropes) > 1 else ""
         words = [f"window {layer.window}" if layer.window else "full", "experts" if layer.moe else "", positions]
         return " ".join(filter(None, words))
 
-    return [f"{stack.repeats} x ({', '.join(map(said, stack.pattern))})" for stack in cfg.stacks]
+    return [f"{stack.repeats} x ({', '.join(map(in_words, stack.pattern))})" for stack in cfg.stacks]
 
 
-def parameters(cfg: ModelConfig) -> dict[str, int]:
-    """How many numbers each part holds, all of them, and those that a token meets."""
+def count_parameters(cfg: ModelConfig) -> dict[str, int]:
+    """Returns the numbers of parameters by part, in total, and active for a token."""
     parts: dict[str, int] = {}
     for path, param in spec.named(transformer.specs(cfg)):
         part = path.split(".")[3] if path.startswith("stacks.") else path
@@ -154,8 +155,8 @@ def parameters(cfg: ModelConfig) -> dict[str, int]:
 
 
 def weight_bytes(cfg: ModelConfig) -> dict[str, int]:
-    """What the weights take in each format that they can be held in: quantised ones beside others in bfloat16."""
-    plain = {name: size * cost.parameters(cfg).total for name, size in FORMATS.items()}
+    """Returns the bytes of the weights by format; quantised weights are beside others in bfloat16."""
+    plain = {name: size * cost.parameters(cfg).total for name, size in WEIGHT_FORMATS.items()}
     specs = spec.with_dtype(transformer.specs(cfg), "bfloat16")
     small = {name: spec.leaves(quantize.quantizable_specs(specs, Scheme.named(name))) for name in quantize.NAMED}
     return plain | {name: sum(math.prod(p.shape) * _bits(p) for p in params) // 8 for name, params in small.items()}
@@ -165,46 +166,48 @@ def _bits(param: spec.Param) -> int:
     return 4 if jnp.dtype(param.dtype) == jnp.int4 else 8 * jnp.dtype(param.dtype).itemsize
 
 
-def by_dtype(tensors: Mapping[str, Tensor]) -> list[Stored]:
+def by_dtype(tensors: Mapping[str, Tensor]) -> list[StoredTensors]:
     """The tensors by dtype, the most bytes first."""
     kinds: dict[str, list[Tensor]] = {}
     for tensor in tensors.values():
         kinds.setdefault(tensor.dtype.name, []).append(tensor)
     rows = [
-        Stored(name, len(of), sum(math.prod(t.shape) for t in of), sum(t.end - t.start for t in of))
+        StoredTensors(name, len(of), sum(math.prod(t.shape) for t in of), sum(t.end - t.start for t in of))
         for name, of in kinds.items()
     ]
     return sorted(rows, key=lambda row: -row.size)
 
 
-def _model(data: Mapping[str, Any], problems: Sequence[Problem]) -> ModelConfig | None:
+def _model(data: Mapping[str, Any], problems: Sequence[CheckpointProblem]) -> ModelConfig | None:
     """The model, without the attributes that are not supported; None where the rest makes none."""
-    rest = config.supported(data, problems)
+    rest = config.drop_unsupported(data, problems)
     try:
         return None if rest is None else config.model_config(rest, "config.json")
     except ConfigError:  # which is among the problems
         return None
 
 
-def _headers(folder: Path) -> tuple[dict[str, Tensor] | None, list[Problem]]:
+def _headers(folder: Path) -> tuple[dict[str, Tensor] | None, list[CheckpointProblem]]:
     """The tensors of a folder's files. None where it has no weights, or is a cached one that was not fetched whole."""
     cached = folder.resolve().parent.name == "snapshots"
-    there = any(path.suffix in WEIGHTS or path.name == hub.INDEX for path in folder.iterdir())
+    there = any(path.suffix in WEIGHT_SUFFIXES or path.name == hub.INDEX for path in folder.iterdir())
     if not there or (cached and not hub.is_complete(folder)):
         return None, []
     try:
         return safetensors.read_folder(folder), []
     except CheckpointError as error:
-        return {}, [Problem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
+        return {}, [CheckpointProblem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
 
 
-def _tensor_problems(folder: Path, cfg: ModelConfig, model_type: str, storage: Storage | None) -> list[Problem]:
+def _tensor_problems(
+    folder: Path, cfg: ModelConfig, model_type: str, storage: Storage | None
+) -> list[CheckpointProblem]:
     family = FAMILIES[model_type]
     try:
-        wanted = pieces(family, transformer.specs(cfg), cfg)
+        wanted = tensor_pieces(family, transformer.specs(cfg), cfg)
     except ConfigError as error:  # without an attribute that was left out, the family has no name for a weight
-        return [Problem("weights", "", str(error), str(folder))]
+        return [CheckpointProblem("weights", "", str(error), str(folder))]
     try:
-        return list(weights.problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
+        return list(weights.tensor_problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
     except CheckpointError as error:  # quantised weights whose scales do not fit them
-        return [Problem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
+        return [CheckpointProblem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]

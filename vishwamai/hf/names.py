@@ -1,7 +1,7 @@
 """Names of tensors that many families share: our path -> the checkpoint's name. `{layer}` and `{expert}` count from 0.
 
-Paths of a layer are without their stack and place. A torch Linear is stored `[out, in]` and holds one weight; a tensor
-that is otherwise is told by a `Stored`.
+Paths of a layer are without their stack and place. A torch Linear is stored `[out, in]` and holds one weight; any other
+tensor is a `Stored`.
 """
 
 import dataclasses
@@ -12,24 +12,24 @@ from collections.abc import Mapping
 class Stored:
     """A tensor that holds several weights, or one in another layout than a torch Linear's.
 
-    `of` are the weights that it holds along its outputs, one after another or (`interleaved`) in turns; `turned` says
-    that it is `[out, in]`; one of a vector may be a matrix of one `row`. A name without `{expert}` is of a tensor that
-    holds all experts.
+    `of` are the weights that it holds along its outputs, one after another or (`interleaved`) in turns; it is
+    `[out, in]` unless not `transposed`; a vector may be a matrix of one `row`. A name without `{expert}` is of a tensor
+    that holds all experts.
     """
 
     name: str
     of: tuple[str, ...] = ()
     interleaved: bool = False
-    turned: bool = True
+    transposed: bool = True
     row: bool = False
 
 
 Names = Mapping[str, "str | Stored"]
 
 
-def fused(name: str, *of: str, interleaved: bool = False, turned: bool = True) -> dict[str, Stored]:
-    """The rows of a table for the weights of one tensor."""
-    return dict.fromkeys(of, Stored(name, of, interleaved, turned))
+def fused(name: str, *of: str, interleaved: bool = False, transposed: bool = True) -> dict[str, Stored]:
+    """Returns the rows of a table for the weights of one tensor."""
+    return dict.fromkeys(of, Stored(name, of, interleaved, transposed))
 
 
 WHOLE = {"embed": "model.embed_tokens.weight", "final_norm.scale": "model.norm.weight", "lm_head": "lm_head.weight"}
@@ -72,10 +72,10 @@ PLAIN = ATTENTION | DENSE
 
 
 def shared_expert(module: str) -> dict[str, str]:
-    """The rows for the expert that every token meets, a module of the mixture's."""
+    """Returns the rows for the shared expert, a module of the mixture."""
     return {f"ffn.shared.{weight}": f"{AT}mlp.{module}.{weight}_proj.weight" for weight in ("gate", "up", "down")}
 
 
-def inside(prefix: str, names: dict[str, str]) -> dict[str, str]:
-    """The same names behind a prefix: those of a text model in one of several kinds."""
+def with_prefix(prefix: str, names: dict[str, str]) -> dict[str, str]:
+    """Returns the names of a text model inside a model of several kinds."""
     return {path: prefix + name for path, name in names.items()}

@@ -19,7 +19,7 @@ from vishwamai.weights.spec import Param
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """A tensor of a checkpoint, or a part of it, and the layer and expert of a weight of ours that it holds."""
 
     path: str  # of the weight
@@ -40,8 +40,8 @@ class Piece:
         return values.reshape(shape[::-1]).T if self.transposed else values.reshape(shape)
 
 
-def pieces(family: Family, specs, cfg: ModelConfig) -> list[list[Piece]]:
-    """For each leaf of the spec tree, in the tree's order, the tensors that it is made of."""
+def tensor_pieces(family: Family, specs, cfg: ModelConfig) -> list[list[TensorPiece]]:
+    """Returns for each weight, in the order of the spec tree, the tensors that hold it."""
     named = dict(spec.named(specs))
     return [_leaf_pieces(family, path, named, cfg) for path in named]
 
@@ -51,18 +51,18 @@ def is_ignored(family: Family, name: str, cfg: ModelConfig) -> bool:
     return re.fullmatch(family.ignored.replace("{after}", str(cfg.n_layers)), name) is not None
 
 
-def _leaf_pieces(family: Family, path: str, named: dict[str, Param], cfg: ModelConfig) -> list[Piece]:
+def _leaf_pieces(family: Family, path: str, named: dict[str, Param], cfg: ModelConfig) -> list[TensorPiece]:
     param, (first, step) = named[path], _layer_numbers(path, cfg)
     sizes = tuple(n for n, axis in zip(param.shape, param.axes, strict=True) if axis in spec.STACKED)
     stored = _stored(family, path, cfg)
     shape, part = _layout(stored, path, named)
     stacked = len(sizes) > 1 and "{expert}" not in stored.name
 
-    def piece(index: tuple[int, ...]) -> Piece:
+    def piece(index: tuple[int, ...]) -> TensorPiece:
         expert = index[1] if len(index) > 1 else 0
         name = stored.name.format(layer=first + step * index[0] if index else 0, expert=expert)
         where = ((sizes[1], *shape), (expert, *part)) if stacked else (shape, part)
-        return Piece(path, index, name, *where, param.is_matmul and stored.turned)
+        return TensorPiece(path, index, name, *where, param.is_matmul and stored.transposed)
 
     return [piece(index) for index in itertools.product(*map(range, sizes))]
 
@@ -80,7 +80,7 @@ def _stored(family: Family, path: str, cfg: ModelConfig) -> Stored:
 
 
 def _layer_numbers(path: str, cfg: ModelConfig) -> tuple[int, int]:
-    """(number of the first layer, distance to the next) of those stacked at a place of a pattern."""
+    """(number of the first layer, distance to the next) of the layers that one weight of a pattern stacks."""
     if not path.startswith("stacks."):
         return 0, 0
     i, j = (int(part) for part in path.split(".")[1:3])
@@ -92,14 +92,14 @@ def _layout(stored: Stored, path: str, named: dict[str, Param]) -> tuple[tuple[i
     """(shape of one layer's or expert's tensor, the part of it that is this weight)."""
     param, rest = named[path], path.split(".", 3)[-1] if path.startswith("stacks.") else path
     mine = _plain_shape(param)
-    shape = mine if stored.turned or len(mine) < 2 else mine[::-1]
+    shape = mine if stored.transposed or len(mine) < 2 else mine[::-1]
     part = tuple(slice(0, n) for n in shape)
     if stored.row:
         return (1, *shape), (0, *part)
     if not stored.of:
         return shape, part
     outputs = [_plain_shape(named[path[: -len(rest)] + sibling])[0] for sibling in stored.of]
-    axis, at, total = 0 if stored.turned else -1, stored.of.index(rest), sum(outputs)
+    axis, at, total = 0 if stored.transposed else -1, stored.of.index(rest), sum(outputs)
     begin = sum(outputs[:at])
     own = slice(at, total, len(outputs)) if stored.interleaved else slice(begin, begin + outputs[at])
     if axis == 0:

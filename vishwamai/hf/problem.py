@@ -1,14 +1,14 @@
-"""What stands between a checkpoint and its use. Readers yield these; whoever needs the checkpoint raises the first."""
+"""What keeps a checkpoint from being used. Checks yield these; who needs the checkpoint raises the first."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class CheckpointProblem:
     """An attribute of config.json or a tensor that is not supported: its value as text, and why it is not.
 
-    `why` goes on where the name ends: of an attribute "must be a number, not 'x'", of a tensor, after "is" or "are",
-    "missing from the weights".
+    `why` continues a sentence that begins with the name: "must be a number, not 'x'" of an attribute, and of a tensor,
+    after "is" or "are", "missing from the weights".
     """
 
     name: str
@@ -17,7 +17,7 @@ class Problem:
     where: str = "config.json"
 
 
-def short(value: object) -> str:
+def shorten(value: object) -> str:
     """A value as a sentence quotes it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

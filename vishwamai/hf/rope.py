@@ -1,8 +1,8 @@
-"""Rotary positions in config.json and in a `Rope`: the two dialects that published files use.
+"""Rotary positions between config.json and a `Rope`, in the dialects of transformers 4 and 5.
 
-Until transformers 4: `rope_theta` and `rope_scaling` (and for Gemma 3 `rope_local_base_freq`). From 5 on:
-`rope_parameters`, one object or one for each type of layer. What stands in the object goes before what stands beside
-it, as in transformers; two objects that do not agree are refused.
+Until 4: `rope_theta` and `rope_scaling` (and for Gemma 3 `rope_local_base_freq`). From 5 on: `rope_parameters`, one
+object or one for each type of layer. The object's values go before those beside it, as in transformers; two objects
+that do not agree are refused.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 from vishwamai.errors import ConfigError
 from vishwamai.models.config import Rope
 
-FULL = "full_attention"
+FULL_ATTENTION = "full_attention"
 OLD, NEW = "rope_scaling", "rope_parameters"
 _LENGTH = {"original_max_position_embeddings": "original_max_length"}
 _FIELDS = {  # of each scaling: its key in the file -> our field
@@ -55,22 +55,23 @@ _OVERLOOKED = {  # by transformers, whose numbers are ours
 }
 
 
-def settled(a: Mapping[str, Any], *, by_type: bool) -> dict[str, Any]:
-    """Attributes whose `rope_parameters` is the object that counts, whichever dialect it was said in; None: none.
+def merge_dialects(a: Mapping[str, Any], *, by_type: bool) -> dict[str, Any]:
+    """Returns the attributes with `rope_parameters` as the object of either dialect, None where there is none.
 
-    Raises `ConfigError` that names both where there are two that do not agree: transformers drops one of them.
+    Raises `ConfigError` where there are two that do not agree: transformers drops one of them.
     """
     old, new = a.get(OLD) or None, a.get(NEW)
     if old is None:
         return dict(a)
     if by_type:
         layers = {} if new is None else new
-        alone = layers.get(FULL) or {"rope_type": "default"}
+        alone = layers.get(FULL_ATTENTION) or {"rope_type": "default"}
         if not isinstance(alone, Mapping):
             return dict(a)  # which is refused where it is read
-        found, agree = {**layers, FULL: {**alone, **old}}, not new or _said(alone, a) == _said({**alone, **old}, a)
+        full = {**alone, **old}
+        found, agree = {**layers, FULL_ATTENTION: full}, not new or _normalized(alone, a) == _normalized(full, a)
     else:
-        found, agree = old, not new or _said(old, a) == _said(new, a)
+        found, agree = old, not new or _normalized(old, a) == _normalized(new, a)
     if not agree:
         raise ConfigError(
             f"{OLD!r} and {NEW!r} do not agree: {dict(old)} and {dict(new or {})}; keep one of them, with the "
@@ -79,18 +80,20 @@ def settled(a: Mapping[str, Any], *, by_type: bool) -> dict[str, Any]:
     return {**a, NEW: found}
 
 
-def _said(values: Mapping[str, Any], a: Mapping[str, Any]) -> dict[str, Any]:
-    """An object's values by one name each, those that stand beside it among them."""
+def _normalized(values: Mapping[str, Any], a: Mapping[str, Any]) -> dict[str, Any]:
+    """An object's values and those beside it, each by one name."""
     beside = {key: a.get(key) for key in _NUMBERS}
-    said = {k: v for k, v in {**beside, **values}.items() if v is not None}
-    kind = said.pop("type", "default")
-    return {"rope_type": kind, **said}
+    merged = {k: v for k, v in {**beside, **values}.items() if v is not None}
+    kind = merged.pop("type", "default")
+    return {"rope_type": kind, **merged}
 
 
-def read(values: Mapping[str, Any] | None, theta: float, max_length: int, where: str, *, whole: bool = True) -> Rope:
-    """A `Rope` from one object of either dialect; `theta` is used where the object names none.
+def parse_rope(
+    values: Mapping[str, Any] | None, theta: float, max_length: int, where: str, *, whole: bool = True
+) -> Rope:
+    """Returns the `Rope` of one object of either dialect; `theta` is the default.
 
-    `whole` says that models of this family turn whole heads, whatever part the object names.
+    With `whole`, models of this family rotate whole heads, and an object that names a part is refused.
     """
     values = {key: value for key, value in (values or {}).items() if value is not None}
     kind = _kind(values, where)
@@ -112,13 +115,13 @@ def read(values: Mapping[str, Any] | None, theta: float, max_length: int, where:
 
 
 def _kind(values: Mapping[str, Any], where: str) -> str:
-    said = [values[key] for key in _KIND if key in values] or ["default"]
-    kinds = ["longrope" if kind == "su" else kind for kind in said]  # which is what Phi 3 first called it
+    found = [values[key] for key in _KIND if key in values] or ["default"]
+    kinds = ["longrope" if kind == "su" else kind for kind in found]  # which is what Phi 3 first called it
     for kind in kinds:
         if not isinstance(kind, str) or kind not in _FIELDS:
             raise ConfigError(f"{where}: rope_type {kind!r} is not known; known are {', '.join(_FIELDS)}")
         if kind != kinds[0]:
-            raise ConfigError(f"{where}: rope_type is {said[0]!r} and type is {said[1]!r}; keep one of them")
+            raise ConfigError(f"{where}: rope_type is {found[0]!r} and type is {found[1]!r}; keep one of them")
     return kinds[0]
 
 
@@ -149,7 +152,7 @@ def _check(values: Mapping[str, Any], kind: str, where: str, whole: bool) -> Non
 
 
 def _yarn_magnitude(values: Mapping[str, Any]) -> float:
-    """What sine and cosine are multiplied by where the file does not say (Peng et al., 2023, equation 15)."""
+    """The default of what sine and cosine are multiplied by (Peng et al., 2023, equation 15)."""
 
     def growth(times: float) -> float:
         return 0.1 * times * math.log(max(values["factor"], 1.0)) + 1.0
@@ -166,12 +169,12 @@ def _longrope_magnitude(values: Mapping[str, Any], max_length: int, original: in
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
-def write(rope: Rope) -> dict[str, Any]:
-    """The object of the newer dialect for a `Rope`."""
+def rope_to_json(rope: Rope) -> dict[str, Any]:
+    """Returns the object of transformers 5 for a `Rope`."""
     kind = "default" if rope.scaling == "none" else rope.scaling
-    said = {"rope_type": kind, "rope_theta": rope.theta} | {k: getattr(rope, f) for k, f in _FIELDS[kind].items()}
-    said = {key: list(value) if key in _LISTS else value for key, value in said.items()}
-    return said | ({} if rope.fraction == 1 else {"partial_rotary_factor": rope.fraction})
+    data = {"rope_type": kind, "rope_theta": rope.theta} | {k: getattr(rope, f) for k, f in _FIELDS[kind].items()}
+    data = {key: list(value) if key in _LISTS else value for key, value in data.items()}
+    return data | ({} if rope.fraction == 1 else {"partial_rotary_factor": rope.fraction})
 
 
 def _check_number(value: Any, where: str) -> None:

@@ -2,7 +2,7 @@
 
 Format: the header's length as 8 little-endian bytes, the header, the data. Tensors are views of a memory map, so
 nothing is read before it is used. A header is checked whole before the first tensor is handed out: its bounds, that
-the tensors cover the data without holes or overlaps, that no name is said twice.
+the tensors cover the data without holes or overlaps, that no name is there twice.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ MAX_INDEX = 128 * 2**20  # a quantised model of 61 layers of 384 experts has 20 
 MAX_TENSORS = 100_000  # in one file
 MAX_NAME = 512
 
-DTYPES = {
+TENSOR_DTYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
     "I8": np.int8,
@@ -46,12 +46,12 @@ DTYPES = {
     "F32": np.float32,
     "F64": np.float64,
 }
-_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+_NAMES = {np.dtype(dtype): name for name, dtype in TENSOR_DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: its file, dtype and shape, and its bytes' place in the file."""
+    """One tensor of a file: its dtype and shape, and where its bytes start and end."""
 
     name: str
     path: Path
@@ -108,14 +108,14 @@ def _tensor(path: Path, name: str, entry, start: int) -> Tensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         refuse("its entry must hold dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        refuse(f"dtype {dtype!r} is not known; known are {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in TENSOR_DTYPES:
+        refuse(f"dtype {dtype!r} is not known; known are {', '.join(TENSOR_DTYPES)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         refuse("its shape and its two offsets must be whole numbers, not negative")
     begin, end = offsets
-    if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
+    if end - begin != math.prod(shape) * np.dtype(TENSOR_DTYPES[dtype]).itemsize:
         refuse(f"{dtype} of shape {shape} does not take the {end - begin} bytes from {begin} to {end}")
-    return Tensor(name, path, np.dtype(DTYPES[dtype]), tuple(shape), start + begin, start + end)
+    return Tensor(name, path, np.dtype(TENSOR_DTYPES[dtype]), tuple(shape), start + begin, start + end)
 
 
 def _are_sizes(values) -> bool:
@@ -179,8 +179,8 @@ def open_map(path: Path) -> mmap.mmap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outgoing:
-    """A tensor to be written: what the header says of it, and how its values are had when its turn comes."""
+class LazyTensor:
+    """A tensor to be written, whose values are made when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -193,7 +193,7 @@ class Outgoing:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_folder(folder: Path, tensors: Iterable[Outgoing], *, max_file_bytes: int, writing: bool = True) -> None:
+def write_folder(folder: Path, tensors: Iterable[LazyTensor], *, max_file_bytes: int, writing: bool = True) -> None:
     """Writes tensors to `model.safetensors`, or to numbered files and an index where they exceed `max_file_bytes`.
 
     Each file appears whole or not at all. With `writing=False` the values are asked for in the same order, and dropped.
@@ -205,17 +205,18 @@ def write_folder(folder: Path, tensors: Iterable[Outgoing], *, max_file_bytes: i
         if writing:
             write_file(folder / file, part)
         else:
-            _drop(part)
+            for tensor in part:
+                tensor.values()
     if writing:
         _remove_others(folder, names)
     if writing and len(parts) > 1:
         weight_map = {t.name: file for file, part in zip(names, parts, strict=True) for t in part}
         index = {"metadata": {"total_size": sum(t.size for part in parts for t in part)}, "weight_map": weight_map}
-        write_whole(folder / hub.INDEX, [json.dumps(index, indent=2).encode()])
+        write_bytes(folder / hub.INDEX, [json.dumps(index, indent=2).encode()])
 
 
-def _parts(tensors: Iterable[Outgoing], limit: int) -> Iterator[list[Outgoing]]:
-    part: list[Outgoing] = []
+def _parts(tensors: Iterable[LazyTensor], limit: int) -> Iterator[list[LazyTensor]]:
+    part: list[LazyTensor] = []
     size = 0
     for tensor in tensors:
         if part and size + tensor.size > limit:
@@ -226,12 +227,7 @@ def _parts(tensors: Iterable[Outgoing], limit: int) -> Iterator[list[Outgoing]]:
     yield part
 
 
-def _drop(part: list[Outgoing]) -> None:
-    for tensor in part:
-        tensor.values()
-
-
-def write_file(path: Path, tensors: list[Outgoing]) -> None:
+def write_file(path: Path, tensors: list[LazyTensor]) -> None:
     """One file of these tensors, which appears under its name only once it is complete."""
     ends = list(itertools.accumulate((t.size for t in tensors), initial=0))
     header: dict = {"__metadata__": {"format": "pt"}}
@@ -240,7 +236,7 @@ def write_file(path: Path, tensors: list[Outgoing]) -> None:
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     bodies = (np.ascontiguousarray(t.values(), t.dtype).reshape(-1).view(np.uint8).data for t in tensors)
-    write_whole(path, itertools.chain([struct.pack("<Q", len(raw)), raw], bodies))
+    write_bytes(path, itertools.chain([struct.pack("<Q", len(raw)), raw], bodies))
 
 
 def _remove_others(folder: Path, names: list[str]) -> None:
@@ -250,7 +246,7 @@ def _remove_others(folder: Path, names: list[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, chunks: Iterable) -> None:
+def write_bytes(path: Path, chunks: Iterable) -> None:
     """`files.write_whole`, its errors as a `CheckpointError`."""
     try:
         files.write_whole(path, chunks)

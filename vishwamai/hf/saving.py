@@ -21,7 +21,7 @@ from vishwamai.weights.quantize import is_quantized
 
 
 @contextmanager
-def replacing(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
+def stage_folder(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder to `save` a model into, and other files; at the end they replace at once what `folder` has of such.
 
     `beside` are patterns of the other files. In a run of several processes the first one's does so.
@@ -44,7 +44,7 @@ def make_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
-def save(
+def save_model(
     folder: Path,
     w: Transformer,
     cfg: ModelConfig,
@@ -60,7 +60,7 @@ def save(
     run of several processes each calls it and the first one writes. Raises `ConfigError` where no family expresses the
     model.
     """
-    model_type, folder = export.family_for(cfg, model_type), Path(folder)
+    model_type, folder = export.choose_family(cfg, model_type), Path(folder)
     kept = jax.tree.leaves(w.embed)[0].dtype
     dtype, writing = np.dtype(jnp.dtype(dtype or kept)), jax.process_index() == 0
     specs = spec.with_dtype(transformer.specs(cfg), dtype)
@@ -71,7 +71,7 @@ def save(
     safetensors.write_folder(folder, checkpoint.tensors, max_file_bytes=max_file_bytes, writing=writing)
     if writing:
         generation = generation or GenerationConfig()
-        export.write(folder, cfg, checkpoint.model_type, generation, dtype.name, checkpoint.quantization)
+        export.write_configs(folder, cfg, checkpoint.model_type, generation, dtype.name, checkpoint.quantization)
 
 
 def _check(w: Transformer, specs: Transformer) -> None:

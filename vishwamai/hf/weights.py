@@ -6,7 +6,6 @@ says what each tensor is called.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai.errors import CheckpointError
-from vishwamai.hf import filling, safetensors
-from vishwamai.hf.coded import Coded, View
+from vishwamai.hf import safetensors
+from vishwamai.hf.coded import QuantizedTensor, View
 from vishwamai.hf.config import Pretrained
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
+from vishwamai.hf.filling import Loader
 from vishwamai.hf.folder import Folder
-from vishwamai.hf.pieces import Piece, is_ignored, pieces
-from vishwamai.hf.problem import Problem
+from vishwamai.hf.pieces import TensorPiece, is_ignored, tensor_pieces
+from vishwamai.hf.problem import CheckpointProblem
 from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
 from vishwamai.models import transformer
@@ -33,12 +33,12 @@ from vishwamai.progress import Progress, Report, silent
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Quantized, Scheme, group_of, is_quantizable
 
-READABLE = tuple(np.dtype(safetensors.DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
+READABLE = tuple(np.dtype(safetensors.TENSOR_DTYPES[name]) for name in ("F32", "F16", "BF16", "F64"))
 KEEP = "keep"
 TIED_ROWS = 1024  # of two matrices, compared at once
 
 
-def load(
+def load_weights(
     folder: Path,
     pretrained: Pretrained,
     *,
@@ -54,68 +54,67 @@ def load(
     before the first array is made, and `progress` shows the bytes read. Raises `CheckpointError` that names the file
     and the tensor where one is missing, unexpected, of another shape, or of a dtype that holds no weights.
     """
-    family, cfg = FAMILIES[pretrained.model_type], pretrained.model
-    specs = spec.with_dtype(transformer.specs(cfg), jnp.dtype(dtype))
-    source, wanted = open_folder(folder, family, pretrained.storage), pieces(family, specs, cfg)
-    check(source, family, wanted, cfg)
+    specs = spec.with_dtype(transformer.specs(pretrained.model), jnp.dtype(dtype))
+    source, wanted = open_checkpoint(folder, pretrained)
     with progress("loading the weights") as report:
-        leaves = list(_leaves(source, specs, wanted, sharding, quantization, _counted(source, wanted, report)))
+        leaves = list(_leaves(source, specs, wanted, sharding, quantization, _counter(source, wanted, report)))
     return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=spec.is_param), leaves)
 
 
 def _leaves(
     source: Folder,
     specs: Transformer,
-    wanted: list[list[Piece]],
+    wanted: list[list[TensorPiece]],
     sharding: Sharding,
     quantization: str | None,
-    begun: Callable[[str], None],
+    count: Callable[[str], None],
 ) -> Iterator[jax.Array | Quantized]:
-    """The weights in the tree's order, each plain or quantised."""
+    """The weights in the tree's order; `count` is told the name of each tensor before it is read."""
     asked = None if quantization in (None, KEEP) else Scheme.named(quantization)
     if asked is not None:
         quantize.check_groups(specs, asked)
 
     def view(name: str) -> np.ndarray | View:
-        begun(name)
+        count(name)
         return source.view(name)
 
     def codes(name: str) -> View:
-        begun(name)
+        count(name)
         return source.tensors[name].values()
 
-    fill = partial(filling.fill, sharding=sharding, release=source.release)
-    for (path, param), parts in zip(spec.named(specs), wanted, strict=True):
-        kept = _stored_scheme(source, parts) if quantization == KEEP else None
+    loader = Loader(sharding, source.release)
+    for (path, param), pieces in zip(spec.named(specs), wanted, strict=True):
+        kept = _stored_scheme(source, pieces) if quantization == KEEP else None
         if asked is not None and is_quantizable(path, param) and group_of(param, asked) != 0:
-            yield filling.fill_quantized(param, parts, view, sharding, source.release, asked)
+            yield loader.load_quantized(param, pieces, view, asked)
         elif kept is not None and (group := group_of(param, kept)) != 0:
             target, scales = quantize.specs(param, kept), lambda name, group=group: source.tensors[name].scales(group)
-            yield Quantized(values=fill(target.values, parts, codes), scale=fill(target.scale, parts, scales))
+            values = loader.load(target.values, pieces, codes)
+            yield Quantized(values=values, scale=loader.load(target.scale, pieces, scales))
         else:
-            yield fill(param, parts, view)
+            yield loader.load(param, pieces, view)
 
 
-def _stored_scheme(source: Folder, parts: list[Piece]) -> Scheme | None:
+def _stored_scheme(source: Folder, pieces: list[TensorPiece]) -> Scheme | None:
     """The scheme in which all the tensors of a weight are stored."""
-    schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in parts}
+    schemes = {getattr(source.tensors[piece.name], "scheme", None) for piece in pieces}
     return schemes.pop() if len(schemes) == 1 else None
 
 
-def _counted(source: Folder, wanted: list[list[Piece]], report: Report) -> Callable[[str], None]:
-    """What is told the name of each tensor that is begun, and reports the bytes read before it."""
+def _counter(source: Folder, wanted: list[list[TensorPiece]], report: Report) -> Callable[[str], None]:
+    """Returns a function of a tensor's name that reports the bytes read before that tensor."""
     left = {piece.name: math.prod(piece.shape) for parts in wanted for piece in parts}
     numbers, done, size = sum(left.values()), 0, source.size
 
-    def begun(name: str) -> None:
+    def count(name: str) -> None:
         nonlocal done
         report(size * done // numbers, size)
         done += left.pop(name, 0)  # none for a tensor that several leaves are parts of, once it was counted
 
-    return begun
+    return count
 
 
-def dtype_of(folder: Path, pretrained: Pretrained, asked: str, platform: str) -> tuple[str, str]:
+def choose_load_dtype(folder: Path, pretrained: Pretrained, asked: str, platform: str) -> tuple[str, str]:
     """(the dtype that a folder is loaded in, why) where `asked` was asked for, on a platform ("cpu", "gpu", "tpu")."""
     return choose_dtype(asked, "" if asked != AUTO else stored_dtype(folder, pretrained), platform)
 
@@ -145,38 +144,48 @@ def open_folder(folder: Path, family: Family, storage: Storage | None = None) ->
     return Folder(folder, found, storage)
 
 
-def check(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> None:
-    """Raises `CheckpointError` unless the tensors found are those wanted, in shape and kind."""
-    found = list(problems(source, family, wanted, cfg))
+def open_checkpoint(folder: Path, pretrained: Pretrained) -> tuple[Folder, list[list[TensorPiece]]]:
+    """Returns a folder's tensors, and those that each weight is made of.
+
+    Raises `CheckpointError` unless the tensors are what the configuration says, in name, shape and kind.
+    """
+    family, cfg = FAMILIES[pretrained.model_type], pretrained.model
+    source, wanted = open_folder(folder, family, pretrained.storage), tensor_pieces(family, transformer.specs(cfg), cfg)
+    found = list(tensor_problems(source, family, wanted, cfg))
     if found:
         alike = [problem.name for problem in found if problem.why == found[0].why]
         raise CheckpointError(f"{found[0].where}: {_some(alike)} {found[0].why}")
     head = family.whole["lm_head"]
     if cfg.tie_embeddings and head in source.tensors:
         _check_tied(source, head, family.whole["embed"])
+    return source, wanted
 
 
-def problems(source: Folder, family: Family, wanted: list[list[Piece]], cfg: ModelConfig) -> Iterator[Problem]:
+def tensor_problems(
+    source: Folder, family: Family, wanted: list[list[TensorPiece]], cfg: ModelConfig
+) -> Iterator[CheckpointProblem]:
     """Every tensor that is missing, too many, of another shape or of a kind that holds no weights. Reads no value."""
     found, names = source.tensors, {piece.name: piece for leaf in wanted for piece in leaf}
     known = names.keys() | ({family.whole["lm_head"]} if cfg.tie_embeddings else set())
     missing, shared = ([n for n in names if (n in found) == there] for there in (False, True))
     for name in missing:
-        yield Problem(name, "", "missing from the weights", str(source.path))
+        yield CheckpointProblem(name, "", "missing from the weights", str(source.path))
     for name, tensor in found.items():
         if name not in known and not is_ignored(family, name, cfg):
             why = "in the weights, and the configuration has no place for it"
-            yield Problem(name, _described(tensor), why, str(source.path))
+            yield CheckpointProblem(name, _described(tensor), why, str(source.path))
     for name in shared:
         tensor, wanted_shape = found[name], names[name].shape
         if tensor.shape != wanted_shape:
             why = f"of shape {list(tensor.shape)} in the file, and {list(wanted_shape)} by the configuration"
-            yield Problem(name, _described(tensor), why, str(tensor.path))
+            yield CheckpointProblem(name, _described(tensor), why, str(tensor.path))
         if tensor.dtype not in READABLE:
-            yield Problem(name, _described(tensor), f"{tensor.dtype}, which is not read as weights", str(tensor.path))
+            yield CheckpointProblem(
+                name, _described(tensor), f"{tensor.dtype}, which is not read as weights", str(tensor.path)
+            )
 
 
-def _described(tensor: Tensor | Coded) -> str:
+def _described(tensor: Tensor | QuantizedTensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 

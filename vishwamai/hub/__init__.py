@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from vishwamai.errors import HubError, suggestion
-from vishwamai.hub.cache import INDEX, WANTED, Part, check, find_cached, has, is_complete
+from vishwamai.hub.cache import INDEX, WANTED, Part, check_hashes, find_cached, has_part, is_complete
 from vishwamai.hub.fetch import download, is_offline
 
 __all__ = ["BUILT_IN", "INDEX", "WANTED", "Part", "is_complete", "member", "resolve", "stays_inside"]
@@ -40,7 +40,7 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
         if revision is not None:
             raise HubError(f"{text} is a local folder, which has no revision {revision!r}; leave the revision out")
         inner = folder / "adapter"  # where a run that trains one leaves it
-        return inner if part == "adapter" and has(inner, part) and not has(folder, part) else folder
+        return inner if part == "adapter" and has_part(inner, part) and not has_part(folder, part) else folder
     if os.path.exists(folder):
         raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
     if not _is_repo(text):
@@ -53,7 +53,7 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
         raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
     cached = find_cached(text, revision, part=part, whole=not is_offline())
     found = download(text, revision, part=part) if cached is None else cached
-    check(found)
+    check_hashes(found)
     return found
 
 

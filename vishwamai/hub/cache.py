@@ -57,12 +57,12 @@ def find_cached(repo: str, revision: str | None = None, *, part: Part = "model",
         except (OSError, ValueError):
             return None
     folder = root / "snapshots" / commit
-    if not _COMMIT.fullmatch(commit) or not has(folder, part) or (whole and _lacks_listed(folder, part)):
+    if not _COMMIT.fullmatch(commit) or not has_part(folder, part) or (whole and _lacks_listed(folder, part)):
         return None
     return folder
 
 
-def has(folder: Path, part: Part) -> bool:
+def has_part(folder: Path, part: Part) -> bool:
     """Whether a folder holds enough of a part to be used."""
     if part == "model":
         return is_complete(folder)
@@ -98,7 +98,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def check(folder: Path) -> None:
+def check_hashes(folder: Path) -> None:
     """Hashes the files of a snapshot that we downloaded and that were not hashed before.
 
     A blob is named by its SHA-256, or by the SHA-1 that git gives it; one whose name is neither is let through. What

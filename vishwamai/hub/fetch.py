@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vishwamai.errors import HubError
-from vishwamai.hub.cache import CHECKED, UNWANTED, WANTED, Part, cache_folder, has, repo_folder
+from vishwamai.hub.cache import CHECKED, UNWANTED, WANTED, Part, cache_folder, has_part, repo_folder
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def is_offline() -> str | None:
@@ -43,7 +43,7 @@ def download(repo: str, revision: str | None = None, *, part: Part = "model") ->
     except Exception as error:  # the client's errors share no base class with those of the network below it
         reason = _reason(error, f"{endpoint}/{repo}", revision)
         raise HubError(f"{at} could not be downloaded: {reason} ({tried}, the hub {endpoint})") from error
-    if not has(found, part):
+    if not has_part(found, part):
         needs: dict[Part, str] = {"model": "config.json with weights in safetensors", "adapter": "adapter of PEFT"}
         needs |= {"tokenizer": "tokenizer", "config": "config.json"}
         raise HubError(f"{at}: the repository has no {needs[part]}; what it has of them is in {found}")
@@ -92,9 +92,9 @@ def _reason(error: Exception, address: str, revision: str | None) -> str:
         response = getattr(e, "response", None)
         if isinstance(e, client.HfHubHTTPError) and response is not None:
             return _answer(response.status_code, response.headers.get("Retry-After"))
-        if isinstance(e, OSError) and e.errno in FULL:
+        if isinstance(e, OSError) and e.errno in DISK_FULL:
             return f"the disk is full ({cache_folder()}); make room, or set HF_HOME to a folder on another disk"
-        if isinstance(e, OSError) and e.errno in CLOSED:
+        if isinstance(e, OSError) and e.errno in NOT_WRITABLE:
             return f"the cache cannot be written ({e.strerror}); set HF_HOME to a folder that can"
     if isinstance(error, client.LocalEntryNotFoundError):
         return (

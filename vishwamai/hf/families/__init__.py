@@ -28,31 +28,11 @@ from vishwamai.hf.families import (
 )
 from vishwamai.hf.family import Family
 
+# A model is written as the first of the families that express it.
 LINEAGES = (
-    llama,
-    mistral,
-    qwen,
-    gemma,
-    gpt_oss,
-    deepseek,
-    olmo,
-    phi,
-    granite,
-    smollm,
-    glm,
-    cohere,
-    exaone,
-    ernie,
-    hunyuan,
-    minimax,
-    starcoder,
-    arcee,
-    seed_oss,
-    apertus,
-    nanochat,
-    gpt2,
-    own,
-)
+    llama, mistral, qwen, gemma, gpt_oss, deepseek, olmo, phi, granite, smollm, glm, cohere, exaone, ernie, hunyuan,
+    minimax, starcoder, arcee, seed_oss, apertus, nanochat, gpt2, own,
+)  # fmt: skip
 FAMILIES: dict[str, Family] = {family.model_type: family for lineage in LINEAGES for family in lineage.FAMILIES}
 
 

@@ -76,17 +76,17 @@ def _read(a: Attributes) -> dict:
         "head_dim": still + turned,
         "n_kv_heads": a["num_attention_heads"],
         "latent": Latent(q_rank=a["q_lora_rank"], kv_rank=a["kv_lora_rank"], d_turned=turned, d_value=a["v_head_dim"]),
-        "attn_scale": (still + turned) ** -0.5 * _warmth(a) ** 2,
+        "attn_scale": (still + turned) ** -0.5 * _query_magnitude(a) ** 2,
     }
 
 
-def _warmth(a: Attributes) -> float:
+def _query_magnitude(a: Attributes) -> float:
     """What yarn multiplies queries and keys by, beyond sine and cosine."""
-    said = a["rope_parameters"] or {}
-    kind = said.get("rope_type", said.get("type", "default"))
-    if kind == "default" or not said.get("mscale_all_dim") or said["factor"] <= 1:
+    data = a["rope_parameters"] or {}
+    kind = data.get("rope_type", data.get("type", "default"))
+    if kind == "default" or not data.get("mscale_all_dim") or data["factor"] <= 1:
         return 1.0
-    return 0.1 * said["mscale_all_dim"] * math.log(said["factor"]) + 1.0
+    return 0.1 * data["mscale_all_dim"] * math.log(data["factor"]) + 1.0
 
 
 def _groups(a: Attributes) -> dict:
@@ -96,11 +96,11 @@ def _groups(a: Attributes) -> dict:
 def _write(cfg: ModelConfig) -> dict:
     m, turn = cfg.latent or Latent(kv_rank=1, d_turned=2, d_value=1), cfg.layers[0].rope
     warmth = math.sqrt((cfg.attn_scale or cfg.head_dim**-0.5) * cfg.head_dim**0.5)
-    said = rope.write(turn)
+    data = rope.rope_to_json(turn)
     if turn.scaling == "yarn" and not math.isclose(warmth, 1.0):
-        said["mscale_all_dim"] = (warmth - 1.0) / (0.1 * math.log(turn.factor))
+        data["mscale_all_dim"] = (warmth - 1.0) / (0.1 * math.log(turn.factor))
     return {
-        "rope_parameters": said,
+        "rope_parameters": data,
         "head_dim": m.d_turned,
         "q_lora_rank": m.q_rank,
         "kv_lora_rank": m.kv_rank,

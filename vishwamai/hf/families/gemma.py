@@ -5,7 +5,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, TOKEN, TOKENS, Attribute, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family, all_but_every, every_other, layers
-from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, inside
+from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, with_prefix
 from vishwamai.models.config import ModelConfig
 
 ATTRIBUTES = {
@@ -101,8 +101,8 @@ FAMILIES = (
             "pad_token_id": TOKEN,
             "tie_word_embeddings": flag(True),
         },
-        whole=inside("language_model.", WHOLE),
-        layer=inside("language_model.", NAMES),
+        whole=with_prefix("language_model.", WHOLE),
+        layer=with_prefix("language_model.", NAMES),
         ignored=r"vision_tower\..*|multi_modal_projector\..*",
         text="gemma3_text",
     ),

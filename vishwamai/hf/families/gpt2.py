@@ -1,6 +1,6 @@
 """GPT-2: learned positions, layer norms, and matrices stored `[in, out]`, queries, keys and values in one."""
 
-from vishwamai.hf.attributes import HEADS, LENGTH, NEVER, TOKEN, TOKENS, flag, number, only, size
+from vishwamai.hf.attributes import DECODER_ONLY, HEADS, LENGTH, TOKEN, TOKENS, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family
 from vishwamai.hf.names import Stored, fused
 from vishwamai.models.config import Layer, ModelConfig
@@ -9,13 +9,13 @@ AT = "transformer.h.{layer}."
 LAYER = {
     **{f"{ours}.scale": AT + f"{theirs}.weight" for ours, theirs in (("attn_norm", "ln_1"), ("ffn_norm", "ln_2"))},
     **{f"{ours}.bias": AT + f"{theirs}.bias" for ours, theirs in (("attn_norm", "ln_1"), ("ffn_norm", "ln_2"))},
-    **fused(AT + "attn.c_attn.weight", "attn.q", "attn.k", "attn.v", turned=False),
+    **fused(AT + "attn.c_attn.weight", "attn.q", "attn.k", "attn.v", transposed=False),
     **fused(AT + "attn.c_attn.bias", "attn.q_bias", "attn.k_bias", "attn.v_bias"),
-    "attn.o": Stored(AT + "attn.c_proj.weight", turned=False),
+    "attn.o": Stored(AT + "attn.c_proj.weight", transposed=False),
     "attn.o_bias": AT + "attn.c_proj.bias",
-    "ffn.up": Stored(AT + "mlp.c_fc.weight", turned=False),
+    "ffn.up": Stored(AT + "mlp.c_fc.weight", transposed=False),
     "ffn.up_bias": AT + "mlp.c_fc.bias",
-    "ffn.down": Stored(AT + "mlp.c_proj.weight", turned=False),
+    "ffn.down": Stored(AT + "mlp.c_proj.weight", transposed=False),
     "ffn.down_bias": AT + "mlp.c_proj.bias",
 }
 
@@ -45,7 +45,7 @@ FAMILIES = (
             "scale_attn_weights": only(True),
             "scale_attn_by_inverse_layer_idx": only(False),
             "reorder_and_upcast_attn": only(False),
-            **NEVER,
+            **DECODER_ONLY,
             "tie_word_embeddings": flag(True),
             "eos_token_id": TOKENS,
             "bos_token_id": TOKENS,

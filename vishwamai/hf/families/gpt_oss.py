@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, flag, number, only, size
+from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, LIST, flag, number, only, size
 from vishwamai.hf.family import EXPERT_WIDTH, Family, all_layers, every_other, layers
 from vishwamai.hf.names import AT, ATTENTION, Stored, fused
 
@@ -10,9 +10,9 @@ IN = AT + "mlp."
 NAMES = {
     "ffn.router": IN + "router.weight",
     "ffn.router_bias": IN + "router.bias",
-    **fused(IN + "experts.gate_up_proj", "ffn.gate", "ffn.up", interleaved=True, turned=False),
+    **fused(IN + "experts.gate_up_proj", "ffn.gate", "ffn.up", interleaved=True, transposed=False),
     **fused(IN + "experts.gate_up_proj_bias", "ffn.gate_bias", "ffn.up_bias", interleaved=True),
-    "ffn.down": Stored(IN + "experts.down_proj", turned=False),
+    "ffn.down": Stored(IN + "experts.down_proj", transposed=False),
     "ffn.down_bias": IN + "experts.down_proj_bias",
 }
 YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
@@ -23,7 +23,7 @@ FAMILIES = (
         model_type="gpt_oss",
         architecture="GptOssForCausalLM",
         attributes=COMMON
-        | EXPERTS
+        | EXPERT_ATTRIBUTES
         | {
             "vocab_size": size(201_088, 2**24),
             "hidden_size": size(2880),

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, flag, number, size
+from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, flag, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
 from vishwamai.hf.names import AT, ATTENTION, fused
 from vishwamai.models.config import ModelConfig
@@ -42,7 +42,7 @@ FAMILIES = (
     Family(
         model_type="granitemoe",
         architecture="GraniteMoeForCausalLM",
-        attributes=ATTRIBUTES | EXPERTS | {"num_local_experts": size(8, HEADS)},
+        attributes=ATTRIBUTES | EXPERT_ATTRIBUTES | {"num_local_experts": size(8, HEADS)},
         layer=ATTENTION,
         moe=MOE,
         fields=SCALES | EXPERT_WIDTH | {"num_local_experts": "n_experts"},

@@ -42,12 +42,12 @@ SWITCHES = {"qk_norm": True, "qk_norm_late": True}
 
 def _layers(a: Attributes, experts=no_layers) -> tuple[Layer, ...]:
     """A `dynamic` scaling with an alpha is a larger theta, whatever else it says."""
-    said = a["rope_parameters"] or {}
+    data = a["rope_parameters"] or {}
     if a["attention_head_dim"] not in (None, a["head_dim"] or a["hidden_size"] // a["num_attention_heads"]):
         raise ConfigError(f"'attention_head_dim' is {a['attention_head_dim']}, and head_dim is not")
-    if said.get("rope_type", said.get("type")) != "dynamic" or said.get("alpha") is None:
+    if data.get("rope_type", data.get("type")) != "dynamic" or data.get("alpha") is None:
         return layers(a, experts=experts)
-    size, theta, alpha = _head_dim(a), said.get("rope_theta", a["rope_theta"] or 1e4), said["alpha"]
+    size, theta, alpha = _head_dim(a), data.get("rope_theta", a["rope_theta"] or 1e4), data["alpha"]
     if not all(type(value) in (int, float) and 0 < value < 1e12 for value in (theta, alpha)):
         raise ConfigError("rope_theta and the scaling's alpha must be numbers over 0")
     stretched = theta * alpha ** (size / (size - 2))

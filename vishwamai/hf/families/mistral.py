@@ -3,7 +3,7 @@
 from functools import partial
 
 from vishwamai.hf import rope
-from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, number, size
+from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
 from vishwamai.hf.names import AT
 from vishwamai.models.config import ModelConfig
@@ -36,8 +36,8 @@ YARN |= {"original_max_position_embeddings": 16384, "rope_theta": 1e6}
 
 def _plain_ropes(a: Attributes) -> dict:
     """The attributes without what their rotation says of something else."""
-    said = a["rope_parameters"]
-    plain = said and {k: v for k, v in said.items() if k not in (BETA, "max_position_embeddings")}
+    data = a["rope_parameters"]
+    plain = data and {k: v for k, v in data.items() if k not in (BETA, "max_position_embeddings")}
     return {**a, "rope_parameters": plain}
 
 
@@ -49,7 +49,7 @@ def _read_ministral3(a: Attributes) -> dict:
 
 def _write_ministral3(cfg: ModelConfig) -> dict:
     turn = next(layer.rope for layer in cfg.layers if layer.rope is not None)
-    return {"rope_parameters": rope.write(turn) | {BETA: cfg.attn_temperature}}
+    return {"rope_parameters": rope.rope_to_json(turn) | {BETA: cfg.attn_temperature}}
 
 
 FAMILIES = (
@@ -73,7 +73,7 @@ FAMILIES = (
         model_type="mixtral",
         architecture="MixtralForCausalLM",
         attributes=ATTRIBUTES
-        | EXPERTS
+        | EXPERT_ATTRIBUTES
         | {"num_experts": size(None, HEADS), "rms_norm_eps": number(1e-5), "sliding_window": size(None, LENGTH)},
         moe=MIXTRAL_EXPERTS,
         fields=EXPERT_WIDTH,

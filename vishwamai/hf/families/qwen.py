@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vishwamai.hf.attributes import COMMON, EXPERTS, HEADS, LENGTH, LIST, WINDOW, flag, only, size
+from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, LIST, WINDOW, flag, only, size
 from vishwamai.hf.family import Attributes, Family, layers
 from vishwamai.hf.names import AT, shared_expert
 from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
@@ -21,7 +21,7 @@ DENSE = (
 MOE = (
     COMMON
     | WINDOW
-    | EXPERTS
+    | EXPERT_ATTRIBUTES
     | {
         "attention_bias": flag(False),
         "max_position_embeddings": size(32768, LENGTH),
