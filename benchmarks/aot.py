@@ -58,7 +58,7 @@ def compiled(name: str, program: str, slice_name: str):
 def row(name: str, program: str, found: Report, seconds: float) -> list[str]:
     """The table's line about one program."""
     m, moved = found.memory, "  ".join(f"{k} {v / 1e9:.2f}" for k, v in sorted(found.collectives.items()))
-    size = f"{cost.parameters(configuration(name)).total / 1e9:.2f}B"
+    size = f"{cost.count_parameters(configuration(name)).total / 1e9:.2f}B"
     memory = f"{m.arguments / 1e9:.2f} + {m.temporaries / 1e9:.2f} = {m.peak / 1e9:.2f}"
     return [
         f"{name} ({size})",

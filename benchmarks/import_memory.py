@@ -53,7 +53,7 @@ def write_checkpoint(folder: Path, model_type: str, sizes: dict, size: float) ->
     def of(n_layers: int) -> ModelConfig:
         return ModelConfig(**sizes, stacks=uniform(n_layers, moe="n_experts" in sizes))
 
-    one, two = (2 * spec.count(transformer.specs(of(n))) for n in (1, 2))
+    one, two = (2 * spec.n_parameters(transformer.specs(of(n))) for n in (1, 2))
     cfg = of(max(1, 1 + round((size - one) / (two - one))))
     names = {p.name: p.shape for leaf in tensor_pieces(FAMILIES[model_type], transformer.specs(cfg), cfg) for p in leaf}
     dtype = np.dtype(ml_dtypes.bfloat16)

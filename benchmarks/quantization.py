@@ -52,7 +52,7 @@ def main() -> None:
         first = first if first[1] else (answers, nats)
         size = layer_bytes(model)
         same = sum(a == b for a, b in zip(answers, first[0], strict=True)) / len(answers)
-        weights = cost.parameters(model.config).total - model.config.vocab_size * model.config.d_model
+        weights = cost.count_parameters(model.config).total - model.config.vocab_size * model.config.d_model
         bits = f"{8 * size / weights:.2f}"
         table.add_row(
             scheme or "float32", f"{size / 1e6:.2f}", bits, str(right), str(len(problems)), f"{same:.1%}",

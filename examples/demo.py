@@ -79,7 +79,7 @@ def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
     vocab_size = VishwamAI.from_pretrained(model_name).config.vocab_size
     changes = [f"training.data.tokenizer={model_name}", f"model.vocab_size={vocab_size}"]
     run, _ = config.load(RunConfig, ROOT / "configs/train/demo.json", changes)
-    console.print(f"  {cost.parameters(run.model).total:,} parameters; the first step is compiled now")
+    console.print(f"  {cost.count_parameters(run.model).total:,} parameters; the first step is compiled now")
     begun = time.monotonic()
     with Live("", console=console, refresh_per_second=8) as live:
 

@@ -168,7 +168,7 @@ def test_of_two_models_of_one_shape_the_second_compiles_nothing(kept):
         compiled_step(cfg, Optimizer(), StepConfig(), 9)(state, BATCH)
         asked.append(COUNTS["compile_requests_use_cache"])
         assert model.generator.programs.count == 2
-    assert asked[0] > 5 and asked[1] == 0
+    assert asked[0] > 2 and asked[1] == 0
 
 
 # What is damaged. Warnings are errors here, so none of it warns.

@@ -73,7 +73,7 @@ def test_a_file_is_its_old_self_until_it_is_whole(tmp_path, killed_at, monkeypat
         assert path.read_bytes() == b"old"
         yield b"ew"
 
-    states = kills(lambda: files.write_whole(path, chunks()), tmp_path, killed_at, monkeypatch)
+    states = kills(lambda: files.write_atomic(path, chunks()), tmp_path, killed_at, monkeypatch)
     assert len(states) >= 3 and all(state in ({"a.json": b"old"}, {"a.json": b"new"}) for state in states)
     assert states[-1] == {"a.json": b"new"} and os.listdir(tmp_path) == ["a.json"]
 
@@ -84,8 +84,8 @@ def test_an_error_on_the_way_leaves_nothing_behind(tmp_path):
         raise ValueError
 
     with pytest.raises(ValueError):
-        files.write_whole(tmp_path / "a", chunks())
-    with pytest.raises(ValueError), files.replacing(tmp_path / "b", last="x") as staging:
+        files.write_atomic(tmp_path / "a", chunks())
+    with pytest.raises(ValueError), files.replace_files(tmp_path / "b", last="x") as staging:
         (staging / "y").write_text("half")
         raise ValueError
     assert contents(tmp_path) == {} and not (tmp_path / "b" / ".partial").exists()
@@ -96,11 +96,11 @@ def test_a_folder_is_old_or_new_or_not_taken_for_one(tmp_path, killed_at, monkey
     new = {"config.json": b"2", "weights": b"2", "more/template": b"2", "README": b"mine"}
 
     def save():
-        with files.replacing(tmp_path, last="config.json", obsolete=("weights*", "more/*")) as staging:
+        with files.replace_files(tmp_path, last="config.json", obsolete=("weights*", "more/*")) as staging:
             for name, raw in new.items():
                 if name != "README":
                     (staging / name).parent.mkdir(exist_ok=True)
-                    files.write_whole(staging / name, [raw])
+                    files.write_atomic(staging / name, [raw])
 
     for name, raw in old.items():
         (tmp_path / name).write_bytes(raw)
@@ -113,7 +113,7 @@ def test_a_folder_is_old_or_new_or_not_taken_for_one(tmp_path, killed_at, monkey
 def test_a_pipe_is_written_into(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE) as reader:
-        files.write_whole(tmp_path / "pipe", [b"a", b"b"])
+        files.write_atomic(tmp_path / "pipe", [b"a", b"b"])
         assert reader.stdout.read() == b"ab"
     assert os.listdir(tmp_path) == ["pipe"]
 
@@ -182,16 +182,16 @@ def test_what_a_tokenizer_leaves_out_is_not_read_from_what_another_left(tmp_path
 
 
 def test_a_folder_is_held_by_one_and_given_back(tmp_path):
-    with files.locked(tmp_path) as first, files.locked(tmp_path) as second:
+    with files.lock_folder(tmp_path) as first, files.lock_folder(tmp_path) as second:
         assert first and not second
-    with files.locked(tmp_path) as again:
+    with files.lock_folder(tmp_path) as again:
         assert again
 
 
 HOLD = """
 import sys, time
-from vishwamai.files import locked
-with locked(sys.argv[1]) as ours:
+from vishwamai.files import lock_folder
+with lock_folder(sys.argv[1]) as ours:
     print(ours, flush=True)
     time.sleep(600)
 """
@@ -200,10 +200,10 @@ with locked(sys.argv[1]) as ours:
 def test_a_lock_ends_with_its_process(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "True\n"
-        with files.locked(tmp_path) as ours:
+        with files.lock_folder(tmp_path) as ours:
             assert not ours
         with pytest.raises(run_folder.CheckpointError, match="another run is at work"), run_folder.lock_run(tmp_path):
             raise AssertionError("it was not held")
         other.send_signal(signal.SIGKILL)
-    with files.locked(tmp_path) as ours:
+    with files.lock_folder(tmp_path) as ours:
         assert ours

@@ -206,7 +206,7 @@ class VishwamAI:
     @property
     def n_parameters(self) -> int:
         """How many numbers the weights hold."""
-        return cost.parameters(self.config).total
+        return cost.count_parameters(self.config).total
 
     @functools.cached_property
     def generator(self) -> Generator:
@@ -214,11 +214,10 @@ class VishwamAI:
         return Generator(
             cfg=self.config,
             eos_ids=self._end_ids(),
-            pad_id=self._pad_id(),
             sharding=self.sharding,
             compute_dtype=self.precision.compute,
             cache_dtype=self.precision.cache,
-            new_detokenizer=None if self._tokenizer is None else self._text,
+            new_stop_checker=None if self._tokenizer is None else self._text,
             programs=Programs(self._progress),
         )
 
@@ -238,7 +237,7 @@ class VishwamAI:
         rows, gaps = self._rows(input_ids, attention_mask, asked.pad_token_id)
         made = self._generate(rows, asked)
         pad_id = self._pad_id(asked.pad_token_id)
-        before = [[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True) for _ in range(asked.n)]
+        before = asked.copy([[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True)])
         whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
         sequences = jax.device_put(pad_rows(whole, len(whole), max(map(len, whole)), pad_id))
         if not return_dict:
@@ -266,7 +265,7 @@ class VishwamAI:
             if is_chat
             else (self._options(given, returns_logprobs=True), None)
         )
-        if asked.beams is not None or asked.n > 1:
+        if asked.beams is not None or asked.num_return_sequences > 1:
             raise InputError("a stream has one row: pass num_beams=1 and num_return_sequences=1")
         rows = [row] if row is not None else self._rows(prompt, pad_id=asked.pad_token_id)[0]
         if len(rows) > 1:
@@ -284,7 +283,7 @@ class VishwamAI:
         that is continued is not in the reply.
         """
         asked, row = self._chat(messages, given)
-        if asked.n > 1:
+        if asked.num_return_sequences > 1:
             raise InputError("a chat has one reply: pass num_return_sequences=1, or call it again with another seed")
         rows, is_continued = [row], given.get("continue_final_message")
         made = self._generate(rows, asked, cache)
@@ -340,8 +339,7 @@ class VishwamAI:
             if cache is not None:
                 raise InputError(f"a PromptCache has one row and num_beams is {asked.beams.num_beams}; leave one out")
             return self.generator.search(self.weights, rows, asked.beams, asked.row_params(rows))
-        copies = [row for row in rows for _ in range(asked.n)]
-        return self.generator.generate(self.weights, copies, asked.row_params(rows), cache=cache)
+        return self.generator.generate(self.weights, asked.copy(rows), asked.row_params(rows), cache=cache)
 
     def _text(self, prompt: Sequence[int], stop: Sequence[str] = ()) -> Continuation:
         """The text after a prompt, to come."""
@@ -349,8 +347,7 @@ class VishwamAI:
 
     def _texts(self, rows: list[list[int]], made: Made, asked: GenerationOptions) -> list[str]:
         """The new text of each row."""
-        copies = [row for row in rows for _ in range(asked.n)]
-        pairs = zip(copies, made.tokens, strict=True)
+        pairs = zip(asked.copy(rows), made.tokens, strict=True)
         return [self._text(row, asked.params.stop).push(new, last=True) for row, new in pairs]
 
     def _chunks(

@@ -52,7 +52,7 @@ class Checkpoints:
         notes = {"extra": extra, "checksums": sums, "loss": loss}
         noted = ocp.args.JsonSave({**notes, "checksum": _checksum(notes)})
         self._losses[step] = loss
-        with self._failing(f"step {step} cannot be saved in"):
+        with self._naming_errors(f"step {step} cannot be saved in"):
             if step in self._manager.all_steps():
                 self._manager.wait_until_finished()
                 self._manager.delete(step)
@@ -113,7 +113,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything begun is on disk; an error in the background is raised here."""
-        with self._failing("a checkpoint could not be finished in"):
+        with self._naming_errors("a checkpoint could not be finished in"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Checkpoints:
         self._manager.close()
 
     @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
+    def _naming_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as e:

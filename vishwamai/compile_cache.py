@@ -25,7 +25,7 @@ KEPT_SECONDS = 30 * 24 * 3600.0  # after its last use
 _FILE = re.compile(r"(?P<key>.+-[0-9a-f]{64})-(?P<kind>cache|atime)")
 
 
-class Entry(NamedTuple):
+class CachedProgram(NamedTuple):
     """A program on disk: its files, its bytes, and when it was last used (None: it was never written to its end)."""
 
     files: tuple[Path, ...]
@@ -77,7 +77,7 @@ def enable() -> None:
     jax.config.update("jax_compilation_cache_dir", str(found))
 
 
-def entries(where: Path) -> list[Entry]:
+def entries(where: Path) -> list[CachedProgram]:
     """The programs in a folder: those not written to their end, then the others, the longest unused first."""
     found: dict[str, dict[str, os.DirEntry]] = {}
     if where.is_dir():
@@ -88,40 +88,40 @@ def entries(where: Path) -> list[Entry]:
     return sorted(made, key=lambda entry: entry.used or 0.0)
 
 
-def _entry(kinds: dict[str, os.DirEntry]) -> Entry:
+def _entry(kinds: dict[str, os.DirEntry]) -> CachedProgram:
     """JAX writes the program, and then notes the time of its use in a file beside it, as at each use."""
     sizes = {kind: file.stat().st_size for kind, file in kinds.items()}
     is_whole = len(kinds) == 2 and sizes["cache"] > 0
     used = kinds["atime"].stat().st_mtime if is_whole else None
-    return Entry(tuple(Path(file.path) for file in kinds.values()), sum(sizes.values()), used)
+    return CachedProgram(tuple(Path(file.path) for file in kinds.values()), sum(sizes.values()), used)
 
 
 def sweep(where: Path) -> None:
     """Removes what nobody will ask for: half-written and long unused programs, and what is beyond the number kept."""
-    with _locked(where):
+    with _lock(where):
         found = entries(where)
         stale = sum((entry.used or 0.0) < time.time() - KEPT_SECONDS for entry in found)
         _remove(found[: max(stale, len(found) - MOST_ENTRIES)])
 
 
-def clear(where: Path) -> list[Entry]:
+def clear(where: Path) -> list[CachedProgram]:
     """Removes every program from a folder, and returns what they were. Raises `OSError`."""
     if not where.is_dir():
         return []
-    with _locked(where):
+    with _lock(where):
         found = entries(where)
         _remove(found)
         return found
 
 
-def _remove(doomed: list[Entry]) -> None:
+def _remove(doomed: list[CachedProgram]) -> None:
     for entry in doomed:
         for file in entry.files:
             file.unlink(missing_ok=True)
 
 
 @contextmanager
-def _locked(where: Path) -> Iterator[None]:
+def _lock(where: Path) -> Iterator[None]:
     """The lock that JAX takes to read or write the folder. Raises `OSError` where it cannot be had within seconds."""
     from filelock import FileLock
 

@@ -136,7 +136,7 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
     for member in _members(kind):
         if _fits(member, value):
             return _convert(member, value, where, path)
-    raise ConfigError(_at(where, path, f"must be {_wanted(kind)}, not {_kind(value)}"))
+    raise ConfigError(_at(where, path, f"must be {_describe_type(kind)}, not {_kind(value)}"))
 
 
 def _fits(kind: Any, value: Any) -> bool:
@@ -254,7 +254,7 @@ def _read(kind: Any, text: str, assignment: str) -> Any:
         for candidate in (value, text):
             if _fits(member, candidate):
                 return candidate
-    raise ConfigError(f"{assignment!r}: must be {_wanted(kind)}, not {text!r}")
+    raise ConfigError(f"{assignment!r}: must be {_describe_type(kind)}, not {text!r}")
 
 
 def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> tuple[T, dict[str, str]]:
@@ -266,16 +266,16 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     data, given = copy.deepcopy(file), {leaf: f"file {path}" for leaf in _leaf_paths(file)}
     for assignment in overrides:
         changed, value = _assign(data, cls, assignment)
-        given = {leaf: source for leaf, source in given.items() if not _under(leaf, changed)}
+        given = {leaf: source for leaf, source in given.items() if not _is_under(leaf, changed)}
         given |= {leaf: f"override {assignment}" for leaf in _leaf_paths(value, changed)}
     try:
         obj = from_dict(cls, data, where)
     except ConfigError as error:
-        raise ConfigError(_blamed(cls, file, overrides, where, str(error))) from None
+        raise ConfigError(_find_culprit(cls, file, overrides, where, str(error))) from None
     return obj, {leaf: _source(leaf, given) for leaf in _leaf_paths(to_dict(obj))}
 
 
-def _blamed(cls: type, file: dict[str, Any], overrides: Sequence[str], where: str, said: str) -> str:
+def _find_culprit(cls: type, file: dict[str, Any], overrides: Sequence[str], where: str, said: str) -> str:
     """What was said of the whole, of the last override without which it is not so, or else of the file."""
     for i in reversed(range(len(overrides))):
         data = copy.deepcopy(file)
@@ -292,7 +292,7 @@ def _blamed(cls: type, file: dict[str, Any], overrides: Sequence[str], where: st
 
 def _source(leaf: str, given: Mapping[str, str]) -> str:
     """Where a leaf came from: the last that set it, or a part of it."""
-    return next((source for path, source in reversed(list(given.items())) if _under(path, leaf)), "default")
+    return next((source for path, source in reversed(list(given.items())) if _is_under(path, leaf)), "default")
 
 
 def explain(obj: Any, sources: Mapping[str, str]) -> str:
@@ -304,15 +304,15 @@ def explain(obj: Any, sources: Mapping[str, str]) -> str:
     return "\n".join(f"{path:<{left}} = {value:<{right}}  # {sources.get(path, 'default')}" for path, value in shown)
 
 
-def differences(old: Any, new: Any) -> dict[str, str]:
+def find_differences(old: Any, new: Any) -> dict[str, str]:
     """How two configurations differ: `old -> new` by the path of each value that is not the same."""
     before, after = (dict(_leaves(to_dict(obj))) for obj in (old, new))
 
-    def shown(leaves: dict[str, Any], path: str) -> str:
+    def show_leaf(leaves: dict[str, Any], path: str) -> str:
         return json.dumps(leaves[path], ensure_ascii=False) if path in leaves else "nothing"
 
-    paths = [path for path in {**before, **after} if shown(before, path) != shown(after, path)]
-    return {path: f"{shown(before, path)} -> {shown(after, path)}" for path in paths}
+    paths = [path for path in {**before, **after} if show_leaf(before, path) != show_leaf(after, path)]
+    return {path: f"{show_leaf(before, path)} -> {show_leaf(after, path)}" for path in paths}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -332,7 +332,7 @@ def _leaf_paths(value: Any, path: str = "") -> list[str]:
     return [leaf for leaf, _ in _leaves(value, path)]
 
 
-def _under(path: str, ancestor: str) -> bool:
+def _is_under(path: str, ancestor: str) -> bool:
     return path == ancestor or path.startswith(f"{ancestor}.")
 
 
@@ -381,7 +381,7 @@ def _unknown(key: str, fields: list[str]) -> str:
 _NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false", types.NoneType: "null"}
 
 
-def _wanted(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
     def name(member: Any) -> str:
         if typing.get_origin(member) is typing.Literal:
             return "one of " + ", ".join(repr(choice) for choice in typing.get_args(member))

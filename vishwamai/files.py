@@ -13,7 +13,7 @@ from pathlib import Path
 PARTIAL = ".partial"  # what is being written; whatever a killed process left of it is written over
 
 
-def write_whole(path: str | Path, chunks: Iterable) -> None:
+def write_atomic(path: str | Path, chunks: Iterable) -> None:
     """Writes a file that appears under its name only once it is complete and on disk. Raises `OSError`.
 
     What is there and is no file, such as a pipe, is written into.
@@ -39,7 +39,7 @@ def write_whole(path: str | Path, chunks: Iterable) -> None:
 
 
 @contextmanager
-def replacing(folder: str | Path, last: str, obsolete: Sequence[str] = ()) -> Iterator[Path]:
+def replace_files(folder: str | Path, last: str, obsolete: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to write files into; when the block ends they replace those of the same names in `folder`.
 
     `last` is the file without which nobody takes the folder for whole: it goes first and comes last, so a process that
@@ -66,7 +66,7 @@ def replacing(folder: str | Path, last: str, obsolete: Sequence[str] = ()) -> It
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[bool]:
+def lock_folder(folder: str | Path) -> Iterator[bool]:
     """Holds a folder: False where another process (or thread) holds it. The lock ends with its process, however."""
     from filelock import FileLock, Timeout
 

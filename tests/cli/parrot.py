@@ -35,5 +35,5 @@ class Parrot:
 if __name__ == "__main__":
     from vishwamai.cli import chat, main
 
-    chat.load = lambda args: Parrot()
+    chat.load_model = lambda args: Parrot()
     sys.exit(main(sys.argv[1:]))

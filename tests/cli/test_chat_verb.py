@@ -22,7 +22,7 @@ def talk(capsys, monkeypatch):
 
     def run(lines: str, *argv: str, model: Parrot | None = None):
         model = model or Parrot()
-        monkeypatch.setattr(chat, "load", lambda args: model)
+        monkeypatch.setattr(chat, "load_model", lambda args: model)
         type_in(monkeypatch, lines.encode())
         exit_code = main(["chat", *argv])
         asked = [[content for _, content in messages] for messages in model.asked]
@@ -85,7 +85,7 @@ NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system 
 def test_a_system_line_that_the_template_does_not_show_ends_the_chat_before_it_begins(
     capsys, monkeypatch, template, says
 ):
-    monkeypatch.setattr(chat, "load", lambda args: strict(template))
+    monkeypatch.setattr(chat, "load_model", lambda args: strict(template))
     type_in(monkeypatch, b"one\n")
     error = refused(capsys, "chat", "--system", "be kind")
     assert "--system: " in error and says in error
@@ -202,7 +202,7 @@ def test_a_wrong_option_is_refused_before_the_first_message(capsys, monkeypatch,
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second is what the C locale has Python do
 def test_typed_bytes_that_are_no_text(capsys, monkeypatch, errors):
-    monkeypatch.setattr(chat, "load", lambda args: Parrot())
+    monkeypatch.setattr(chat, "load_model", lambda args: Parrot())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff"), encoding="utf-8", errors=errors))
     assert main(["chat"]) == 2
     assert "standard input is not UTF-8 (byte 2 is 0xff)" in capsys.readouterr().err
@@ -216,20 +216,20 @@ def test_a_chat_without_an_input(capsys, monkeypatch):
 def test_ctrl_c_is_noted_once_and_leaves_at_once_the_second_time():
     before = signal.getsignal(signal.SIGINT)
     steps = []
-    with chat._interruptible(True) as is_interrupted:
+    with chat._catch_interrupts(True) as is_interrupted:
         steps.append(is_interrupted())
         signal.raise_signal(signal.SIGINT)
         steps.append(is_interrupted())
         signal.raise_signal(signal.SIGINT)
         steps.append("never")
     assert steps == [False, True] and signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(InputError), chat._interruptible(True):
+    with pytest.raises(InputError), chat._catch_interrupts(True):
         raise InputError("other errors pass")
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_ends_a_chat_that_is_piped_in():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
-    with pytest.raises(KeyboardInterrupt), chat._interruptible(False):
+    with pytest.raises(KeyboardInterrupt), chat._catch_interrupts(False):
         signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ def test_inspect_counts_without_weights(capsys, folder, tmp_path):
     assert main(["inspect", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     config = VishwamAI.from_pretrained(folder).config
-    assert f"{cost.parameters(config).total:,}" in out and f"{cost.parameters(config).active:,}" in out
+    assert f"{cost.count_parameters(config).total:,}" in out and f"{cost.count_parameters(config).active:,}" in out
     assert "qwen3_moe" in out and "2 x (full experts)" in out
     assert "there are no weights to look at" in out and "nothing that it has is unsupported" in out
 

@@ -43,7 +43,7 @@ def test_a_tree_is_searched_shown_traced_and_viewed(capsys, tmp_path, opened):
     argv = ["reason", PUZZLE, *SMALL, "--method", "tot", "--rounds", "4"]
     assert main([*argv, "--trace", str(files["trace"]), "--view", str(files["view"])]) == 0
     out = capsys.readouterr()
-    answer = trace.load(files["trace"]).result["answer"]
+    answer = trace.load_trace(files["trace"]).result["answer"]
     assert f"answer: {answer}" in out.out and "checked and right" in out.out
     assert game24.grade((4, 9, 10, 13), f"Answer: {answer} = 24", at_once=True)
     assert opened == [files["view"].as_uri()] and "<script" in files["view"].read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def test_a_run_that_a_signal_stopped_has_the_exit_code_of_one(monkeypatch, folde
 
 
 def test_the_last_line_says_how_it_went():
-    line = train._in_words(
+    line = train._describe(
         trainer.Result(None, None, 7000, 3661.4, True, tokens=12345678, loss=1.23456, eval_loss=2.0), 7000
     )
     assert line == "finished at step 7,000 of 7,000: loss 1.235, held-out loss 2, 12,345,678 tokens in 3,661 s"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vishwamai.data.arithmetic import TABLE, is_basic, worked
+from vishwamai.data.arithmetic import TABLE, is_basic, write_steps
 
 CALCULATIONS = [
     *((x, "+", y, x + y) for x in range(101) for y in range(101 - x)),
@@ -18,7 +18,7 @@ CALCULATIONS = [
 def test_every_link_equals_the_result(op):
     for x, o, y, result in CALCULATIONS:
         if o == op:
-            links = worked(x, op, y, result).split(" = ")
+            links = write_steps(x, op, y, result).split(" = ")
             assert links[0] == f"{x} {op} {y}" and links[-1] == str(result)
             assert {eval(link) for link in links} == {result}, links
 
@@ -26,7 +26,7 @@ def test_every_link_equals_the_result(op):
 def test_what_a_chain_leaves_to_know_is_basic():
     """After the first link only tables, round tens and tens plus ones remain: nothing as hard as the question."""
     for x, op, y, result in CALCULATIONS:
-        _, *links, _ = worked(x, op, y, result).split(" = ")
+        _, *links, _ = write_steps(x, op, y, result).split(" = ")
         products = [re.fullmatch(r"(\d+) ([*/]) (\d+)", part) for link in links for part in link.split(" + ")]
         assert all(is_basic(int(p[1]), p[2], int(p[3])) for p in products if p)
         if links:
@@ -48,4 +48,4 @@ def test_what_a_chain_leaves_to_know_is_basic():
     ],
 )
 def test_chains_read_as_stated(calculation, text):
-    assert worked(*calculation) == text
+    assert write_steps(*calculation) == text

@@ -107,11 +107,11 @@ def test_worked_sums_are_right_and_never_held_out(talks):
     for messages in talks:
         for role, text in messages:
             for x, op, y, result in steps.findall(text) if role == "assistant" else ():
-                step = word_problems.Step(int(x), op, int(y), int(result))
+                step = word_problems.StoryStep(int(x), op, int(y), int(result))
                 assert {"+": step.before + step.number, "-": step.before - step.number, "*": step.before * step.number}[
                     op
                 ] == step.result
-                assert arithmetic.worked(*step) in text and not word_problems.is_held_out_step(step)
+                assert arithmetic.write_steps(*step) in text and not word_problems.is_held_out_step(step)
                 seen += 1
     assert seen > 200
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
+from vishwamai.data.loader import BudgetBatches, PackedBatches, prefetch, select_own_lines
 from vishwamai.errors import ConfigError, DataError
 
 
@@ -95,4 +95,4 @@ def test_an_error_in_the_thread_reaches_the_reader():
 
 def test_one_process_feeds_all_lines():
     batch = next(packed())
-    np.testing.assert_array_equal(own_lines(batch).tokens, batch.tokens)
+    np.testing.assert_array_equal(select_own_lines(batch).tokens, batch.tokens)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vishwamai.data.loader import BudgetBatches, PackedBatches
-from vishwamai.data.packing import pack, pieces
+from vishwamai.data.packing import iterate_pieces, pack_samples
 from vishwamai.errors import DataError
 
 
@@ -34,7 +34,7 @@ def unpack(batch):
 
 
 def test_every_taken_sample_is_whole_and_once_in_the_batch():
-    batch, (taken, _) = pack(numbered(SAMPLES), 3, 12)
+    batch, (taken, _) = pack_samples(numbered(SAMPLES), 3, 12)
     found = unpack(batch)
     assert taken == len(found) == 6  # 7 does not fit after 5+6, 4+3+2, 9
     for tokens, weights in SAMPLES[:taken]:
@@ -42,7 +42,7 @@ def test_every_taken_sample_is_whole_and_once_in_the_batch():
 
 
 def test_targets_positions_and_padding():
-    batch, _ = pack(numbered(SAMPLES), 3, 12)
+    batch, _ = pack_samples(numbered(SAMPLES), 3, 12)
     for line in range(3):
         for i in range(12):
             if batch.segments[line, i] == 0:
@@ -61,7 +61,7 @@ def test_targets_positions_and_padding():
 def test_what_is_longer_than_a_line_comes_in_pieces_that_predict_every_token_once():
     place, targets, lines = (0, 0), [], 0
     while place < (2, 0):
-        batch, place = pack(pieces(lambda i: sample(i + 1, (20, 3)[i % 2]), place, 8), 1, 8)
+        batch, place = pack_samples(iterate_pieces(lambda i: sample(i + 1, (20, 3)[i % 2]), place, 8), 1, 8)
         inside = np.roll(batch.segments, -1) == batch.segments  # the last of a segment predicts nothing
         targets += batch.targets[inside & (batch.segments > 0) & (np.arange(8) < 7)].tolist()
         lines += 1
@@ -77,12 +77,12 @@ def test_what_has_nothing_to_predict_is_passed_over(tokens, weights, has_target)
     def samples(i):
         return (tokens, weights) if i % 3 else ([7, 8], [1.0, 1.0])
 
-    taken = [place[0] for _, place in itertools.islice(pieces(samples, (0, 0), 8), 4)]
+    taken = [place[0] for _, place in itertools.islice(iterate_pieces(samples, (0, 0), 8), 4)]
     assert taken == ([1, 2, 3, 4] if has_target else [1, 4, 7, 10])
 
 
 def test_of_a_long_prompt_only_the_end_that_a_target_follows_is_computed():
-    parts = itertools.islice(pieces(lambda i: (list(range(100)), [0.0] * 95 + [1.0] * 5), (0, 0), 10), 2)
+    parts = itertools.islice(iterate_pieces(lambda i: (list(range(100)), [0.0] * 95 + [1.0] * 5), (0, 0), 10), 2)
     assert [(part[0][0], place) for part, place in parts] == [(90, (1, 0)), (90, (2, 0))]
 
 
@@ -107,5 +107,5 @@ def test_a_budget_passes_over_rows_without_a_target_and_goes_on_from_its_state()
 
 
 def test_dtypes_are_those_of_the_step():
-    batch, _ = pack(numbered(SAMPLES), 2, 12)
+    batch, _ = pack_samples(numbered(SAMPLES), 2, 12)
     assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, np.int32, np.int32]

@@ -16,7 +16,7 @@ from vishwamai.text.tokenizer import VishwamAITokenizer
 
 def test_paragraphs_of_a_text_come_once_a_pass_in_another_order(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(20)))
-    row, again = (sources.shuffled(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
+    row, again = (sources.shuffle(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
     first, second = [row(i).text for i in range(20)], [row(i).text for i in range(20, 40)]
     assert sorted(first) == sorted(second) == sorted(f"paragraph {i}" for i in range(20))
     assert first != second and first == [again(i).text for i in range(20)]
@@ -178,21 +178,21 @@ def _numbered(name, n=None):
     """Row number i of an endless source says its number; one of `n` rows is shuffled anew in each pass."""
     if n is None:
         return lambda i: Row(((f"{name}{i}", 1.0),))
-    return sources.shuffled([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
+    return sources.shuffle([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
 
 
 def test_a_mixture_draws_by_weight():
-    row = sources.mixture([(_numbered("a"), 3.0), (_numbered("b"), 1.0)], seed=1)
+    row = sources.mix([(_numbered("a"), 3.0), (_numbered("b"), 1.0)], seed=1)
     counts = Counter(row(i).text[0] for i in range(sources.BLOCK))
     assert counts == {"a": 7500, "b": 2500}
     assert 0.7 < Counter(row(i).text[0] for i in range(2000))["a"] / 2000 < 0.8  # not all of one and then the other
     for weights in ([0.0], [1.0, -1.0], [float("nan"), 1.0], [float("inf"), 1.0], []):
         with pytest.raises(DataError, match="weights"):
-            sources.mixture([(_numbered("a"), weight) for weight in weights])
+            sources.mix([(_numbered("a"), weight) for weight in weights])
 
 
 def test_each_source_of_a_mixture_gives_its_own_rows_in_order_across_blocks():
-    row = sources.mixture([(_numbered("a"), 1.0), (_numbered("b"), 2.0), (_numbered("c"), 1e-9)], seed=2)
+    row = sources.mix([(_numbered("a"), 1.0), (_numbered("b"), 2.0), (_numbered("c"), 1e-9)], seed=2)
     texts = [row(i).text for i in range(3 * sources.BLOCK)]
     for name, share in (("a", 1 / 3), ("b", 2 / 3), ("c", 1 / sources.BLOCK)):
         own = [text for text in texts if text.startswith(name)]
@@ -203,7 +203,7 @@ def test_each_source_of_a_mixture_gives_its_own_rows_in_order_across_blocks():
 @pytest.mark.parametrize("share", [0.003, 0.1, 0.5])
 def test_a_finite_source_of_a_mixture_shows_every_row_once_a_pass(share):
     n = 40
-    row = sources.mixture([(_numbered("a", n), share), (_numbered("b", 7), 1 - share)], seed=3)
+    row = sources.mix([(_numbered("a", n), share), (_numbered("b", 7), 1 - share)], seed=3)
     for name, size in (("a", n), ("b", 7)):
         own = (row(i).text for i in itertools.count())
         own = list(itertools.islice((text for text in own if text.startswith(name)), 3 * size))
@@ -213,15 +213,15 @@ def test_a_finite_source_of_a_mixture_shows_every_row_once_a_pass(share):
 
 def test_a_row_of_a_mixture_is_the_same_whatever_was_read_before_it():
     parts = [(_numbered("a", 40), 1.0), (_numbered("b", 9), 9.0)]
-    ahead, again = (sources.mixture(parts, seed=4) for _ in range(2))
+    ahead, again = (sources.mix(parts, seed=4) for _ in range(2))
     far = 10**12 + 17
     assert ahead(far) == again(far) and [ahead(i) for i in range(50)] == [again(i) for i in reversed(range(50))][::-1]
-    assert [sources.mixture(parts, seed=5)(i) for i in range(50)] != [again(i) for i in range(50)]
+    assert [sources.mix(parts, seed=5)(i) for i in range(50)] != [again(i) for i in range(50)]
     assert [again(i).text[0] for i in range(200)] != [again(sources.BLOCK + i).text[0] for i in range(200)]
 
 
 def test_a_source_of_weight_0_gives_no_row_and_one_source_alone_gives_them_all():
-    row = sources.mixture([(_numbered("a"), 0.0), (_numbered("b"), 0.2)])
+    row = sources.mix([(_numbered("a"), 0.0), (_numbered("b"), 0.2)])
     assert [row(i).text for i in range(20)] == [f"b{i}" for i in range(20)]
 
 

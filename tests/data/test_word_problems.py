@@ -12,7 +12,7 @@ from vishwamai.data.word_problems import (
     EVENTS,
     OPENINGS,
     THINGS,
-    Step,
+    StoryStep,
     bare_products,
     bare_sum,
     is_held_out_step,
@@ -98,9 +98,9 @@ def test_bare_products_are_true_and_no_product_s_own_chain():
 
 
 def test_calculations_of_the_tables_are_never_held_out():
-    tables = [Step(x, op, y, 0) for x in range(1, 10) for y in range(1, 10) for op in "+*"]
+    tables = [StoryStep(x, op, y, 0) for x in range(1, 10) for y in range(1, 10) for op in "+*"]
     assert not any(is_held_out_step(step) for step in tables)
-    beyond = [Step(x, "+", y, x + y) for x in range(11, 60) for y in range(11, 40) if x % 10 and y % 10]
+    beyond = [StoryStep(x, "+", y, x + y) for x in range(11, 60) for y in range(11, 40) if x % 10 and y % 10]
     assert 1 / 16 < sum(map(is_held_out_step, beyond)) / len(beyond) < 1 / 5
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vishwamai.generation import beam, sampling
-from vishwamai.generation.beam import BeamParams, BeamRules, Beams, BeamState
+from vishwamai.generation.beam import BeamParams, BeamRules, BeamState, Hypotheses
 from vishwamai.generation.sampling import SamplingParams, batch_params
 
 B, W, V, N = 2, 3, 11, 4
@@ -21,7 +21,7 @@ SEARCH = BeamParams(num_beams=W, sample=True)
 
 def state(step: int, start: int = 5) -> BeamState:
     zero = jnp.zeros((B, W), jnp.int32)
-    running = Beams(
+    running = Hypotheses(
         tokens=jnp.zeros((B, W, N), jnp.int32), score=jnp.asarray(SCORES), length=zero, ended=jnp.zeros((B, W), bool)
     )
     return BeamState(
@@ -29,7 +29,7 @@ def state(step: int, start: int = 5) -> BeamState:
         running=running,
         finished=running,
         seen=jnp.zeros((B * W, V), bool),
-        start=jnp.full(B, start, jnp.int32),
+        prompt_length=jnp.full(B, start, jnp.int32),
         step=jnp.int32(step),
         is_open=jnp.ones(B, bool),
     )

@@ -19,13 +19,13 @@ from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.sharding import SINGLE
 from vishwamai.weights import spec
 
-V, T, SIZE, TOP, PAD = 23, 8, 24, 3, 22
+V, T, SIZE, TOP = 23, 8, 24, 3
 CFG = ModelConfig(
     vocab_size=V, d_model=8, d_ff=8, n_heads=1, n_kv_heads=1, head_dim=8, stacks=uniform(1), max_length=SIZE,
     tie_embeddings=False,
 )  # fmt: skip
 FIXED = {"cfg": CFG, "dtypes": ("float32", "float32"), "sharding": SINGLE}
-prefill = jax.jit(functools.partial(decode.prefill, size=SIZE, pad_id=PAD, n_top=TOP, **FIXED))
+prefill = jax.jit(functools.partial(decode.prefill, size=SIZE, n_top=TOP, **FIXED))
 more = jax.jit(functools.partial(decode.decode, **FIXED))
 
 PROMPTS = [[3, 1, 4, 1, 14], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9], [3, 2, 3], [8, 4, 6], [2]]
@@ -130,7 +130,7 @@ def assert_as_said(state, steps: int):
     for b, row in enumerate(zip(PROMPTS, ASKED, LIMITS, ends(), strict=True)):
         said, start = walk(*row, steps), len(PROMPTS[b])
         n = len(said.tokens)
-        assert state.tokens[b].tolist() == said.tokens + [PAD] * (SIZE - n)
+        assert state.tokens[b].tolist() == said.tokens + [0] * (SIZE - n)
         assert (int(state.length[b]), int(state.reason[b])) == (n, said.reason)
         want = np.zeros(SIZE)
         want[start:n] = said.logprobs
@@ -199,7 +199,7 @@ def test_seen_tokens_are_those_inside():
 
 def test_shapes_and_dtypes_are_those_asked_for():
     """Traced only, nothing is compiled."""
-    how = FIXED | {"dtypes": ("bfloat16", "float16"), "size": 16, "pad_id": PAD, "n_top": 0}
+    how = FIXED | {"dtypes": ("bfloat16", "float16"), "size": 16, "n_top": 0}
     tokens, lengths = jnp.zeros((6, T), jnp.int32), jnp.ones(6, jnp.int32)
     state = jax.eval_shape(functools.partial(decode.prefill, **how), weights(), tokens, lengths, None, asked())
     (place,) = state.cache.stacks[0]

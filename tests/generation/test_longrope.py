@@ -78,7 +78,7 @@ def test_a_beam_has_the_logprob_of_its_text():
 
 
 def test_prompts_in_runs_that_cross_in_their_midst():
-    cache = PrefixCache(Generator(cfg=CFG), PoolSizes(rows=8, context=32, requests=4, batch=2))
+    cache = PrefixCache(Generator(cfg=CFG), PoolSizes(slots=8, context=32, requests=4, batch=2))
     prompts = [tuple(map(tuple, (PROMPTS[0], PROMPTS[0][:n]))) for n in (2, 3, 4)]
     rows = cache.generate(weights(), prompts, [GREEDY] * 3)
     for prompt, row in zip(prompts, rows, strict=True):

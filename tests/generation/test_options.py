@@ -129,7 +129,7 @@ def test_what_else_a_folder_says_counts_where_the_call_does_not():
     assert asked.beams == BeamParams(num_beams=3, num_return=2, length_penalty=0.5, early_stopping=True)
     assert asked.params.stop == ("END",) and parse_options({"stop": "x"}, folder).params.stop == ("x",)
     one = parse_options({"num_beams": 1, "num_return_sequences": 1}, folder)  # what is of beams then does nothing
-    assert (one.beams, one.n) == (None, 1)
+    assert (one.beams, one.num_return_sequences) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_a_folder_that_contradicts_the_call_is_named():
 
 
 def test_as_many_rows_as_there_are_beams_or_draws():
-    assert parse_options({"num_beams": 2, "num_return_sequences": 2}).n == 2
-    assert parse_options({"do_sample": True, "num_return_sequences": 100}).n == 100
+    assert parse_options({"num_beams": 2, "num_return_sequences": 2}).num_return_sequences == 2
+    assert parse_options({"do_sample": True, "num_return_sequences": 100}).num_return_sequences == 100
 
 
 # The same by vLLM's names
@@ -276,7 +276,7 @@ def test_as_many_rows_as_there_are_beams_or_draws():
 def test_sampling_params_say_all_of_a_request():
     own = SamplingParams(n=2, temperature=0.4, max_tokens=7, seed=5, stop="END", logprobs=2)
     asked = parse_options({"sampling_params": own, "pad_token_id": 3}, FOLDER, returns_logprobs=True)
-    assert (asked.n, asked.beams, asked.pad_token_id) == (2, None, 3)
+    assert (asked.num_return_sequences, asked.beams, asked.pad_token_id) == (2, None, 3)
     one = dataclasses.replace(own, n=1)
     assert asked.row_params(ROWS) == [dataclasses.replace(one, seed=seed) for seed in (5, 6, 5, 6)]
     free = parse_options({"sampling_params": SamplingParams(max_tokens=None)}, FOLDER).row_params(ROWS)

@@ -29,7 +29,7 @@ CFG = ModelConfig(  # a ring smaller than the texts, a mixture of experts, and p
     n_experts=4, n_experts_per_token=2, d_expert=16,
     stacks=(Stack(pattern=(Layer(window=8, moe=True), Layer()), repeats=1),),
 )  # fmt: skip
-SIZES = PoolSizes(rows=13, context=64, requests=40, batch=8, batch_tokens=64)
+SIZES = PoolSizes(slots=13, context=64, requests=40, batch=8, batch_tokens=64)
 ENDS = (3, 5)
 PROGRAMS = Programs()
 PLAIN = Generator(cfg=CFG, eos_ids=ENDS, programs=PROGRAMS)
@@ -188,11 +188,16 @@ def test_residuals_are_those_of_whole_prompts():
 
 def test_prompts_that_do_not_fit_are_refused():
     some = cache()
-    for prompt, words in (((), "empty"), (((),), "empty"), ((run(1, 60), run(2, 5)), "65 tokens.*holds 64")):
+    for prompt, words in (
+        ((), "empty"),
+        (((),), "empty"),
+        ((run(1, 257),), "a run has 257 tokens"),
+        ((run(1, 60), run(2, 5)), "65 tokens.*holds 64"),
+    ):
         with pytest.raises(InputError, match=words):
             some.read(weights(), [prompt])
     some.check((run(1, 60), run(2, 4)))
-    with pytest.raises(InputError, match="13 rows reads at most 6 prompts"):
+    with pytest.raises(InputError, match="13 slots reads at most 6 prompts"):
         some.read(weights(), [((i,),) for i in range(7)])
     with pytest.raises(InputError, match="context of 65 is longer"):
         cache(dataclasses.replace(SIZES, context=65))

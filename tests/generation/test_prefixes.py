@@ -29,8 +29,8 @@ def ask(prefixes, lists, prompts):
     for jobs in prefixes.plan_reads(prompts):
         lists.carry_out(jobs)
     for prompt in prompts:
-        assert lists.rows[prefixes.row(prompt)] == [token for run in prompt for token in run]
-    assert len({prefixes.row(prompt) for prompt in prompts}) == len(set(prompts))
+        assert lists.rows[prefixes.slot(prompt)] == [token for run in prompt for token in run]
+    assert len({prefixes.slot(prompt) for prompt in prompts}) == len(set(prompts))
     return lists.read - before
 
 

@@ -87,7 +87,7 @@ def read(monkeypatch):
         if f is decode.prefill:
             _, _, lengths, _, _ = args
             counts.append(int(lengths[0]))
-        elif f is decode.extend:
+        elif f is decode.prefill_cached:
             _, _, kept, _, lengths, _ = args
             counts.append(int(lengths[0] - kept[0]))
         return run(self, f, *args, **options)
@@ -121,7 +121,7 @@ def test_a_prompt_that_changes_earlier_tokens_shares_a_shorter_beginning(shared,
 
 
 def test_a_long_new_part_is_read_in_runs(read, monkeypatch):
-    monkeypatch.setattr("vishwamai.generation.programs.READ_LENGTHS", (4, 16))
+    monkeypatch.setattr("vishwamai.generation.programs.PREFILL_CHUNKS", (4, 16))
     cfg, cache, first = FAMILIES["experts"], PromptCache(), some(3, 1)
     row = first + generator(cfg).generate(weights(cfg), [first], ASKED, cache=cache).tokens[0]
     prompt = row + some(33, 2)

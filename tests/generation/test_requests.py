@@ -14,7 +14,6 @@ from vishwamai.generation.programs import bucket
 from vishwamai.generation.requests import (
     check_params,
     check_rows,
-    copy_rows,
     count_new_tokens,
     make_request,
     pad_rows,
@@ -36,7 +35,7 @@ def short(max_length: int) -> ModelConfig:
 
 def job(lengths: list[int], params: list[SamplingParams] | None = None, cfg: ModelConfig = CFG):
     rows = [[i + 1] * n for i, n in enumerate(lengths)]
-    return make_request(rows, params or [SamplingParams(max_tokens=5)] * len(rows), cfg, (2, 3), SINGLE)
+    return make_request(rows, params or [SamplingParams(max_tokens=5)] * len(rows), cfg, (2, 3), SINGLE, None)
 
 
 # How many new tokens
@@ -125,11 +124,9 @@ def test_one_for_all_rows_or_one_a_row():
             check_params(wrong, n)
 
 
-def test_a_prompt_is_copied_as_often_as_is_asked_with_seeds_that_count_up():
-    one, other = SamplingParams(n=3, seed=4), SamplingParams(n=2)
-    rows, params = copy_rows([[1], [2, 3]], [one, other])
-    assert rows == [[1]] * 3 + [[2, 3]] * 2 and [p.seed for p in params] == [4, 5, 6, None, None]
-    assert {p.n for p in params} == {1}
+def test_more_rows_of_one_prompt_are_asked_for_by_giving_it_as_often():
+    with pytest.raises(InputError, match="params ask for n > 1 rows of a prompt; give the prompt as often"):
+        check_params([SamplingParams(), SamplingParams(n=3)], 2)
 
 
 # Shapes

@@ -35,7 +35,7 @@ METASPACE, BYTES = tokenizer_with(decoders.Metaspace()), tokenizer_with(LLAMA)
 def grown(tokenizer, prompt: list[int], new: list[int], stop: list[str], turns: list[int]) -> tuple[GeneratedRow, list]:
     """The row after the device has made `new`, looked at after so many tokens each time; and its chunks."""
     row = GeneratedRow(index=0, prompt_length=len(prompt), params=SamplingParams(stop=stop, logprobs=2))
-    row.detokenizer = Continuation(tokenizer, prompt, stop) if stop else None
+    row.stop_checker = Continuation(tokenizer, prompt, stop) if stop else None
     size = len(prompt) + len(new)
     pairs = np.arange(2 * size).reshape(1, size, 2)
     arrays = {"tokens": np.array([prompt + new]), "logprobs": -np.arange(size, dtype=np.float32)[None]}

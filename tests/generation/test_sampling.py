@@ -34,7 +34,7 @@ PARAMS = [SamplingParams(**s, seed=i) for i, s in enumerate(SETTINGS)]
 LOGITS = RNG.normal(0, 3, (len(PARAMS), V)).astype(np.float32)
 SEEN = RNG.random(LOGITS.shape) < 0.3
 apply_repetition_penalty, choose = jax.jit(sampling.apply_repetition_penalty), jax.jit(sampling.sample_tokens)
-warp = jax.jit(sampling.filter_logits, static_argnames="keep")
+warp = jax.jit(sampling.warp_logits, static_argnames="min_tokens_to_keep")
 
 
 def arrays(params: list[SamplingParams]) -> BatchParams:
@@ -94,7 +94,11 @@ def no_tokens(logits: jnp.ndarray) -> jnp.ndarray:
 @pytest.mark.parametrize("keep", [1, 4, 99])
 def test_every_row_is_filtered_as_it_asks(keep):
     c = arrays(PARAMS)
-    scores = warp(apply_repetition_penalty(jnp.asarray(LOGITS), jnp.asarray(SEEN), c.penalty), c, keep=keep)
+    scores = warp(
+        apply_repetition_penalty(jnp.asarray(LOGITS), jnp.asarray(SEEN), c.repetition_penalty),
+        c,
+        min_tokens_to_keep=keep,
+    )
     for got, logits, seen, p in zip(scores, LOGITS, SEEN, PARAMS, strict=True):
         np.testing.assert_allclose(softmax(np.asarray(got, np.float64)), distribution(logits, seen, p, keep), atol=1e-6)
 
@@ -212,7 +216,7 @@ def test_arrays_are_one_number_a_row():
     np.testing.assert_array_equal(c.top_k, [0, 0, 3])  # the second row is greedy: its filters are off
     np.testing.assert_array_equal(c.top_p, np.float32([0.9, 1, 1]))
     np.testing.assert_array_equal(c.min_p, np.float32([0.1, 0, 0]))
-    np.testing.assert_array_equal(c.penalty, np.float32([1.5, 2, 1]))
+    np.testing.assert_array_equal(c.repetition_penalty, np.float32([1.5, 2, 1]))
     np.testing.assert_array_equal(c.seed, [[2**8, 7], [2**32 - 1, 2**32 - 1], [0, 0]])
     assert {x.dtype.name for x in vars(c).values()} == {"float32", "int32", "uint32"}
 

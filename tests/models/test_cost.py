@@ -22,20 +22,20 @@ MIXED = dataclasses.replace(
 
 @pytest.mark.parametrize("cfg", [DENSE, MIXED], ids=["dense", "mixed"])
 def test_parameters_equal_the_specs(cfg):
-    assert cost.parameters(cfg).total == spec.count(transformer.specs(cfg))
+    assert cost.count_parameters(cfg).total == spec.n_parameters(transformer.specs(cfg))
 
 
 def test_active_parameters_leave_out_idle_experts_and_the_lookup_table():
     idle = 2 * (cfg := MIXED).d_expert * cfg.d_model * 3 * 2
-    assert cost.parameters(MIXED).active == cost.parameters(MIXED).total - idle
-    assert cost.parameters(DENSE).active == cost.parameters(DENSE).total - 64 * 32
+    assert cost.count_parameters(MIXED).active == cost.count_parameters(MIXED).total - idle
+    assert cost.count_parameters(DENSE).active == cost.count_parameters(DENSE).total - 64 * 32
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("cfg", [DENSE, MIXED], ids=["dense", "mixed"])
 def test_learned_positions_are_looked_up_and_not_multiplied(cfg, tied):
     without, with_them = (
-        cost.parameters(dataclasses.replace(cfg, learned_positions=on, tie_embeddings=tied, max_length=1000))
+        cost.count_parameters(dataclasses.replace(cfg, learned_positions=on, tie_embeddings=tied, max_length=1000))
         for on in (False, True)
     )
     assert with_them.active == without.active and with_them.total == without.total + 1000 * 32
@@ -48,7 +48,7 @@ def test_6nd_of_gpt2_small_is_the_literature_s():
         stacks=group_layers((Layer(rope=None),) * 12), norm="layer", norm_bias=True, learned_positions=True,
         tie_embeddings=True, attn_bias=True, o_bias=True, mlp_bias=True, gated=False, activation="gelu_tanh",
     )  # fmt: skip
-    assert cost.parameters(gpt2).total == 124_439_808  # as the Hub counts it
+    assert cost.count_parameters(gpt2).total == 124_439_808  # as the Hub counts it
     assert cost.six_n_flops(gpt2, 10) == 60 * (124_439_808 - 1024 * 768)
 
 

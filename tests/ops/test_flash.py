@@ -7,7 +7,7 @@ import pytest
 
 from vishwamai.ops import flash
 from vishwamai.ops.attention import attention
-from vishwamai.ops.masks import Rule
+from vishwamai.ops.masks import MaskRule
 
 LONGEST = flash.BLOCK
 SINKS = np.array([0.5, -1.0, 2.0, 0.0])
@@ -47,11 +47,11 @@ def test_values_and_gradients(features, check_attention, packed):
 @pytest.mark.parametrize("window", [1, 2, 7, 8, 9, 10, 16, 17])
 def test_a_window_opens_the_blocks_that_it_reaches_and_no_others(window, causal):
     """The bounds against every pair of positions; a block more would be masked and seen in no value."""
-    rule, t = Rule(scale=1.0, causal=causal, window=window, indexed=True), np.arange(40)
+    rule, t = MaskRule(scale=1.0, causal=causal, window=window, indexed=True), np.arange(40)
     seen = (t[:, None] - t[None] < window) & ((t[None] <= t[:, None]) | (not causal))
     blocks = seen.reshape(5, 8, 5, 8).any((1, 3))
     for i in range(5):
-        for bounds, reached in ((flash._keys_for, blocks[i]), (flash._queries_for, blocks[:, i])):
+        for bounds, reached in ((flash._key_block_range, blocks[i]), (flash._query_block_range, blocks[:, i])):
             first, end = map(int, bounds(rule, jnp.int32(i), 8, 8, 5))
             assert list(range(first, end)) == np.flatnonzero(reached).tolist()
 

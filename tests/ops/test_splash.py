@@ -11,15 +11,15 @@ from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from vishwamai.errors import BackendError
 from vishwamai.ops import splash as module
 from vishwamai.ops.attention import attention
-from vishwamai.ops.masks import Places, Rule
+from vishwamai.ops.masks import MaskInputs, MaskRule
 
 SINKS = np.array([0.5, -1.0, 2.0, 0.0])
 
 
 def interpreted(q, k, v, *, q_segments_BT=None, sinks_N=None, **options):
     positions = jnp.arange(q.shape[1], dtype=jnp.int32)[None]
-    rule = Rule(indexed=True, **{"scale": q.shape[-1] ** -0.5, **options})
-    places = Places(positions, positions, q_segments_BT, q_segments_BT)
+    rule = MaskRule(indexed=True, **{"scale": q.shape[-1] ** -0.5, **options})
+    places = MaskInputs(positions, positions, q_segments_BT, q_segments_BT)
     return module.splash(rule, q, k, v, places, sinks_N, interpret=True)
 
 
@@ -44,7 +44,7 @@ def test_values_and_gradients(T, features, check_attention, packed):
 
 @pytest.mark.parametrize("causal, window", [(True, None), (True, 1), (True, 129), (False, 100), (False, 700)])
 def test_a_band_tells_the_kernel_what_jax_tells_it(causal, window):
-    shape, rule = (512, 512), Rule(1.0, causal, window, None, True)
+    shape, rule = (512, 512), MaskRule(1.0, causal, window, None, True)
     theirs = kernels.LocalMask(shape, (window - 1, 0 if causal else None), 0) if window else kernels.CausalMask(shape)
     want = kernels.make_splash_mqa_single_device(kernels.MultiHeadMask([theirs] * 2))
     have = module._kernel(rule, 2, 512, 128, False)

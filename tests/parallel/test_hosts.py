@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.monitor.metrics import read
+from vishwamai.monitor.metrics import read_jsonl
 from vishwamai.parallel import hosts
 
 pytestmark = pytest.mark.by_turns
@@ -73,6 +73,8 @@ def test_two_processes_train_as_one(tmp_path):
     finally:
         for process in started:
             process.kill()
-    losses = [[line["loss"] for line in read(folder / "metrics.jsonl") if "loss" in line] for folder, _ in runs[:2]]
+    losses = [
+        [line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line] for folder, _ in runs[:2]
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 3
     assert (tmp_path / "two" / "model" / "model.safetensors").exists()

@@ -178,7 +178,9 @@ def test_filters_equal_the_logits_processors(settings, keep):
     c = sampling.batch_params([SamplingParams(**settings)] * 4, [100] * 4)
     seen = np.zeros((4, 61), bool)
     seen[np.arange(4)[:, None], ids] = True
-    mine = sampling.filter_logits(
-        sampling.apply_repetition_penalty(jnp.asarray(logits), jnp.asarray(seen), c.penalty), c, keep=keep
+    mine = sampling.warp_logits(
+        sampling.apply_repetition_penalty(jnp.asarray(logits), jnp.asarray(seen), c.repetition_penalty),
+        c,
+        min_tokens_to_keep=keep,
     )
     np.testing.assert_allclose(mine, expected.numpy(), rtol=1e-6)

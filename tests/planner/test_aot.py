@@ -93,6 +93,8 @@ def test_programs_keep_their_budgets(model, program, capsys):
         for part in ("fwd", "dkv", "dq"):
             flash = [name for name in found.kernels if name.startswith("splash") and part in name]
             assert flash, f"the flash kernel's {part} is not among {found.kernels}"
-        share = 12 * cost.parameters(table.configuration(model)).total / 16  # float32 weights and two moments, split
+        share = (
+            12 * cost.count_parameters(table.configuration(model)).total / 16
+        )  # float32 weights and two moments, split
         assert found.memory.arguments < 1.5 * share, "a weight or its moments are whole on every chip"
         assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is copied"

@@ -228,5 +228,5 @@ def test_a_task_that_raises_at_one_problem_loses_no_other(land):
 def test_a_trace_with_half_a_character_can_be_saved(tmp_path):
     made = ChainOfThought(Scripted(lambda prompt, n: ["so \ud83d\nAnswer: é 7\n"] * n), task="text").solve("q?")
     made.trace.save(tmp_path / "t.jsonl")
-    assert trace.load(tmp_path / "t.jsonl").thoughts[0].text == "so \ud83d\nAnswer: é 7\n"
+    assert trace.load_trace(tmp_path / "t.jsonl").thoughts[0].text == "so \ud83d\nAnswer: é 7\n"
     assert "é" in (tmp_path / "t.jsonl").read_text(encoding="utf-8")

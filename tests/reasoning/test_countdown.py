@@ -26,7 +26,7 @@ def random_puzzles(many, seed=0):
     rng, found = random.Random(seed), []
     while len(found) < many:
         state = tuple(sorted(rng.choices(range(1, 26), k=rng.randint(2, 5))))
-        targets = [target for target in range(10, 101) if countdown.solvable(state, target)]
+        targets = [target for target in range(10, 101) if countdown.is_solvable(state, target)]
         found += [(state, rng.choice(targets))] if targets else []
     return found
 
@@ -148,10 +148,10 @@ def test_the_value_is_read_from_the_likeliest_tokens():
 def test_answers_are_composed_and_right():
     rng = random.Random(3)
     for state, target in random_puzzles(150, seed=1):
-        given = countdown.shuffled(state, rng)
+        given = countdown.shuffle(state, rng)
         problem = f"{target} from {' '.join(map(str, given))}"
         here, steps = TASK.read(problem), []
-        for move in countdown.walk(state, target, rng):
+        for move in countdown.draw_solution(state, target, rng):
             assert TASK.answer(problem, steps, here) is None
             steps.append("".join(countdown.step_text(move, target)).strip("\n"))
             here = TASK.step(here, steps[-1])

@@ -20,7 +20,7 @@ from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.reasoning.local import Local, as_model
-from vishwamai.reasoning.model import pieces, seed_of
+from vishwamai.reasoning.model import seed_of, split_prompt
 from vishwamai.weights import spec
 
 pytestmark = pytest.mark.by_turns
@@ -145,7 +145,7 @@ def trie_size(prompts) -> int:
     root, size = {}, 0
     for prompt in prompts:
         node = root
-        for piece in pieces(prompt):
+        for piece in split_prompt(prompt):
             if piece not in node:
                 node[piece] = {}
                 size += len(TOKENIZER.encode(piece))
@@ -283,7 +283,7 @@ def test_scores_are_those_of_whole_texts(model):
     continuations = [["yes", " no", "x"], [], ["yes.\nno;\n"], ["a"], ["b"], ["s"]]
     found = model.score(prompts, continuations)
     pairs = [(p, c) for p, own in zip(prompts, continuations, strict=True) for c in own]
-    rows = [flat(model, (*pieces(p), c)) for p, c in pairs]
+    rows = [flat(model, (*split_prompt(p), c)) for p, c in pairs]
     sums = [
         x[len(flat(model, p)) - 1 :].sum()
         for (p, _), x in zip(pairs, model.model.generator.score(model.model.weights, rows, batch=8), strict=True)

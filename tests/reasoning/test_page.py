@@ -17,7 +17,7 @@ import pytest
 from vishwamai.data import game24
 from vishwamai.errors import InputError
 from vishwamai.reasoning import page
-from vishwamai.reasoning.trace import STATUSES, Thought, Trace, load
+from vishwamai.reasoning.trace import STATUSES, Thought, Trace, load_trace
 
 HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>&amp;\u2028\u2029\ud800"
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
@@ -94,7 +94,7 @@ class Reader(HTMLParser):
 
 
 def written(tmp_path, traces) -> str:
-    page.write(traces, tmp_path / "tree.html")
+    page.write_page(traces, tmp_path / "tree.html")
     return (tmp_path / "tree.html").read_text(encoding="utf-8")
 
 
@@ -109,14 +109,14 @@ def test_the_page_holds_exactly_the_traces(tmp_path):
     got = [as_trace(entry) for entry in json.loads(Reader(written(tmp_path, traces)).texts["data"])]
     for i, trace in enumerate(traces):
         trace.save(tmp_path / f"{i}.jsonl")
-    assert got == [load(tmp_path / f"{i}.jsonl") for i in range(3)]
+    assert got == [load_trace(tmp_path / f"{i}.jsonl") for i in range(3)]
     assert {thought.status for thought in got[0].thoughts} >= {"expanded", "wrong", "repeat", "pruned", "answer"}
 
 
 def test_one_trace_is_a_list_of_one_and_none_is_refused(tmp_path):
     assert written(tmp_path, game_of_24()) == written(tmp_path, [game_of_24()])
     with pytest.raises(InputError, match="no trace to show"):
-        page.write([], tmp_path / "none.html")
+        page.write_page([], tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 
@@ -167,7 +167,7 @@ def test_the_policy_lets_only_the_pages_own_script_and_style_run(tmp_path):
 
 def test_ten_thousand_thoughts_are_a_small_file_soon_written(tmp_path):
     trace, start = large(), time.process_time()
-    page.write(trace, tmp_path / "tree.html")
+    page.write_page(trace, tmp_path / "tree.html")
     assert time.process_time() - start < 2
     assert (tmp_path / "tree.html").stat().st_size < 5e6
 

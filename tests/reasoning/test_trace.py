@@ -8,7 +8,7 @@ import pytest
 from vishwamai.errors import DataError
 from vishwamai.reasoning.proposals import sampled
 from vishwamai.reasoning.search import SEARCHES
-from vishwamai.reasoning.trace import STATUSES, Thought, Trace, load
+from vishwamai.reasoning.trace import STATUSES, Thought, Trace, load_trace
 from vishwamai.reasoning.tree import TreeOfThoughts
 from vishwamai.reasoning.values import program
 
@@ -34,7 +34,7 @@ def plain(trace):
 def test_a_search_is_read_back_as_it_was(name, traces, tmp_path):
     trace = traces[name]
     trace.save(tmp_path / "t.jsonl")
-    read = load(tmp_path / "t.jsonl")
+    read = load_trace(tmp_path / "t.jsonl")
     assert read == plain(trace) and read.method == f"tot-{name}" and len(read.thoughts) > 15
     assert {thought.status for thought in read.thoughts} <= set(STATUSES)
     read.save(tmp_path / "again.jsonl")
@@ -43,7 +43,7 @@ def test_a_search_is_read_back_as_it_was(name, traces, tmp_path):
 
 def test_a_state_that_is_no_text_becomes_one(tmp_path):
     Trace("4 9 10 13", "tot", [Thought((), "", (4, 9, 10, 13)), Thought((0,), "x")]).save(tmp_path / "t")
-    assert [thought.state for thought in load(tmp_path / "t").thoughts] == ["(4, 9, 10, 13)", None]
+    assert [thought.state for thought in load_trace(tmp_path / "t").thoughts] == ["(4, 9, 10, 13)", None]
 
 
 def lines_of(traces, tmp_path):
@@ -81,7 +81,7 @@ def test_a_damaged_line_is_named(damage, traces, tmp_path):
     lines[1] = DAMAGES[damage](lines[1])
     (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
     with pytest.raises(DataError, match=r"t\.jsonl:2: this line is not of a trace \(.+\)"):
-        load(tmp_path / "t.jsonl")
+        load_trace(tmp_path / "t.jsonl")
 
 
 def test_files_that_are_no_trace(traces, tmp_path):
@@ -93,6 +93,6 @@ def test_files_that_are_no_trace(traces, tmp_path):
     ):
         file.write_bytes(b"\n".join(kept))
         with pytest.raises(DataError, match=wrong):
-            load(file)
+            load_trace(file)
     with pytest.raises(DataError, match="nothing: this trace cannot be read: No such file"):
-        load(tmp_path / "nothing")
+        load_trace(tmp_path / "nothing")

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, normalizers
 
 from vishwamai.errors import TokenizerError
-from vishwamai.text.settings import Added, Settings, read_settings, write_settings
+from vishwamai.text.settings import DeclaredToken, Settings, read_settings, write_settings
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
@@ -195,7 +195,7 @@ def test_added_tokens_are_read_and_must_fit_the_vocabulary(tmp_path):
     decoder = {"263": {"content": "<tool>", "special": False, "lstrip": True}, "257": {"content": "<|eos|>"}}
     folder_with(tmp_path, tokenizer_config_json={"added_tokens_decoder": decoder})
     VishwamAITokenizer.bytes().backend.save(str(tmp_path / "tokenizer.json"))
-    assert Added("<tool>", 263, lstrip=True) in read_settings(tmp_path).added
+    assert DeclaredToken("<tool>", 263, lstrip=True) in read_settings(tmp_path).added
     tokenizer = VishwamAITokenizer.from_folder(tmp_path)
     assert tokenizer.encode("<tool>") == [263] and 263 not in tokenizer.special_ids
     folder_with(tmp_path, tokenizer_config_json={"added_tokens_decoder": {"300": {"content": "<far>"}}})

@@ -20,7 +20,7 @@ from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.training.adapter import Adapter, trained_specs
 from vishwamai.training.config import RunConfig
 from vishwamai.training.optim import Optimizer
-from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state
+from vishwamai.training.step import StepConfig, compiled_step, compute_gradients, init_state
 from vishwamai.training.trainer import load_newest, train
 from vishwamai.weights import lora, spec
 
@@ -54,9 +54,11 @@ def batch(rows: int = 8, length: int = 12) -> Batch:
 
 
 def test_gradients_are_those_of_the_merged_weights_by_the_chain_rule():
-    mine = jax.jit(partial(gradients, cfg=CFG, s=STEP))(PAIRS, batch(), base=BASE)
+    mine = jax.jit(partial(compute_gradients, cfg=CFG, s=STEP))(PAIRS, batch(), base=BASE)
     merged = lora.merge(lora.attach(BASE, [PAIRS]))
-    sums, grads = jax.jit(partial(gradients, cfg=CFG, s=dataclasses.replace(STEP, adapter=None)))(merged, batch())
+    sums, grads = jax.jit(partial(compute_gradients, cfg=CFG, s=dataclasses.replace(STEP, adapter=None)))(
+        merged, batch()
+    )
     of = dict(zip([path for path, _ in spec.named(transformer.specs(CFG))], jax.tree.leaves(grads), strict=True))
     np.testing.assert_allclose(mine[0].loss, sums.loss, rtol=1e-5)
     for path, got in mine[1].items():
@@ -75,7 +77,7 @@ def test_a_step_moves_the_pairs_alone_and_a_mesh_moves_them_alike():
     before = jax.tree.map(np.array, BASE)
     o = Optimizer(learning_rate=0.02, warmup_steps=1, weight_decay=0.1)
     state = init_state(CFG, o, 20, jax.random.key(0), adapter=ADAPTER)
-    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * spec.count(trained_specs(CFG, ADAPTER))
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) < 2.1 * spec.n_parameters(trained_specs(CFG, ADAPTER))
     step, losses = compiled_step(CFG, o, STEP, 20), []
     for _ in range(20):
         state, numbers = step(state, batch(), base=BASE)

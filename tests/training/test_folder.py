@@ -61,7 +61,7 @@ def test_another_run_is_refused_and_what_differs_is_named(begun, change):
         run_folder.start_run(begun, other)
     assert OTHERS[change] in str(error.value) and (begun / "run.json").read_bytes() == before
     run_folder.start_run(begun, other, allow_changes=True)
-    assert run_folder.read(begun) == other
+    assert run_folder.read_run(begun) == other
 
 
 @pytest.mark.parametrize("change", SAME)
@@ -69,7 +69,7 @@ def test_what_is_not_trained_may_be_another_from_start_to_start(begun, change):
     other = config.override(RUN, change)
     assert other != RUN
     run_folder.start_run(begun, other)
-    assert run_folder.read(begun) == other
+    assert run_folder.read_run(begun) == other
 
 
 def test_every_value_is_one_or_the_other():
@@ -96,7 +96,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_on_with(tmp_path):
     assert (tmp_path / "tokenizer").exists()
     other = config.override(RUN, "training.data.seed=1")
     run_folder.start_run(tmp_path, other)
-    assert run_folder.read(tmp_path) == other and not (tmp_path / "tokenizer").exists()
+    assert run_folder.read_run(tmp_path) == other and not (tmp_path / "tokenizer").exists()
 
 
 def test_a_tokenizer_that_somebody_put_there_is_kept(tmp_path):
@@ -112,14 +112,14 @@ def test_a_damaged_note_is_refused_where_it_matters(begun, tmp_path, raw):
         run_folder.start_run(begun, RUN)
     assert (begun / "run.json").read_bytes() == raw
     run_folder.start_run(begun, RUN, allow_changes=True)
-    assert run_folder.read(begun) == RUN
+    assert run_folder.read_run(begun) == RUN
 
 
 def test_a_damaged_note_before_the_first_checkpoint_is_written_anew(tmp_path):
     (tmp_path / "run.json").write_text("{")
     (tmp_path / "tokenizer").mkdir()
     run_folder.start_run(tmp_path, RUN)
-    assert run_folder.read(tmp_path) == RUN and not (tmp_path / "tokenizer").exists()
+    assert run_folder.read_run(tmp_path) == RUN and not (tmp_path / "tokenizer").exists()
 
 
 def test_a_note_of_before_a_field_was_there_has_its_default(begun):

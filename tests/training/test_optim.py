@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.training.optim import Optimizer, clip, optimizer, schedule
+from vishwamai.training.optim import Optimizer, clip_gradients, optimizer, schedule
 from vishwamai.weights.spec import Param
 
 SPECS = {"w": Param((2, 2), ("embed", "mlp"), contract=("embed",)), "norm": Param((2,), ("embed",))}
@@ -34,8 +34,8 @@ def test_schedules():
 
 def test_clipping_shortens_and_never_lengthens():
     grads = {"w": jnp.array([3.0, 4.0])}
-    np.testing.assert_allclose(clip(grads, jnp.array(5.0), 1.0)["w"], [0.6, 0.8], rtol=1e-6)
-    np.testing.assert_allclose(clip(grads, jnp.array(5.0), 10.0)["w"], [3, 4])
+    np.testing.assert_allclose(clip_gradients(grads, jnp.array(5.0), 1.0)["w"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(clip_gradients(grads, jnp.array(5.0), 10.0)["w"], [3, 4])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vishwamai.models.config import Layer, ModelConfig, group_layers
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.training.optim import Optimizer
-from vishwamai.training.step import StepConfig, compiled_step, gradients, init_state, state_of
+from vishwamai.training.step import StepConfig, compiled_step, compute_gradients, init_state, make_state
 from vishwamai.weights import spec
 
 from ..random_weights import random_weights
@@ -58,13 +58,13 @@ def weights(cfg):
 
 @functools.cache
 def single(cfg):
-    return jax.jit(functools.partial(gradients, cfg=cfg, s=STEP))(weights(cfg), batch(32))
+    return jax.jit(functools.partial(compute_gradients, cfg=cfg, s=STEP))(weights(cfg), batch(32))
 
 
 @pytest.mark.parametrize("parts", [4, 32])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
     cut = dataclasses.replace(STEP, accumulate=parts)
-    sums, grads = jax.jit(functools.partial(gradients, cfg=MOE, s=cut))(weights(MOE), batch(32))
+    sums, grads = jax.jit(functools.partial(compute_gradients, cfg=MOE, s=cut))(weights(MOE), batch(32))
     close(grads, single(MOE)[1], 1e-6 * 4)  # float32 sums in another order; the mean difference is held below
     close(sums.loss, single(MOE)[0].loss, 1e-6)
     flat = [np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)]) for t in (grads, single(MOE)[1])]
@@ -79,19 +79,21 @@ def test_meshes_give_the_single_device_loss_and_gradients(cfg, sizes):
     sharding = Sharding(make_mesh(**sizes))
     placed = jax.device_put(weights(cfg), shardings(transformer.specs(cfg), sharding))
     lines = Batch(*(jax.device_put(a, sharding.named("batch", None)) for a in batch(32)))
-    program = jax.jit(functools.partial(gradients, cfg=cfg, s=STEP, sharding=sharding)).lower(placed, lines).compile()
+    program = (
+        jax.jit(functools.partial(compute_gradients, cfg=cfg, s=STEP, sharding=sharding)).lower(placed, lines).compile()
+    )
     sums, grads = program(placed, lines)
     close(sums.loss, single(cfg)[0].loss, 1e-5)
     close(grads, single(cfg)[1], 1e-5)
     may = max(largest_layer(cfg), activations(cfg, sizes))
-    assert may < max(spec.count([p]) for _, p in spec.named(transformer.specs(cfg)))  # what is gathered if all is
+    assert may < max(spec.n_parameters([p]) for _, p in spec.named(transformer.specs(cfg)))  # if all is gathered
     assert largest_gather(program.as_text()) <= may
 
 
 def largest_layer(cfg) -> int:
     """Numbers in the largest weight of one layer, or of the table: what may be gathered at once, and no more."""
     found = spec.named(transformer.specs(cfg))
-    return max(spec.count([p]) // (p.shape[0] if p.axes[0] == "layers" else 1) for _, p in found)
+    return max(spec.n_parameters([p]) // (p.shape[0] if p.axes[0] == "layers" else 1) for _, p in found)
 
 
 def activations(cfg, sizes) -> int:
@@ -109,14 +111,14 @@ def test_even_routers_cost_their_weights_in_the_loss_however_many_they_are():
     even = jax.tree.map(lambda w: jnp.zeros_like(w) if w.shape[-1] == 4 else w, weights(mixed))  # [L, D, E]
     s = dataclasses.replace(STEP, z_loss=0.0, balance_loss=0.5, router_z_loss=0.25)
     lines = batch(8)
-    sums = jax.jit(lambda w, lines: gradients(w, lines, mixed, s)[0])(even, lines)
+    sums = jax.jit(lambda w, lines: compute_gradients(w, lines, mixed, s)[0])(even, lines)
     more = float(sums.loss - sums.nll / lines.weights.sum())
     assert more == pytest.approx(0.5 + 0.25 * np.log(4) ** 2, rel=1e-4)  # of 4 experts, each with the logit 0
 
 
 def test_the_gradient_is_clipped_before_the_moments():
     clipped = dataclasses.replace(ADAM, clip_norm=0.01)
-    state = state_of(jax.tree.map(jnp.copy, weights(DENSE)), DENSE, clipped, 10)
+    state = make_state(jax.tree.map(jnp.copy, weights(DENSE)), DENSE, clipped, 10)
     after, numbers = compiled_step(DENSE, clipped, STEP, 10)(state, batch(8))
     assert float(numbers["grad_norm"]) > 0.1
     moment = np.sqrt(sum(np.square(m, dtype=np.float64).sum() for m in jax.tree.leaves(after.opt_state[0].mu)))
@@ -145,7 +147,7 @@ def test_training_lowers_the_loss_and_mixed_precision_keeps_float32_weights():
 def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts():
     w = weights(DENSE)
     broken = dataclasses.replace(w, final_norm=dataclasses.replace(w.final_norm, scale=jnp.full(32, jnp.inf)))
-    state = state_of(broken, DENSE, ADAM, 10)
+    state = make_state(broken, DENSE, ADAM, 10)
     before = jax.tree.map(np.asarray, (state.weights, state.opt_state))
     after, numbers = compiled_step(DENSE, ADAM, STEP, 10)(state, batch(8))
     assert int(after.step) == 1 and int(after.skipped) == 1 == int(numbers["skipped"])
@@ -168,7 +170,7 @@ def signs_step():
 
 
 def tiny_state(change=lambda w: w):
-    return state_of(jax.tree.map(change, random_weights(transformer.specs(TINY))), TINY, SIGNS, 20)
+    return make_state(jax.tree.map(change, random_weights(transformer.specs(TINY))), TINY, SIGNS, 20)
 
 
 def after(state, bad: bool):
@@ -220,7 +222,7 @@ def test_an_update_that_would_spoil_a_weight_or_a_moment_is_not_taken(where):
 def test_a_batch_without_targets_gives_no_gradient_from_the_loss():
     blank = batch(4)._replace(weights=jnp.zeros((4, 16)))
     plain = StepConfig(balance_loss=0.0)
-    _, grads = jax.jit(functools.partial(gradients, cfg=DENSE, s=plain))(weights(DENSE), blank)
+    _, grads = jax.jit(functools.partial(compute_gradients, cfg=DENSE, s=plain))(weights(DENSE), blank)
     assert not any(np.any(g) for g in jax.tree.leaves(grads))
 
 

@@ -14,7 +14,7 @@ import pytest
 from vishwamai import config
 from vishwamai.checkpoint import Checkpoints
 from vishwamai.errors import CheckpointError, ConfigError, DataError
-from vishwamai.monitor.metrics import read
+from vishwamai.monitor.metrics import read_jsonl
 from vishwamai.training import trainer
 from vishwamai.training.config import RunConfig
 from vishwamai.training.trainer import load_newest, train
@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_writes_its_numbers_and_its_picture(whole):
     folder, result = whole
-    lines = read(folder / "metrics.jsonl")
+    lines = read_jsonl(folder / "metrics.jsonl")
     assert result.finished and result.step == 6
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert "eval_loss" in lines[-1] and lines[-2]["loss"] < lines[0]["loss"]
@@ -102,7 +102,7 @@ def test_a_stop_that_cannot_be_told_is_a_stop(monkeypatch):
 
 def test_a_run_tells_how_it_went(whole):
     folder, result = whole
-    lines = read(folder / "metrics.jsonl")
+    lines = read_jsonl(folder / "metrics.jsonl")
     assert (result.loss, result.eval_loss) == (lines[-2]["loss"], lines[-1]["eval_loss"])
     assert result.tokens == sum(line["tokens"] for line in lines if "loss" in line) and result.skipped == 0
     again = train(tiny(), folder, show=False)
@@ -120,7 +120,7 @@ def test_the_step_at_which_a_run_is_stopped_is_logged(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "put_batch", put_batch)
     run = dataclasses.replace(tiny(), logging=dataclasses.replace(tiny().logging, log_every=6, save_every=6))
     result = train(run, tmp_path, show=False)
-    assert result.step == 3 and [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 3]
+    assert result.step == 3 and [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 3]
 
 
 def test_a_finished_run_does_nothing_more(whole):
@@ -302,13 +302,13 @@ def test_evaluation_on_rows_held_out_of_a_file(tmp_path):
     (tmp_path / "rows.txt").write_text("\n\n".join(f"the row of number {i}" for i in range(60)))
     sources = [{"kind": "text", "name": str(tmp_path / "rows.txt"), "held_out": 0.2}]
     train(tiny(data={"sources": sources, "tokenizer": "bytes"}), tmp_path / "run", show=False)
-    assert "eval_loss" in read(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert "eval_loss" in read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
 
 
 def test_the_last_step_is_evaluated_whatever_its_number(tmp_path):
     run = tiny(steps=3)
     train(dataclasses.replace(run, logging=dataclasses.replace(run.logging, eval_every=2)), tmp_path, show=False)
-    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "eval_loss" in line] == [2, 3]
+    assert [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl") if "eval_loss" in line] == [2, 3]
 
 
 def test_a_budget_run_compiles_each_length_and_ends(tmp_path):

@@ -93,7 +93,7 @@ def logits(cfg: ModelConfig, w, sharding=SINGLE) -> np.ndarray:
     ],
 )
 def test_an_equation_becomes_two_thin_ones(eqn, down, up):
-    assert lora.steps(eqn) == (down, up)
+    assert lora.split_equation(eqn) == (down, up)
     sizes = {"B": 2, "T": 3, "D": 5, "N": 2, "H": 4, "F": 6, "R": 7, "E": 2}
     x, w = (drawn(*(sizes[letter] for letter in part)) for part in eqn.split("->")[0].split(","))
     pairs = []

@@ -40,7 +40,7 @@ def test_stack_adds_a_layer_axis_and_keeps_the_fan_in():
     stacked = spec.stack(SPECS, 3)
     assert stacked.w.shape == (3, 64, 4, 8) and stacked.w.axes[0] == "layers"
     assert stacked.w.fan_in == 64 and stacked.w.is_matmul
-    assert spec.count(stacked) == 3 * spec.count(SPECS) == 3 * (64 * 32 + 64)
+    assert spec.n_parameters(stacked) == 3 * spec.n_parameters(SPECS) == 3 * (64 * 32 + 64)
 
 
 def test_an_embedding_table_is_no_matmul():

@@ -30,20 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_in_any_encoding()
     atexit.register(gc.freeze)  # or Python looks through all of JAX once more as it ends, a tenth of a short command
     try:
-        args = _parsed(argv)
+        args = _parse(argv)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             return args.run(args) or 0
     except VishwamAIError as error:
-        return _refused(str(error))
+        return _refuse(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "vishwamai").startswith("vishwamai"):
             raise
-        return _refused(f"the package {error.name} is missing; pip install 'vishwamai[train]'")
+        return _refuse(f"the package {error.name} is missing; pip install 'vishwamai[train]'")
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return _refused("there is not enough memory; ask for fewer beams or tokens, or train smaller batches or rows")
+        return _refuse("there is not enough memory; ask for fewer beams or tokens, or train smaller batches or rows")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file where a folder should be
         if error.filename is None:
             raise
-        return _refused(f"{error.filename}: {error.strerror}; check the path")
+        return _refuse(f"{error.filename}: {error.strerror}; check the path")
 
 
 def _print_in_any_encoding() -> None:
@@ -73,7 +73,7 @@ def _warn(message: Warning | str, *where: Any, **rest: Any) -> None:
     print(f"vishwamai: warning: {message}", file=sys.stderr)
 
 
-def _refused(sentence: str) -> int:
+def _refuse(sentence: str) -> int:
     print(f"vishwamai: error: {sentence}", file=sys.stderr)
     return 2
 
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments. argparse takes `a.b=value` in one place only; people write them between options too."""
     top, argv = parser(), sys.argv[1:] if argv is None else list(argv)
     verb = _verb(top, argv)

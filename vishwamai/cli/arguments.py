@@ -105,7 +105,7 @@ def import_face(status: Status) -> None:
             gc.enable()
 
 
-def load(args: argparse.Namespace) -> VishwamAI:
+def load_model(args: argparse.Namespace) -> VishwamAI:
     """The model that was asked for; what it takes long for is shown on a terminal, now and when it is used."""
     status = Status()
     import_face(status)

@@ -11,10 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load, sampling
+from vishwamai.cli.arguments import add_model, add_sampling, add_verb, load_model, sampling
 from vishwamai.cli.conversation import Conversation
 from vishwamai.cli.line_editor import LineEditor
-from vishwamai.cli.texts import not_utf8
+from vishwamai.cli.texts import utf8_error
 from vishwamai.errors import InputError, VishwamAIError
 
 COMMANDS = {
@@ -42,15 +42,15 @@ def chat(args: argparse.Namespace) -> int:
     """`vishwamai chat`: a conversation in the terminal. The exit code is 1 where a piped line was refused."""
     options, exit_code = sampling(args), 0
     editor = LineEditor(keeps_history=not args.no_history)
-    conversation = Conversation(load(args), args.system)
+    conversation = Conversation(load_model(args), args.system)
     if editor.is_interactive:
         model = conversation.model
         size = f"{model.n_parameters:,} parameters, a context of {model.config.max_length:,} tokens"
         note(f"{args.model}: {size}. /help lists the commands, Ctrl-D ends.")
-    while (text := _typed(editor)) not in (None, "/exit", "/quit"):
+    while (text := _read_line(editor)) not in (None, "/exit", "/quit"):
         try:
             if text.startswith("/") and "\n" not in text:
-                _obey(text, conversation, editor)
+                _run_command(text, conversation, editor)
             elif text.strip():
                 _reply(conversation, text.strip(), options, is_interactive=editor.is_interactive)
         except VishwamAIError as error:
@@ -66,9 +66,9 @@ def note(text: str) -> None:
     Console(stderr=True, highlight=False).print(text, style="dim", markup=False, soft_wrap=True)
 
 
-def _typed(editor: LineEditor) -> str | None:
+def _read_line(editor: LineEditor) -> str | None:
     """What was typed next; None at the end: Ctrl-D, or Ctrl-C twice on an empty line."""
-    prompt, more = (_coloured(text) for text in ("[bold cyan]you[/]: ", "[bold cyan]...[/]: "))
+    prompt, more = (_colour(text) for text in ("[bold cyan]you[/]: ", "[bold cyan]...[/]: "))
     is_warned = False
     while True:
         try:
@@ -88,11 +88,11 @@ def _typed(editor: LineEditor) -> str | None:
                 is_warned = True
         except UnicodeDecodeError as error:
             if not editor.is_interactive:
-                raise not_utf8("standard input", error) from None
-            print(f"vishwamai: {not_utf8('the line', error)}; it is left out", file=sys.stderr)
+                raise utf8_error("standard input", error) from None
+            print(f"vishwamai: {utf8_error('the line', error)}; it is left out", file=sys.stderr)
 
 
-def _coloured(markup: str) -> str:
+def _colour(markup: str) -> str:
     """A text as this terminal shows it."""
     from rich.console import Console
 
@@ -102,7 +102,7 @@ def _coloured(markup: str) -> str:
     return captured.get()
 
 
-def _obey(line: str, conversation: Conversation, editor: LineEditor) -> None:
+def _run_command(line: str, conversation: Conversation, editor: LineEditor) -> None:
     """Carries out a command. Raises `InputError` for one that there is not, and for an argument too few or too many."""
     word, _, argument = (part.strip() for part in line.partition(" "))
     [usage] = [usage for usage in COMMANDS if usage.split()[0] == word] or [None]
@@ -131,9 +131,9 @@ def _obey(line: str, conversation: Conversation, editor: LineEditor) -> None:
 
 def _reply(conversation: Conversation, text: str, options: dict[str, Any], *, is_interactive: bool) -> None:
     """Prints the reply as it comes and as it is: Rich would turn `:smile:` into a picture and wrap lines."""
-    label, chunk = _coloured("[bold green]model[/]: ") if is_interactive else "", None
+    label, chunk = _colour("[bold green]model[/]: ") if is_interactive else "", None
     n_messages = len(conversation.messages)
-    with _interruptible(is_interactive) as is_interrupted, closing(conversation.reply(text, **options)) as chunks:
+    with _catch_interrupts(is_interactive) as is_interrupted, closing(conversation.reply(text, **options)) as chunks:
         for chunk in chunks:
             print(label, chunk.text, sep="", end="", flush=True)
             label = ""
@@ -141,20 +141,20 @@ def _reply(conversation: Conversation, text: str, options: dict[str, Any], *, is
                 break
     print(flush=True)
     if chunk is not None and chunk.finish_reason == "length":
-        note(_cut(chunk.stats, conversation.model.config.max_length))
+        note(_note_cut(chunk.stats, conversation.model.config.max_length))
     elif chunk is None or chunk.finish_reason is None:
         is_kept = len(conversation.messages) > n_messages
         note(f"stopped; {'what was said so far stays' if is_kept else 'the message is left out, nothing was said'}")
 
 
-def _cut(stats: Any, context: int) -> str:
+def _note_cut(stats: Any, context: int) -> str:
     if stats.prompt_tokens + stats.generated_tokens < context:
         return f"cut after {stats.generated_tokens} tokens; -n {2 * stats.generated_tokens} would allow more"
     return f"cut: the model's context of {context} tokens is full; /save FILE keeps what was said, /reset begins anew"
 
 
 @contextmanager
-def _interruptible(is_interactive: bool) -> Iterator[Callable[[], bool]]:
+def _catch_interrupts(is_interactive: bool) -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed within, and need not end the program; once more, and what runs is left at once."""
     if not is_interactive:
         yield lambda: False

@@ -54,7 +54,7 @@ class Conversation:
                 f"the conversation and this message have {n} tokens, and the model's context of {most} must hold the "
                 f"reply too; {LEFT_OUT}"
             )
-        return self._growing(asked, self.model.stream(asked, cache=self._cache, **options))
+        return self._record(asked, self.model.stream(asked, cache=self._cache, **options))
 
     def save(self, path: Path) -> None:
         """Writes the messages as one line of JSON, which is a row of chat training data too."""
@@ -88,7 +88,7 @@ class Conversation:
 
         return len(encode_chat(self.model.tokenizer, messages))
 
-    def _growing(self, asked: list[Mapping[str, Any]], chunks: Iterator[Chunk]) -> Generator[Chunk]:
+    def _record(self, asked: list[Mapping[str, Any]], chunks: Iterator[Chunk]) -> Generator[Chunk]:
         text, has_ended = "", False
         try:
             for chunk in chunks:

@@ -59,7 +59,7 @@ def convert(args: argparse.Namespace) -> None:
             prompts = _prompts(source) if compare else []
             made = certificate.write_certificate(source, target, prompts, name=args.source, compare=compare)
     for key in certificate.DISTANCES if compare else ():
-        print(f"{key.replace('_', ' ')}: {_said(made[key])}")
+        print(f"{key.replace('_', ' ')}: {_describe(made[key])}")
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _source(args: argparse.Namespace, status: Status) -> Iterator[Path]:
         yield Path(made)
 
 
-def _said(found: dict[str, Any]) -> str:
+def _describe(found: dict[str, Any]) -> str:
     if found["distance"] is None:
         return found["reason"]
     same = f"the same greedy token at {found['same_greedy_token']:.1%} of {found['positions']} positions"

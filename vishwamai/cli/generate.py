@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vishwamai.cli.arguments import WHOLE, add_model, add_sampling, add_verb, load, sampling
+from vishwamai.cli.arguments import WHOLE, add_model, add_sampling, add_verb, load_model, sampling
 from vishwamai.cli.texts import read_text
 
 
@@ -24,7 +24,7 @@ def add(verbs: Any) -> None:
 def generate(args: argparse.Namespace) -> None:
     """`vishwamai generate`: the completion on standard output, without the prompt."""
     options, prompt = sampling(args), read_text(args.prompt)
-    model: Any = load(args)
+    model: Any = load_model(args)
     if (args.num_beams or model.generation_config.num_beams or 1) == 1:
         stats = _stream(model.stream(prompt, **options))
     else:

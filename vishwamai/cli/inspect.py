@@ -36,7 +36,7 @@ def inspect(args: argparse.Namespace) -> int:
     """`vishwamai inspect`: switches, parameters, memory and what is not supported; 2 where something is not."""
     if args.verify:
         return _verify(args)
-    found = _inspected(args)
+    found = _inspect(args)
     if args.json:
         print(json.dumps({"model": args.model} | dataclasses.asdict(found), indent=2))
     else:
@@ -44,7 +44,7 @@ def inspect(args: argparse.Namespace) -> int:
     return 2 if found.problems else 0
 
 
-def _inspected(args: argparse.Namespace) -> Inspection:
+def _inspect(args: argparse.Namespace) -> Inspection:
     import_face(Status())
     from vishwamai.api import read_config
     from vishwamai.hf import inspection

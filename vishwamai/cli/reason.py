@@ -69,12 +69,12 @@ def reason(args: argparse.Namespace) -> int:
     status = Status()
     with status("starting"):
         from vishwamai.reasoning.budget import Budget
-        from vishwamai.reasoning.page import write
+        from vishwamai.reasoning.page import write_page
 
     limits = {limit: getattr(args, f"max_{limit}") for limit in LIMITS}
     Budget(**limits)  # refuses what is out of range before a model is loaded
     task, args.method = _task_and_method(args, problem)
-    _settle(args)
+    _fill_flags(args)
     task.read(problem)
     solver = _solver(args, problem, task, status)
     with status(f"thinking about {problem[:60]!a}"):
@@ -86,7 +86,7 @@ def reason(args: argparse.Namespace) -> int:
     if args.trace:
         found.trace.save(args.trace)
     if args.view:
-        write(found.trace, args.view)
+        write_page(found.trace, args.view)
         page = Path(args.view).resolve()
         print(f"the tree is in {page}", file=sys.stderr)
         webbrowser.open(page.as_uri())
@@ -107,7 +107,7 @@ def _task_and_method(args: argparse.Namespace, problem: str) -> tuple[Task, str]
     return task_of("text"), args.method or "cot"
 
 
-def _settle(args: argparse.Namespace) -> None:
+def _fill_flags(args: argparse.Namespace) -> None:
     """Gives flags that were left out their values. Raises `InputError` for one that would do nothing."""
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:

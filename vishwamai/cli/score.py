@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from vishwamai.cli.arguments import add_loading, add_model, add_verb, load
-from vishwamai.cli.texts import file_texts, read_text
+from vishwamai.cli.arguments import add_loading, add_model, add_verb, load_model
+from vishwamai.cli.texts import read_lines, read_text
 from vishwamai.errors import InputError
 
 SHOWN = 60  # characters of a text; --json has all
@@ -32,22 +32,22 @@ def score(args: argparse.Namespace) -> None:
         raise InputError("--lines is about the files of --file, and none is given")
     texts = [read_text(text) for text in args.texts]
     for file in args.file:
-        lines = list(file_texts([file]))
+        lines = list(read_lines([file]))
         texts += [line.rstrip("\r\n") for line in lines if line.strip()] if args.lines else ["".join(lines)]
     if not texts:
         raise InputError("there is no text to score; give one as an argument, - for standard input, or --file")
-    found = load(args).score(texts)
+    found = load_model(args).score(texts)
     for text, one in zip(texts, found, strict=True):
         if args.json:
             tokens = {"tokens": len(one.tokens), "scored": len(one.logprobs)}
             figures = {"sum": one.sum, "per_token": one.per_token, "perplexity": one.perplexity}
             print(json.dumps({"text": text} | figures | tokens))
         elif one.per_token is None:
-            print(f"one token, which has nothing before it: {_short(text)}")
+            print(f"one token, which has nothing before it: {_shorten(text)}")
         else:
             figures = f"{one.sum:.3f} nats, {one.per_token:.4f} a token, perplexity {one.perplexity:.3f}"
-            print(f"{figures}, {len(one.logprobs)} tokens: {_short(text)}")
+            print(f"{figures}, {len(one.logprobs)} tokens: {_shorten(text)}")
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

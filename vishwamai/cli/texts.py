@@ -27,7 +27,7 @@ def _utf8(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise not_utf8(where, error) from None
+        raise utf8_error(where, error) from None
 
 
 def check_utf8(text: str) -> str:
@@ -35,12 +35,12 @@ def check_utf8(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
-def not_utf8(where: str, error: UnicodeDecodeError) -> InputError:
+def utf8_error(where: str, error: UnicodeDecodeError) -> InputError:
     """The sentence for bytes that are no text."""
     return InputError(f"{where} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
 
 
-def file_texts(names: Sequence[str]) -> Iterator[str]:
+def read_lines(names: Sequence[str]) -> Iterator[str]:
     """The lines of these files, line ends included."""
     for name in names:
         try:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from vishwamai.cli.arguments import COUNT, add_model, add_verb
-from vishwamai.cli.texts import file_texts, read_text
+from vishwamai.cli.texts import read_lines, read_text
 from vishwamai.errors import InputError
 
 
@@ -31,7 +31,7 @@ def train(args: argparse.Namespace) -> None:
     """`vishwamai tokenizer train`: writes a tokenizer's folder."""
     from vishwamai.text.tokenizer import VishwamAITokenizer
 
-    tokenizer = VishwamAITokenizer.train(file_texts(args.files), args.vocab_size)
+    tokenizer = VishwamAITokenizer.train(read_lines(args.files), args.vocab_size)
     tokenizer.save_pretrained(args.output)
     print(f"{args.output}: {len(tokenizer)} tokens")
 

@@ -43,11 +43,11 @@ def train(args: argparse.Namespace) -> int:
     what, kept = ("model", _model) if run.training.adapter is None else ("adapter", _adapter)
     result = kept(run, folder, status, max_seconds=args.max_seconds, allow_changes=args.allow_changes)
     if hosts.is_first():
-        print(f"{_in_words(result, run.training.steps)}; the {what} is in {folder / what}")
+        print(f"{_describe(result, run.training.steps)}; the {what} is in {folder / what}")
     return 0 if result.finished or args.max_seconds is not None else 130
 
 
-def _in_words(result: Any, steps: int) -> str:
+def _describe(result: Any, steps: int) -> str:
     """How far a run came, and how it went."""
     state = "finished" if result.finished else "stopped, and the same command goes on,"
     losses = {"loss": result.loss, "held-out loss": result.eval_loss}

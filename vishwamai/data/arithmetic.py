@@ -17,13 +17,13 @@ def is_basic(x: int, op: str, y: int) -> bool:
     return factor <= TABLE or factor % 10 == 0
 
 
-def worked(x: int, op: str, y: int, result: int) -> str:
+def write_steps(x: int, op: str, y: int, result: int) -> str:
     """`x op y = ... = result`, with what lies between where it is not basic."""
     between = [] if is_basic(x, op, y) else SPLIT[op](x, y)
     return " = ".join([f"{x} {op} {y}", *between, str(result)])
 
 
-def worked_products(x: int, y: int, z: int, w: int) -> str:
+def write_product_steps(x: int, y: int, z: int, w: int) -> str:
     """`x * y + z * w = ... = result` for a round ten `x`: like the chain of a product beyond the tables."""
     return " = ".join([*_two_products(x, y, z, w), str(x * y + z * w)])
 

@@ -51,7 +51,7 @@ class State:
     def draw(self, known: Sequence[str]) -> str:
         """A value of this state's split: one of `known`, or half of the time a made-up name."""
         while True:
-            value = self.rng.choice(known) if self.rng.random() < 0.5 else made_up(self.rng)
+            value = self.rng.choice(known) if self.rng.random() < 0.5 else invent_name(self.rng)
             if is_held_out(value) == (self.split == "held_out"):
                 return value
 
@@ -61,7 +61,7 @@ def is_held_out(value: str) -> bool:
     return zlib.crc32(f"talk {value}".encode()) % HELD_OUT_ONE_IN == 0
 
 
-def made_up(rng: random.Random) -> str:
+def invent_name(rng: random.Random) -> str:
     """A name that nobody has, of one to four syllables."""
     syllables = rng.choices((1, 2, 3, 4), (1, 4, 3, 1))[0]
     parts = (
@@ -214,7 +214,7 @@ def tell_things(state: State) -> bool:
     if result is None:
         return False
     state.things = result, things
-    worked = arithmetic.worked(n, op, number, result)
+    worked = arithmetic.write_steps(n, op, number, result)
     return _say(state, state.rng.choice(phrases.CHANGES[op]).format(number), f"{worked}\n You have {result} {things}.")
 
 
@@ -240,7 +240,7 @@ def ask_sum(state: State) -> bool:
     if result is None:
         return False
     state.result = result
-    return _say(state, question, f"{arithmetic.worked(x, op, y, result)}\n Answer: {result}")
+    return _say(state, question, f"{arithmetic.write_steps(x, op, y, result)}\n Answer: {result}")
 
 
 def greet(state: State) -> bool:
@@ -280,7 +280,7 @@ def _result(x: int, op: str, y: int) -> int | None:
     result = {"+": x + y, "-": x - y, "*": x * y}[op]
     if not 1 <= result <= word_problems.MAX_RESULT:
         return None
-    step = word_problems.Step(x, op, y, result)
+    step = word_problems.StoryStep(x, op, y, result)
     return None if word_problems.is_held_out_step(step) else result
 
 
@@ -310,7 +310,7 @@ def _begin(state: State) -> None:
     state.system = " ".join(lines) or PLAIN_SYSTEM
 
 
-def talk(rng: random.Random, split: str, last: Callable[[State], bool] | None = None) -> State:
+def draw_conversation(rng: random.Random, split: str, last: Callable[[State], bool] | None = None) -> State:
     """A conversation; its last turn is `last`, where one is given."""
     while True:
         state = State(rng, split)
@@ -324,7 +324,7 @@ def talk(rng: random.Random, split: str, last: Callable[[State], bool] | None = 
 
 def row(rng: random.Random, split: str = "train") -> Row:
     """A random conversation; the replies are in the loss."""
-    state = talk(rng, split)
+    state = draw_conversation(rng, split)
     return Row(chat_spans([*_system(state.system), *_messages(state.turns)]))
 
 
@@ -332,7 +332,9 @@ def held_out() -> list[Problem]:
     """Conversations that end in a question about what was said before; kinds `conversations.ask_name` and so on."""
     rng = random.Random("held-out conversations")
     kinds = (ask_name, ask_assistant, ask_city, ask_word, ask_liking, ask_things, ask_topic, ask_shorter)
-    return [_problem(talk(rng, "held_out", kind), kind.__name__) for kind in kinds for _ in range(N_HELD_OUT)]
+    return [
+        _problem(draw_conversation(rng, "held_out", kind), kind.__name__) for kind in kinds for _ in range(N_HELD_OUT)
+    ]
 
 
 def _problem(state: State, kind: str) -> Problem:

@@ -71,15 +71,15 @@ class Data:
 def rows(data: Data, split: str = "train") -> sources.Rows:
     """Row number -> row, over all sources of a split ("train", or "held_out" of those that hold rows out)."""
     used = [s for s in data.sources if (s.weight > 0 if split == "train" else s.has_held_out)]
-    return sources.mixture([(_source_rows(s, data.seed, split), s.weight) for s in used], data.seed)
+    return sources.mix([(_source_rows(s, data.seed, split), s.weight) for s in used], data.seed)
 
 
 def _source_rows(source: Source, seed: int, split: str) -> sources.Rows:
     if source.kind == "generated":
         return sources.from_generated(source.name, seed, split)
     read = sources.from_text if source.kind == "text" else sources.from_jsonl
-    parts = sources.split(read(source.name), source.held_out)
-    return sources.shuffled(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
+    parts = sources.split_rows(read(source.name), source.held_out)
+    return sources.shuffle(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
 
 
 def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:

@@ -74,14 +74,14 @@ def reachable(state: State) -> int:
     return found
 
 
-def solvable(state: State, target: int) -> bool:
+def is_solvable(state: State, target: int) -> bool:
     """Whether the target can be made from these sorted numbers by legal steps."""
     return bool(reachable(state) >> target & 1)
 
 
-def good(state: State, target: int) -> tuple[Move, ...]:
+def good_moves(state: State, target: int) -> tuple[Move, ...]:
     """The legal steps after which the target can still be reached."""
-    return tuple(move for move in moves(state) if solvable(move.left, target))
+    return tuple(move for move in moves(state) if is_solvable(move.left, target))
 
 
 def is_held_out(state: State) -> bool:
@@ -102,7 +102,7 @@ def row(rng: random.Random, split: str = "train") -> Row:
 def _puzzle(rng: random.Random, held_out: bool) -> tuple[State, int]:
     while True:
         state, target = tuple(sorted(rng.choices(NUMBERS, k=N_NUMBERS))), rng.choice(TARGETS)
-        if is_held_out(state) == held_out and solvable(state, target):
+        if is_held_out(state) == held_out and is_solvable(state, target):
             return state, target
 
 
@@ -111,8 +111,8 @@ def steps_row(state: State, target: int, rng: random.Random) -> Row:
 
     The choice of a bad step is not in the loss, only what follows from it.
     """
-    path = walk(state, target, rng)
-    spans, here = [(prompt(shuffled(state, rng), target), 0.0)], state
+    path = draw_solution(state, target, rng)
+    spans, here = [(prompt(shuffle(state, rng), target), 0.0)], state
     for move in path:
         for bad in _bad_moves(here, target, rng):
             asked, told = step_text(bad, target)
@@ -123,21 +123,21 @@ def steps_row(state: State, target: int, rng: random.Random) -> Row:
 
 
 def _bad_moves(state: State, target: int, rng: random.Random) -> list[Move]:
-    bad = [move for move in moves(state) if not solvable(move.left, target)]
+    bad = [move for move in moves(state) if not is_solvable(move.left, target)]
     wanted = rng.choices(range(len(TRIES)), TRIES)[0]
     return rng.sample(bad, min(wanted, len(bad)))
 
 
-def shuffled(state: State, rng: random.Random) -> State:
+def shuffle(state: State, rng: random.Random) -> State:
     """The numbers in a random order."""
     return tuple(rng.sample(state, len(state)))
 
 
-def walk(state: State, target: int, rng: random.Random) -> list[Move]:
+def draw_solution(state: State, target: int, rng: random.Random) -> list[Move]:
     """A solution, each step drawn from the good ones."""
     path = []
     while len(state) > 1:
-        path.append(rng.choice(good(state, target)))
+        path.append(rng.choice(good_moves(state, target)))
         state = path[-1].left
     return path
 
@@ -145,7 +145,7 @@ def walk(state: State, target: int, rng: random.Random) -> list[Move]:
 def step_text(move: Move, target: int) -> tuple[str, str]:
     """A step as it is written, in two parts: the choice, and what follows from it."""
     left = f", left {' '.join(map(str, move.left))}" if len(move.left) > 1 else ""
-    verdict = "yes" if solvable(move.left, target) else "no"
+    verdict = "yes" if is_solvable(move.left, target) else "no"
     return f"\n {move.a} {move.op} {move.b}", f" = {move.result}{left} {verdict}"
 
 
@@ -229,5 +229,5 @@ def held_out() -> list[Problem]:
     for state, target in held_out_puzzles():
         judge = functools.partial(grade, state, target)
         example = steps_row(state, target, rng)
-        found.append(Problem(prompt(shuffled(state, rng), target), judge, "countdown", example.completion))
+        found.append(Problem(prompt(shuffle(state, rng), target), judge, "countdown", example.completion))
     return found

@@ -10,7 +10,7 @@ import random
 from importlib import resources
 
 from vishwamai.data import countdown
-from vishwamai.data.countdown import Move, State, shuffled, steps_row, walk
+from vishwamai.data.countdown import Move, State, draw_solution, shuffle, steps_row
 from vishwamai.data.rows import Problem, Row
 
 TARGET = 24
@@ -22,12 +22,12 @@ AT_ONCE_SHARE = 0.1
 
 def solvable(state: State) -> bool:
     """Whether 24 can be made from these sorted numbers by legal steps."""
-    return countdown.solvable(state, TARGET)
+    return countdown.is_solvable(state, TARGET)
 
 
 def good(state: State) -> tuple[Move, ...]:
     """The legal steps after which 24 can still be reached."""
-    return countdown.good(state, TARGET)
+    return countdown.good_moves(state, TARGET)
 
 
 @functools.cache
@@ -68,8 +68,8 @@ def row(rng: random.Random, split: str = "train") -> Row:
 
 def at_once_row(state: State, rng: random.Random) -> Row:
     """The expression without steps."""
-    asked = prompt(shuffled(state, rng), at_once=True)
-    return Row(((asked, 0.0), (countdown.answer(state, walk(state, TARGET, rng)), 1.0)))
+    asked = prompt(shuffle(state, rng), at_once=True)
+    return Row(((asked, 0.0), (countdown.answer(state, draw_solution(state, TARGET, rng)), 1.0)))
 
 
 def grade(numbers: State, completion: str, *, at_once: bool = False) -> bool:

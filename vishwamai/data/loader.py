@@ -8,7 +8,17 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
-from vishwamai.data.packing import Batch, Place, Samples, empty, next_piece, pack, piece, pieces, put
+from vishwamai.data.packing import (
+    Batch,
+    Place,
+    Samples,
+    cut_piece,
+    empty,
+    find_next_piece,
+    iterate_pieces,
+    pack_samples,
+    put,
+)
 from vishwamai.errors import ConfigError
 from vishwamai.parallel import hosts
 
@@ -26,10 +36,10 @@ class PackedBatches:
 
     def restore(self, state: dict) -> None:
         """Goes on from a state."""
-        self._next = _place(state, {"next"}, "packed lines")
+        self._next = _read_state(state, {"next"}, "packed lines")
 
     def __next__(self) -> Batch:
-        batch, self._next = pack(pieces(self._samples, self._next, self._shape[1]), *self._shape)
+        batch, self._next = pack_samples(iterate_pieces(self._samples, self._next, self._shape[1]), *self._shape)
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -59,7 +69,7 @@ class BudgetBatches:
 
     def restore(self, state: dict) -> None:
         """Goes on from a state."""
-        self._next = _place(state, {"next", "waiting"}, "a token budget")
+        self._next = _read_state(state, {"next", "waiting"}, "a token budget")
         waiting = {int(length): [tuple(place) for place in places] for length, places in state["waiting"].items()}
         if sorted(waiting) != self._lengths:
             raise ConfigError(f"the run was begun with lengths {sorted(waiting)}, and is to go on with {self._lengths}")
@@ -67,7 +77,7 @@ class BudgetBatches:
 
     def __next__(self) -> Batch:
         while True:
-            (tokens, _), place, self._next = next_piece(self._samples, self._next, self._lengths[-1])
+            (tokens, _), place, self._next = find_next_piece(self._samples, self._next, self._lengths[-1])
             length = next(n for n in self._lengths if len(tokens) <= n)
             self._waiting[length].append(place)
             if len(self._waiting[length]) == self._budget // length:
@@ -77,14 +87,14 @@ class BudgetBatches:
         places, self._waiting[length] = self._waiting[length], []
         batch = empty(len(places), length)
         for line, place in enumerate(places):
-            put(batch, line, 0, 1, piece(self._samples, place, self._lengths[-1])[0])
+            put(batch, line, 0, 1, cut_piece(self._samples, place, self._lengths[-1])[0])
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
 
-def _place(state: dict, keys: set[str], what: str) -> Place:
+def _read_state(state: dict, keys: set[str], what: str) -> Place:
     """The next place of a state, once it is known to be one of the same kind of batches."""
     if state.keys() != keys:
         raise ConfigError(f"the run was not begun with {what}; leave training.token_budget as it was, or begin anew")
@@ -122,7 +132,7 @@ def prefetch(batches, ahead: int = 2) -> Iterator[tuple[Batch, dict]]:
         stopped.set()
 
 
-def own_lines(batch: Batch) -> Batch:
+def select_own_lines(batch: Batch) -> Batch:
     """The lines of a global batch that this process feeds."""
     mine = hosts.rows_of_process(batch.tokens.shape[0])
     return Batch(*(a[mine] for a in batch))

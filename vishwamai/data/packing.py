@@ -52,7 +52,7 @@ def put(batch: Batch, line: int, start: int, segment: int, sample: Sample) -> No
     batch.positions[line, here] = np.arange(n)
 
 
-def piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
+def cut_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
     """(at most `longest` tokens of a sample from a place on, the place after them).
 
     What is left of a longer sample comes next, after the last token again, so that every token is predicted once.
@@ -64,7 +64,7 @@ def piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
     return (tokens[start:end], weights[start:end]), after
 
 
-def next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place, Place]:
+def find_next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place, Place]:
     """(the first `piece` from a place on that has anything to predict, its own place, the place after it).
 
     What has nothing to predict, such as an empty text or a part of a long prompt, would be computed in vain. Raises
@@ -72,7 +72,7 @@ def next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Pl
     """
     first = place[0]
     while place[0] < first + MOST_EMPTY:
-        part, after = piece(samples, place, longest)
+        part, after = cut_piece(samples, place, longest)
         if any(weight > 0 for weight in part[1][1:]):
             return part, place, after
         place = after
@@ -81,14 +81,14 @@ def next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Pl
     )
 
 
-def pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Sample, Place]]:
+def iterate_pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Sample, Place]]:
     """Every piece that has anything to predict from a place on, and the place after each."""
     while True:
-        part, _, place = next_piece(samples, place, longest)
+        part, _, place = find_next_piece(samples, place, longest)
         yield part, place
 
 
-def pack(parts: Iterable[tuple[Sample, Place]], batch: int, length: int) -> tuple[Batch, Place | None]:
+def pack_samples(parts: Iterable[tuple[Sample, Place]], batch: int, length: int) -> tuple[Batch, Place | None]:
     """(batch, the place after what it took): first-fit, until a piece of at most `length` tokens fits on no line.
 
     What is taken depends on nothing but the pieces, so the place alone says where the next batch begins.

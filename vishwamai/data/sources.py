@@ -55,7 +55,7 @@ def from_jsonl(path: str | Path) -> list[Row | ChatRow]:
     return [_row(line, path, n) for n, line in lines if line.strip()]
 
 
-def split(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list[Row | ChatRow]]:
+def split_rows(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list[Row | ChatRow]]:
     """Rows to train on, and the share of them that is kept for evaluation: equal rows are always on the same side."""
     parts: dict[str, list[Row | ChatRow]] = {"train": [], "held_out": []}
     for row in rows:
@@ -63,7 +63,7 @@ def split(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list[Row 
     return parts
 
 
-def shuffled(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
+def shuffle(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
     """Row number i of endless passes over `rows`, each in its own order."""
     if not rows:
         raise DataError(f"{name} holds no rows")
@@ -77,7 +77,7 @@ def shuffled(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
     return lambda i: rows[order(i // len(rows))[i % len(rows)]]
 
 
-def mixture(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
+def mix(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
     """Rows of several sources by weight, each source's own rows in their order: row 0, 1, 2, … of it, none left out.
 
     Rows come in blocks. Every block holds the same number of rows of each source, its share of `BLOCK` rounded to a

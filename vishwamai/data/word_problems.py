@@ -91,7 +91,7 @@ BLANKS |= {"a": f"(?P<a>{COUNT})", "b": f"(?P<b>{COUNT})"}
 MOST_EVENTS = 9  # in a problem that is read
 
 
-class Step(NamedTuple):
+class StoryStep(NamedTuple):
     """`before op number = result`."""
 
     before: int
@@ -105,7 +105,7 @@ def is_held_out_template(template: Template) -> bool:
     return _one_in_eight(" ".join(clause.text for clause in template))
 
 
-def is_held_out_step(step: Step) -> bool:
+def is_held_out_step(step: StoryStep) -> bool:
     """Whether no training problem does this calculation, in either order: the tables are never held out."""
     x, y = sorted((step.before, step.number))
     return not arithmetic.is_basic(step.before, step.op, step.number) and _one_in_eight(f"{x} {y}")
@@ -121,10 +121,10 @@ def row(rng: random.Random, split: str = "train") -> Row:
         text, chain = bare_products(rng) if rng.random() < PRODUCTS else bare_sum(rng)
         return Row(((text, 0.0), (_completion([chain]), 1.0)))
     text, steps = problem(rng, split)
-    return Row(((text, 0.0), (_worked(steps), 1.0)))
+    return Row(((text, 0.0), (_write_steps(steps), 1.0)))
 
 
-def problem(rng: random.Random, split: str) -> tuple[str, list[Step]]:
+def problem(rng: random.Random, split: str) -> tuple[str, list[StoryStep]]:
     """The text of a random problem of a split, and the steps that solve it."""
     while True:
         template = _template(rng)
@@ -132,7 +132,7 @@ def problem(rng: random.Random, split: str) -> tuple[str, list[Step]]:
             continue
         for _ in range(TRIES):
             steps = _draw(template, rng)
-            if steps is not None and _numbers_belong(steps, split):
+            if steps is not None and _is_in_split(steps, split):
                 return _fill(template, steps, rng), steps
 
 
@@ -145,8 +145,8 @@ def bare_sum(rng: random.Random) -> tuple[str, str]:
         else:
             x, y = rng.randint(1, MAX_RESULT), rng.randint(1, arithmetic.TABLE)
         result = _apply(x, op, y)
-        if result is not None and 1 <= result <= MAX_RESULT and not is_held_out_step(Step(x, op, y, result)):
-            return f"What is {x} {op} {y}?", arithmetic.worked(x, op, y, result)
+        if result is not None and 1 <= result <= MAX_RESULT and not is_held_out_step(StoryStep(x, op, y, result)):
+            return f"What is {x} {op} {y}?", arithmetic.write_steps(x, op, y, result)
 
 
 def bare_products(rng: random.Random) -> tuple[str, str]:
@@ -158,7 +158,7 @@ def bare_products(rng: random.Random) -> tuple[str, str]:
         tens, ones = 10 * rng.randint(1, 9), rng.randint(1, 9)
         x, y = rng.sample(range(2, arithmetic.TABLE + 1), 2)
         if tens * x + ones * y <= MAX_RESULT:
-            return f"What is {tens} * {x} + {ones} * {y}?", arithmetic.worked_products(tens, x, ones, y)
+            return f"What is {tens} * {x} + {ones} * {y}?", arithmetic.write_product_steps(tens, x, ones, y)
 
 
 def _template(rng: random.Random) -> Template:
@@ -171,12 +171,12 @@ def _template(rng: random.Random) -> Template:
             return (ends[0], *rng.sample(EVENTS, n_events), ends[1])
 
 
-def _numbers_belong(steps: list[Step], split: str) -> bool:
+def _is_in_split(steps: list[StoryStep], split: str) -> bool:
     held_out = [is_held_out_step(step) for step in steps]
     return not any(held_out) if split == "train" else held_out[0]
 
 
-def _draw(template: Template, rng: random.Random) -> list[Step] | None:
+def _draw(template: Template, rng: random.Random) -> list[StoryStep] | None:
     """Random quantities for a template, or None where they lead out of bounds."""
     ops = [clause.op for clause in template if clause.op]
     value, steps = rng.randint(2, LARGEST_FACTOR if ops[0] == "*" else LARGEST[""]), []
@@ -185,7 +185,7 @@ def _draw(template: Template, rng: random.Random) -> list[Step] | None:
         result = _apply(value, op, number)
         if result is None or not 1 <= result <= MAX_RESULT:
             return None
-        steps.append(Step(value, op, number, result))
+        steps.append(StoryStep(value, op, number, result))
         value = result
     return steps
 
@@ -196,7 +196,7 @@ def _apply(value: int, op: str, number: int) -> int | None:
     return {"+": value + number, "-": value - number, "*": value * number}[op]
 
 
-def _fill(template: Template, steps: list[Step], rng: random.Random) -> str:
+def _fill(template: Template, steps: list[StoryStep], rng: random.Random) -> str:
     person, other, friend = rng.sample(list(PEOPLE), 3)
     subject, object_ = PEOPLE[person]
     words = {"N": person, "M": other, "F": friend, "p": subject, "P": subject.capitalize(), "o": object_}
@@ -206,8 +206,8 @@ def _fill(template: Template, steps: list[Step], rng: random.Random) -> str:
     return " ".join(filled)
 
 
-def _worked(steps: list[Step]) -> str:
-    return _completion([arithmetic.worked(*step) for step in steps])
+def _write_steps(steps: list[StoryStep]) -> str:
+    return _completion([arithmetic.write_steps(*step) for step in steps])
 
 
 def _completion(chains: list[str]) -> str:
@@ -216,7 +216,7 @@ def _completion(chains: list[str]) -> str:
     return f"{lines}\n Answer: {chains[-1].split()[-1]}"
 
 
-def steps_of(text: str) -> list[Step] | None:
+def steps_of(text: str) -> list[StoryStep] | None:
     """The steps that solve a problem of this grammar, whoever wrote it; None for any other text."""
     value, steps = 0, []
     for kind in ("opening", *["event"] * MOST_EVENTS, "closing"):
@@ -232,7 +232,7 @@ def steps_of(text: str) -> list[Step] | None:
             result = _apply(value, op, int(numbers["b"]))
             if result is None:
                 return None
-            steps.append(Step(value, op, int(numbers["b"]), result))
+            steps.append(StoryStep(value, op, int(numbers["b"]), result))
             value = result
         text = text[match.end() :].lstrip()
     return steps if steps and not text else None
@@ -264,6 +264,6 @@ def held_out() -> list[Problem]:
     return [_problem(*problem(rng, "held_out")) for _ in range(N_HELD_OUT)]
 
 
-def _problem(text: str, steps: list[Step]) -> Problem:
+def _problem(text: str, steps: list[StoryStep]) -> Problem:
     judge = functools.partial(grade, steps[-1].result)
-    return Problem(text, judge, f"word_problems.{len(steps)}", _worked(steps))
+    return Problem(text, judge, f"word_problems.{len(steps)}", _write_steps(steps))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
-from vishwamai.generation.decode import constrain_state, find_seen_tokens, read
+from vishwamai.generation.decode import constrain_state, find_seen_tokens, read_prompts
 from vishwamai.generation.sampling import BatchParams
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
@@ -64,7 +64,7 @@ class BeamRules:
 
 
 @pytree
-class Beams:
+class Hypotheses:
     """Sequences of new tokens and their scores, the best first."""
 
     tokens: Array  # [B, W, N] int32
@@ -78,10 +78,10 @@ class BeamState:
     """Everything that a search changes."""
 
     cache: KVCache  # R rows
-    running: Beams
-    finished: Beams
+    running: Hypotheses
+    finished: Hypotheses
     seen: Array  # [R, V] bool
-    start: Array  # [B] int32 tokens of the prompt
+    prompt_length: Array  # [B] int32
     step: Array  # [] int32 new tokens so far
     is_open: Array  # [B] bool: the prompt's finished texts may still change
 
@@ -90,46 +90,46 @@ def begin(
     weights,
     tokens_PT,
     lengths_P,
-    prompt_B: Array | None,
+    index_B: Array | None,
     rules: BeamRules,
     *,
     cfg: ModelConfig,
     size: int,
     max_tokens: int,
-    beams: BeamParams,
+    settings: BeamParams,
     dtypes,
     sharding: Sharding,
 ) -> BeamState:
     """Reads the prompts once each, gives every beam its copy, and takes the first step.
 
-    Beams w of b continue prompt `prompt[b]` (None: b).
+    The beams of search b continue prompt `index[b]` (None: b).
     """
-    last, cache = read(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
-    prompt_B = jnp.arange(tokens_PT.shape[0]) if prompt_B is None else prompt_B
-    tokens_BT, lengths_B, W = tokens_PT[prompt_B], lengths_P[prompt_B], beams.num_beams
+    last, cache = read_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    index_B = jnp.arange(tokens_PT.shape[0]) if index_B is None else index_B
+    tokens_BT, lengths_B, W = tokens_PT[index_B], lengths_P[index_B], settings.num_beams
     B, T = tokens_BT.shape
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
-    empty = Beams(
+    empty = Hypotheses(
         tokens=jnp.zeros((B, W, max_tokens), jnp.int32),
         score=jnp.full((B, W), NO_SCORE),
         length=jnp.zeros((B, W), jnp.int32),
         ended=jnp.zeros((B, W), bool),
     )
     state = BeamState(
-        cache=select_rows(cache, jnp.repeat(prompt_B, W)),
+        cache=select_rows(cache, jnp.repeat(index_B, W)),
         running=dataclasses.replace(empty, score=empty.score.at[:, 0].set(0.0)),  # the copies are equal: one counts
         finished=empty,
         seen=jnp.repeat(find_seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
-        start=lengths_B,
+        prompt_length=lengths_B,
         step=jnp.zeros((), jnp.int32),
         is_open=rules.params.limit > lengths_B,
     )
-    logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[prompt_B, 0]
-    return _constrain_state(extend(state, jnp.repeat(logits_BV, W, axis=0), rules, beams), sharding)
+    logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[index_B, 0]
+    return _constrain_state(beam_step(state, jnp.repeat(logits_BV, W, axis=0), rules, settings), sharding)
 
 
 def search(
-    weights, state: BeamState, rules: BeamRules, steps, *, cfg: ModelConfig, beams: BeamParams, dtypes, sharding
+    weights, state: BeamState, rules: BeamRules, steps, *, cfg: ModelConfig, settings: BeamParams, dtypes, sharding
 ) -> BeamState:
     """Up to `steps` more steps, until no prompt is open."""
     head = transformer.lm_head(weights, sharding)
@@ -141,18 +141,18 @@ def search(
             weights, last_R1, cfg, state.cache, sharding=sharding, dtype=dtypes[0]
         )
         logits_RV = transformer.apply_lm_head(head, x, cfg)[:, 0]
-        return extend(dataclasses.replace(state, cache=cache), logits_RV, rules, beams)
+        return beam_step(dataclasses.replace(state, cache=cache), logits_RV, rules, settings)
 
     state = jax.lax.while_loop(lambda s: jnp.any(s.is_open) & (s.step < last_step), body, state)
     return _constrain_state(state, sharding)
 
 
-def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> BeamState:
+def beam_step(state: BeamState, logits_RV: Array, rules: BeamRules, settings: BeamParams) -> BeamState:
     """One step: candidates, what of them has ended, and the beams that go on."""
-    candidates, beam_BK = _candidates(state, logits_RV, rules, beams)
-    finished = _finish(state, candidates, rules, beams)
+    candidates, beam_BK = _candidates(state, logits_RV, rules, settings)
+    finished = _finish(state, candidates, rules, settings)
     going = dataclasses.replace(candidates, score=candidates.score + jnp.where(candidates.ended, NO_SCORE, 0.0))
-    running, picked_BW = _best(going, beams.num_beams)
+    running, picked_BW = _best(going, settings.num_beams)
     rows_R = _rows(jnp.take_along_axis(beam_BK, picked_BW, axis=1))
     last_R = running.tokens[:, :, state.step].reshape(-1)
     step = state.step + 1
@@ -161,44 +161,44 @@ def extend(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamPara
         running=running,
         finished=finished,
         seen=state.seen[rows_R].at[jnp.arange(last_R.shape[0]), last_R].set(True),
-        start=state.start,
+        prompt_length=state.prompt_length,
         step=step,
-        is_open=state.is_open & _may_improve(running, finished, state.start, step, rules, beams),
+        is_open=state.is_open & _may_improve(running, finished, state.prompt_length, step, rules, settings),
     )
 
 
-def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, beams: BeamParams) -> tuple[Beams, Array]:
+def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, settings: BeamParams) -> tuple[Hypotheses, Array]:
     """The K likeliest (or drawn) continuations of each prompt, and the beam that each continues, `[B, K]`."""
     B, W, _ = state.running.tokens.shape
     V, E = logits_RV.shape[1], rules.params.end_ids.shape[1]
     params_R = jax.tree.map(lambda x: jnp.repeat(x, W, axis=0), rules.params)
     logprobs_RV = sampling.apply_repetition_penalty(
-        jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.penalty
+        jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.repetition_penalty
     )
-    if beams.sample:
-        logprobs_RV = sampling.filter_logits(logprobs_RV, params_R, keep=max(2, 1 + E))
+    if settings.sample:
+        logprobs_RV = sampling.warp_logits(logprobs_RV, params_R, min_tokens_to_keep=max(2, 1 + E))
     total = (logprobs_RV.reshape(B, W, V) + state.running.score[:, :, None]).reshape(B, W * V)
     order = total
-    if beams.sample:
+    if settings.sample:
         order = total + sampling.gumbel_noise(
-            sampling.sampling_keys(rules.params.seed, state.start + state.step), W * V
+            sampling.sampling_keys(rules.params.seed, state.prompt_length + state.step), W * V
         )
     _, index = jax.lax.top_k(order, min(W * max(2, 1 + E), W * V))
     beam_BK, token_BK = index // V, (index % V).astype(jnp.int32)
     tokens = jnp.take_along_axis(state.running.tokens, beam_BK[:, :, None], axis=1)
     ended = jnp.any(token_BK[:, :, None] == rules.params.end_ids[:, None], axis=-1)
-    candidates = Beams(
+    candidates = Hypotheses(
         tokens=tokens.at[:, :, state.step].set(token_BK),
         score=jnp.take_along_axis(total, index, axis=1),
         length=jnp.full_like(token_BK, state.step + 1),
-        ended=ended | (state.start + state.step + 1 >= rules.params.limit)[:, None],
+        ended=ended | (state.prompt_length + state.step + 1 >= rules.params.limit)[:, None],
     )
     return candidates, beam_BK
 
 
-def _finish(state: BeamState, candidates: Beams, rules: BeamRules, beams: BeamParams) -> Beams:
+def _finish(state: BeamState, candidates: Hypotheses, rules: BeamRules, settings: BeamParams) -> Hypotheses:
     """The finished texts after those candidates have joined that ended among the first W."""
-    W = beams.num_beams
+    W = settings.num_beams
     first = (jnp.arange(candidates.score.shape[1]) < W)[None]
     joins = candidates.ended & first
     length = (state.step + 1).astype(jnp.float32)
@@ -208,28 +208,33 @@ def _finish(state: BeamState, candidates: Beams, rules: BeamRules, beams: BeamPa
     return _best(both, W)[0]
 
 
-def _best(beams: Beams, n: int) -> tuple[Beams, Array]:
+def _best(hypotheses: Hypotheses, n: int) -> tuple[Hypotheses, Array]:
     """The n of the highest score in order, and where they stood, `[B, n]`."""
-    _, index = jax.lax.top_k(beams.score, n)
+    _, index = jax.lax.top_k(hypotheses.score, n)
 
     def pick(x: Array) -> Array:
         return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1)
 
-    return jax.tree.map(pick, beams), index
+    return jax.tree.map(pick, hypotheses), index
 
 
 def _may_improve(
-    running: Beams, finished: Beams, start_B: Array, step: Array, rules: BeamRules, beams: BeamParams
+    running: Hypotheses,
+    finished: Hypotheses,
+    prompt_length_B: Array,
+    step: Array,
+    rules: BeamRules,
+    settings: BeamParams,
 ) -> Array:
     """Whether a prompt's finished texts may still change, `[B]`; `step` new tokens are made."""
-    limit_B = rules.params.limit - start_B
+    limit_B = rules.params.limit - prompt_length_B
     length_B = jnp.broadcast_to(step, limit_B.shape)
-    if beams.early_stopping == "never":
+    if settings.early_stopping == "never":
         length_B = jnp.where(rules.length_penalty > 0, limit_B, length_B)
     best_B = running.score[:, 0] / length_B.astype(jnp.float32) ** rules.length_penalty
     worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), NO_SCORE)
     goes_on = (step < limit_B) & jnp.any(best_B[:, None] > worst_BW, axis=1)
-    return goes_on & ~jnp.all(finished.ended, axis=1) if beams.early_stopping is True else goes_on
+    return goes_on & ~jnp.all(finished.ended, axis=1) if settings.early_stopping is True else goes_on
 
 
 def _rows(beam_BW: Array) -> Array:

@@ -11,16 +11,14 @@ import numpy as np
 from vishwamai.errors import InputError
 from vishwamai.generation import beam
 from vishwamai.generation.beam import BeamParams, BeamRules, BeamState
+from vishwamai.generation.decode import CHUNK_STEPS
 from vishwamai.generation.programs import Clock, Programs, bucket
-from vishwamai.generation.requests import GenerationRequest, put_on_device
+from vishwamai.generation.requests import LEAST_NEW_TOKENS, GenerationRequest, put_on_device
 from vishwamai.generation.results import Generation
-
-LEAST_NEW_TOKENS = 16
-CHUNK_STEPS = 64
 
 
 def search_rows(
-    programs: Programs, weights, request: GenerationRequest, beams: BeamParams, clock: Clock, **fixed
+    programs: Programs, weights, request: GenerationRequest, beams: BeamParams, clock: Clock, **static
 ) -> Generation:
     """The best texts of each of the request's prompts."""
     ends = _find_end_ids(request, beams)
@@ -28,18 +26,19 @@ def search_rows(
     most = max(int(limits[row.index]) - row.prompt_length for row in request.rows)
     every_row = np.tile(ends.astype(np.int32), (len(limits), 1))
     rules = BeamRules(
-        params=dataclasses.replace(request.params, end_ids=put_on_device(every_row, fixed["sharding"])),
+        params=dataclasses.replace(request.params, end_ids=put_on_device(every_row, static["sharding"])),
         length_penalty=jax.device_put(np.float32(beams.length_penalty)),
     )
-    fixed["beams"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
+    # Without what needs no program of its own: the length penalty is an array, and rows are left out on the host.
+    static["settings"] = BeamParams(num_beams=beams.num_beams, early_stopping=beams.early_stopping, sample=beams.sample)
     sizes = {"size": request.size, "max_tokens": bucket(most, LEAST_NEW_TOKENS)}
-    args = request.tokens, request.lengths, request.prompt, rules
-    state = programs.run(beam.begin, weights, *args, **sizes, **fixed)
+    args = request.tokens, request.lengths, request.prompt_index, rules
+    state = programs.run(beam.begin, weights, *args, **sizes, **static)
     is_open = np.asarray(state.is_open).any()
     clock.lap("prefill")
     n_steps = jax.device_put(np.int32(CHUNK_STEPS))
     while is_open:
-        state = programs.run(beam.search, weights, state, rules, n_steps, donate=(1,), **fixed)
+        state = programs.run(beam.search, weights, state, rules, n_steps, donate=(1,), **static)
         is_open = np.asarray(state.is_open).any()
     clock.lap("decode")
     return _generation(state, request, beams, ends, clock)

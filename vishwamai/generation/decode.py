@@ -1,9 +1,9 @@
 """Prefill and decoding as pure functions: a batch's state as a value, and one loop that makes many tokens on device.
 
 P prompts, B rows, T prompt positions, S cache positions, D d_model, V vocabulary, n likeliest tokens reported. Prompts
-are read (`read`, or after what is cached `extend`), then each row has its first token (`start`) and more (`decode`);
-the prefix cache forks its rows by the same functions. The state is donated to each call. The loop takes the number of
-steps as an argument, so that streaming, stop strings and long generations run one and the same program.
+are read (`read_prompts`, or after what is cached `prefill_cached`), then each row has its first token (`sample_first`)
+and more (`decode`); the prefix cache forks its rows by the same functions. The state is donated to each call. The loop
+takes the number of steps as an argument, so that streaming, stop strings and long generations run one program.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ from vishwamai.weights.spec import pytree
 
 Array = jax.Array
 RUNNING, STOP, LENGTH = 0, 1, 2
+REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
+CHUNK_STEPS = 64  # steps between two looks at the rows
 
 
 @pytree
@@ -32,7 +34,7 @@ class DecodeState:
     """
 
     cache: KVCache
-    tokens: Array  # [B, S] int32, the padding token where nothing is yet
+    tokens: Array  # [B, S] int32, 0 where nothing is yet
     logprobs: Array  # [B, S] float32, of each new token under the model's own distribution
     top_ids: Array  # [B, S, n] int32, the likeliest tokens at each new token
     top_logprobs: Array  # [B, S, n] float32
@@ -45,32 +47,31 @@ def prefill(
     weights,
     tokens_PT: Array,
     lengths_P: Array,
-    prompt_B: Array | None,
+    index_B: Array | None,
     params: BatchParams,
     *,
     cfg: ModelConfig,
     size: int,
-    pad_id: int,
     n_top: int,
     dtypes,
     sharding: Sharding,
 ) -> DecodeState:
-    """Reads P prompts and chooses the first new token of each row, which continues prompt `prompt[b]` (None: b).
+    """Reads P prompts and chooses the first new token of each row, which continues prompt `index[b]` (None: b).
 
     `size` is at least T, `dtypes` are those of activations and cache. A row whose limit is not above its length (one
     that only fills the batch) has ended already.
     """
-    last, cache = read(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    last, cache = read_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
     tokens, lengths = jnp.pad(tokens_PT, ((0, 0), (0, size - tokens_PT.shape[1]))), lengths_P
-    if prompt_B is not None:
-        last, tokens, lengths = last[prompt_B], tokens[prompt_B], lengths[prompt_B]
-        cache = select_rows(cache, prompt_B)
+    if index_B is not None:
+        last, tokens, lengths = last[index_B], tokens[index_B], lengths[index_B]
+        cache = select_rows(cache, index_B)
     head = transformer.lm_head(weights, sharding)
-    state = start(head, last, cache, tokens, lengths, params, cfg=cfg, pad_id=pad_id, n_top=n_top)
+    state = sample_first(head, last, cache, tokens, lengths, params, cfg=cfg, n_top=n_top)
     return constrain_state(state, sharding)
 
 
-def extend(
+def prefill_cached(
     weights,
     cache: KVCache,
     n_cached_B: Array,
@@ -79,17 +80,16 @@ def extend(
     params: BatchParams,
     *,
     cfg: ModelConfig,
-    span: int,
-    pad_id: int,
+    chunk: int,
     n_top: int,
     dtypes,
     sharding: Sharding,
 ) -> DecodeState:
-    """`prefill` of prompts whose first `n_cached` tokens are cached; the others, at least one, `span` at a time.
+    """`prefill` of prompts whose first `n_cached` tokens are cached; the others, at least one, `chunk` at a time.
 
     The cache may hold more than that, and has room for S positions.
     """
-    offsets_1T = jnp.arange(span, dtype=jnp.int32)[None]
+    offsets_1T = jnp.arange(chunk, dtype=jnp.int32)[None]
 
     def is_unread(carry):
         return jnp.any(carry[1].length < lengths_B)
@@ -98,7 +98,7 @@ def extend(
         last_B1D, cache = carry
         index_BT = jnp.minimum(cache.length[:, None] + offsets_1T, tokens_BS.shape[1] - 1)
         new_BT = jnp.take_along_axis(tokens_BS, index_BT, axis=1)
-        n_B = jnp.clip(lengths_B - cache.length, 0, span)
+        n_B = jnp.clip(lengths_B - cache.length, 0, chunk)
         x_BTD, cache = transformer.cached_hidden_states(
             weights, new_BT, cfg, cache, lengths_B=n_B, sharding=sharding, dtype=dtypes[0]
         )
@@ -107,11 +107,11 @@ def extend(
     nothing = jnp.zeros((lengths_B.shape[0], 1, cfg.d_model), dtypes[0])
     last_B1D, cache = jax.lax.while_loop(is_unread, body, (nothing, crop(cache, n_cached_B)))
     head = transformer.lm_head(weights, sharding)
-    state = start(head, last_B1D, cache, tokens_BS, lengths_B, params, cfg=cfg, pad_id=pad_id, n_top=n_top)
+    state = sample_first(head, last_B1D, cache, tokens_BS, lengths_B, params, cfg=cfg, n_top=n_top)
     return constrain_state(state, sharding)
 
 
-def read(
+def read_prompts(
     weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding
 ) -> tuple[Array, KVCache]:
     """Reads whole prompts into a new cache of `size` positions.
@@ -129,7 +129,7 @@ def select_last(x_BTD: Array, lengths_B: Array) -> Array:
     return jnp.take_along_axis(x_BTD, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)
 
 
-def start(
+def sample_first(
     head,
     last_B1D: Array,
     cache: KVCache,
@@ -138,7 +138,6 @@ def start(
     params: BatchParams,
     *,
     cfg: ModelConfig,
-    pad_id: int,
     n_top: int,
 ) -> DecodeState:
     """Returns the state after each row's first new token, which follows its prompt's last hidden states.
@@ -149,7 +148,7 @@ def start(
     inside_BS = jnp.arange(S, dtype=jnp.int32)[None] < lengths_B[:, None]
     state = DecodeState(
         cache=cache,
-        tokens=jnp.where(inside_BS, tokens_BS, pad_id),
+        tokens=jnp.where(inside_BS, tokens_BS, 0),
         logprobs=jnp.zeros((B, S), jnp.float32),
         top_ids=jnp.zeros((B, S, n_top), jnp.int32),
         top_logprobs=jnp.zeros((B, S, n_top), jnp.float32),
@@ -180,22 +179,15 @@ def decode_steps(
 
     def body(carry):
         step, state = carry
-        return step + 1, decode_step(weights, head, state, params, cfg=cfg, dtypes=dtypes, sharding=sharding)
+        last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
+        active_B = (state.reason == RUNNING).astype(jnp.int32)
+        x_B1D, cache = transformer.cached_hidden_states(
+            weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
+        )
+        logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
+        return step + 1, sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, params)
 
     return jax.lax.while_loop(is_running, body, (jnp.zeros((), jnp.int32), state))[1]
-
-
-def decode_step(
-    weights, head, state: DecodeState, params: BatchParams, *, cfg: ModelConfig, dtypes, sharding: Sharding
-) -> DecodeState:
-    """Decodes one more token of every row that has not ended. `head` is `transformer.lm_head(weights)`."""
-    last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
-    active_B = (state.reason == RUNNING).astype(jnp.int32)
-    x_B1D, cache = transformer.cached_hidden_states(
-        weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
-    )
-    logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
-    return sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, params)
 
 
 def sample_and_append(state: DecodeState, logits_BV: Array, params: BatchParams) -> DecodeState:

@@ -1,6 +1,6 @@
 """`Generator`: prompts in, new tokens out. It rounds shapes up, decodes in chunks and watches for stop strings.
 
-Rows are lists of token ids of any lengths. Text is known only through `new_detokenizer`, and made only where stop
+Rows are lists of token ids of any lengths. Text is known only through `new_stop_checker`, and made only where stop
 strings are asked for. It knows no file and no tokenizer, and holds no weights.
 """
 
@@ -11,13 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import decode
 from vishwamai.generation.beam import BeamParams
 from vishwamai.generation.beam_search import search_rows
-from vishwamai.generation.decode import LENGTH, RUNNING, STOP, DecodeState
-from vishwamai.generation.programs import Clock, Programs, read_length
+from vishwamai.generation.decode import CHUNK_STEPS, REASONS, RUNNING, STOP, DecodeState
+from vishwamai.generation.programs import Clock, Programs, prefill_chunk
 from vishwamai.generation.prompt_cache import CachedRow, PromptCache
 from vishwamai.generation.prompts import id_rows
 from vishwamai.generation.requests import (
@@ -25,14 +24,13 @@ from vishwamai.generation.requests import (
     GenerationRequest,
     check_params,
     check_rows,
-    copy_rows,
     make_request,
     pad_rows,
     put_on_device,
 )
-from vishwamai.generation.results import Generation, HostState, NewDetokenizer, RowChunk, fetch_state, generation
+from vishwamai.generation.results import Generation, HostState, NewStopChecker, RowChunk, fetch_state, generation
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.generation.score import logits_of, score_rows
+from vishwamai.generation.score import logits_rows, score_rows
 from vishwamai.models.cache import enlarge
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.fingerprint import fingerprint_model
@@ -40,33 +38,29 @@ from vishwamai.parallel.sharding import SINGLE, Sharding
 
 Prompts = Sequence[Sequence[int]]
 Params = SamplingParams | Sequence[SamplingParams]
-CHUNK_STEPS, CHUNK_STEPS_WITH_STOPS = 64, 16  # steps between two looks at the rows: without and with stop strings
-REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
+CHUNK_STEPS_WITH_STOPS = 16  # steps between two looks at the rows, where stop strings are looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
     """How one model generates: its end tokens, layout and dtypes. It keeps the programs that it compiles.
 
-    `compute_dtype` is that of activations, `cache_dtype` of keys and values. `new_detokenizer` makes what turns a row's
-    new tokens into text, and is needed for stop strings.
+    `compute_dtype` is that of activations, `cache_dtype` of keys and values. `new_stop_checker` makes what looks for a
+    row's stop strings, and is needed for these alone.
     """
 
     cfg: ModelConfig
     eos_ids: tuple[int, ...] = ()
-    pad_id: int = 0
     sharding: Sharding = SINGLE
     compute_dtype: str = "float32"
     cache_dtype: str = "float32"
-    new_detokenizer: NewDetokenizer | None = None
+    new_stop_checker: NewStopChecker | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def generate(
         self, weights, prompts: Prompts, params: Params = DEFAULTS, *, cache: PromptCache | None = None
     ) -> Generation:
-        """Continues every prompt, `params.n` times; `params` are for all prompts, or one for each.
-
-        Raises `InputError` for bad input.
+        """Continues every prompt; `params` are for all of them, or one for each. Raises `InputError` for bad input.
 
         A `cache` is for one prompt: the beginning that both have is not read again, and afterwards the cache holds
         the prompt and the new tokens.
@@ -85,16 +79,14 @@ class Generator:
         prompts: Prompts,
         params: Params = DEFAULTS,
         *,
-        every: int = 1,
         cache: PromptCache | None = None,
     ) -> Iterator[RowChunk]:
-        """`generate`, giving each row's new tokens as they come, after the prefill and then every `every` steps.
+        """`generate`, giving each row's new tokens as they come.
 
         A stream that is closed before its end leaves what it made in the cache.
         """
-        every = check_whole("every", every, 1)
         request = self._request(prompts, params)
-        chunks = self._decode_chunks(weights, request, every, Clock(self.programs), _checked(cache, request))
+        chunks = self._decode_chunks(weights, request, 1, Clock(self.programs), _checked(cache, request))
         return (chunk for gained in chunks for chunk in gained)
 
     def search(self, weights, prompts: Prompts, beams: BeamParams, params: Params = DEFAULTS) -> Generation:
@@ -110,9 +102,9 @@ class Generator:
     def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
         rows = check_rows(texts, self.cfg, "text")
-        fixed = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
+        static = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
         with self.programs.progress("scoring"):
-            return score_rows(self.programs, weights, rows, batch, **fixed)
+            return score_rows(self.programs, weights, rows, batch, **static)
 
     def logits(self, weights, input_ids: Any, mask: Any = None) -> jax.Array:
         """Logits `[B, T, V]`, float32, of rows of one length; `mask` is 0 where a row is padded."""
@@ -121,9 +113,9 @@ class Generator:
         if len({len(row) for row in rows}) > 1 or list(map(len, masks)) != list(map(len, rows)):
             raise InputError("logits [B, T, V] need rows of one length, and a mask of the same shape: pad the rows")
         check_rows(rows, self.cfg)
-        fixed = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
+        static = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
         with self.programs.progress("reading the prompt"):
-            return logits_of(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **fixed)
+            return logits_rows(self.programs, weights, np.stack(rows), np.stack(masks) != 0, **static)
 
     def fingerprint(self, weights) -> list[int]:
         """Returns two numbers that other weights are unlikely to have, and the same weights always have."""
@@ -131,18 +123,18 @@ class Generator:
 
     def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
         prompts = check_rows(prompts, self.cfg)
-        prompts, params = copy_rows(prompts, check_params(params, len(prompts)))
-        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.new_detokenizer)
+        params = check_params(params, len(prompts))
+        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.new_stop_checker)
 
     def static_arguments(self) -> dict[str, Any]:
         """Returns what the programs of `decode` are compiled for, beside the arguments of each."""
         return {"cfg": self.cfg, "dtypes": (self.compute_dtype, self.cache_dtype), "sharding": self.sharding}
 
     def _decode_chunks(
-        self, weights, request: GenerationRequest, n_steps: int, clock: Clock, cache: PromptCache | None = None
+        self, weights, request: GenerationRequest, n_steps: int, clock: Clock, cache: PromptCache | None
     ) -> Iterator[list[RowChunk]]:
         """Gives what the rows gained in the prefill, and in each chunk of steps after it, until all have ended."""
-        fixed = self.static_arguments()
+        static = self.static_arguments()
         args = (request.params, jax.device_put(np.int32(n_steps)))
         with self.programs.progress("reading the prompt"):
             state = self._prefill(weights, request, cache)
@@ -150,38 +142,38 @@ class Generator:
         clock.lap("prefill")
         chunks = self._update_rows(request, host_state)
         if any(row.reason is None for row in request.rows):  # or the second token would wait
-            self.programs.prepare(decode.decode, weights, state, *args, donate=(1,), **fixed)
+            self.programs.prepare(decode.decode, weights, state, *args, donate=(1,), **static)
         while True:
             try:
                 yield chunks
             finally:  # here an abandoned stream ends; the state is donated only after this
                 if cache is not None:
-                    cache.put(weights, fixed, _cached_row(state, host_state))
+                    cache.put(weights, static, _cached_row(state, host_state))
             if all(row.reason is not None for row in request.rows):
                 return
             if cache is not None:
                 cache.clear()
-            state = dataclasses.replace(state, reason=mark_stopped(state, request))
+            state = dataclasses.replace(state, reason=_mark_stopped(state, request))
             clock.lap(None)
-            state = self.programs.run(decode.decode, weights, state, *args, donate=(1,), **fixed)
+            state = self.programs.run(decode.decode, weights, state, *args, donate=(1,), **static)
             host_state = fetch_state(state)
             clock.lap("decode")
             chunks = self._update_rows(request, host_state)
 
     def _prefill(self, weights, request: GenerationRequest, cache: PromptCache | None) -> DecodeState:
         """Returns the state after the prefill, which reuses a cached prefix."""
-        fixed, shape = self.static_arguments(), {"pad_id": self.pad_id, "n_top": request.n_top}
-        row = None if cache is None else cache.take(weights, fixed, request.prompts[0])
+        static = {"n_top": request.n_top, **self.static_arguments()}
+        row = None if cache is None else cache.take(weights, self.static_arguments(), request.unique_prompts[0])
         if row is None:
-            args = request.tokens, request.lengths, request.prompt, request.params
-            return self.programs.run(decode.prefill, weights, *args, size=request.size, **shape, **fixed)
-        kept, size, kv = len(row.tokens), max(row.size, request.size), row.cache
+            args = request.tokens, request.lengths, request.prompt_index, request.params
+            return self.programs.run(decode.prefill, weights, *args, size=request.size, **static)
+        n_cached, size, kv = len(row.tokens), max(row.size, request.size), row.cache
         if size > row.size:
             kv = self.programs.run(enlarge, kv, cfg=self.cfg, max_length=size, sharding=self.sharding)
-        host = np.asarray([kept], np.int32), pad_rows(request.prompts, 1, size, self.pad_id)
+        host = np.asarray([n_cached], np.int32), pad_rows(request.unique_prompts, 1, size)
         args = kv, *put_on_device(host, self.sharding), request.lengths, request.params
-        shape["span"] = read_length(len(request.prompts[0]) - kept)
-        return self.programs.run(decode.extend, weights, *args, donate=(1,), **shape, **fixed)
+        static["chunk"] = prefill_chunk(len(request.unique_prompts[0]) - n_cached)
+        return self.programs.run(decode.prefill_cached, weights, *args, donate=(1,), **static)
 
     def _update_rows(self, request: GenerationRequest, state: HostState) -> list[RowChunk]:
         """Returns what each row has gained since the last look at it."""
@@ -206,7 +198,7 @@ def _cached_row(state: DecodeState, host_state: HostState) -> CachedRow:
     return CachedRow(state.cache, state.tokens.shape[1], host_state.tokens[0, : int(host_state.length[0]) - 1])
 
 
-def mark_stopped(state: DecodeState, request: GenerationRequest) -> jax.Array:
+def _mark_stopped(state: DecodeState, request: GenerationRequest) -> jax.Array:
     """The state's reasons with the rows that the host has ended marked as stopped."""
     stopped = [row.index for row in request.rows if row.reason == "stop"]
     reason = np.array(state.reason)

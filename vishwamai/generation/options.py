@@ -1,4 +1,4 @@
-"""The arguments of the public API, by Hugging Face's names, checked and turned into the one request of every row."""
+"""The arguments of the public API, by Hugging Face's names, checked and turned into `SamplingParams`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +36,7 @@ ARGUMENTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 # The arguments of sampling, each with the values that leave the model's distribution as it is, or take the likeliest.
-SAMPLING = {"temperature": (0, 1), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
+NEUTRAL_VALUES = {"temperature": (0, 1), "top_k": (0, -1), "top_p": (1,), "min_p": (0,)}
 # What other libraries call an argument, where the name alone does not say so.
 OTHER_NAMES = {
     "max_tokens": "max_new_tokens",
@@ -52,9 +52,9 @@ OTHER_NAMES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """What a call asks for: `params` for every row, or with `beams` for every prompt, and what differs by row.
+    """What a call asks for: the `params` of each prompt, and what they cannot hold.
 
-    `max_length` bounds a row's tokens, its prompt included; `seed` is one, or one for each row.
+    `max_length` bounds a row's tokens, its prompt included; `seed` is one, or one for each row that is drawn.
     """
 
     params: SamplingParams
@@ -64,25 +64,21 @@ class GenerationOptions:
     pad_token_id: int | None = None
 
     @property
-    def n(self) -> int:
+    def num_return_sequences(self) -> int:
         """The rows that are returned for each prompt."""
         return self.params.n if self.beams is None else self.beams.num_return
 
+    def copy(self, values: Sequence[Any]) -> list[Any]:
+        """Returns what there is for each prompt as often as rows are returned for it."""
+        return [value for value in values for _ in range(self.num_return_sequences)]
+
     def row_params(self, prompts: Sequence[Sequence[int]]) -> list[SamplingParams]:
-        """Returns what each row asks for that is drawn: `params.n` of each prompt, or one with beams."""
-        n = self.params.n
+        """Returns what each row that is drawn asks for: `params.n` of each prompt, one of each with beams."""
+        n, seeds = self.params.n, self._seeds(len(prompts))
         lengths = {"max_length": self.max_length, "max_new_tokens": self.params.max_tokens}
-        seeds = self._seeds(len(prompts))
-        return [
-            dataclasses.replace(
-                self.params,
-                n=1,
-                seed=seeds[i * n + j],
-                max_tokens=count_new_tokens(len(prompt), **lengths),
-            )
-            for i, prompt in enumerate(prompts)
-            for j in range(n)
-        ]
+        most = [count_new_tokens(len(prompt), **lengths) for prompt in prompts for _ in range(n)]
+        pairs = zip(seeds, most, strict=True)
+        return [dataclasses.replace(self.params, n=1, seed=seed, max_tokens=tokens) for seed, tokens in pairs]
 
     def _seeds(self, n_prompts: int) -> list[int | None]:
         n, seed = self.params.n, _to_python(self.seed)
@@ -126,34 +122,35 @@ def parse_options(
             also = ", and the chat template reads no such variable" if template_variables else ""
             hint = suggestion(OTHER_NAMES.get(name, name), [*ARGUMENTS, *template_variables])
             raise InputError(f"generation has no argument {name!r}{also}; {hint}")
-    said = {name: value for name, value in given.items() if value is not None or name == "seed"}
-    if "sampling_params" in said:
-        options = _from_sampling_params(said)
+    explicit = {name: value for name, value in given.items() if value is not None or name == "seed"}
+    if "sampling_params" in explicit:
+        options = _from_sampling_params(explicit)
     else:
-        options = _from_arguments(said, defaults)
+        options = _from_arguments(explicit, defaults)
     if options.params.logprobs is not None and not returns_logprobs:
         raise InputError("logprobs would do nothing here: call generate with return_dict=True, or stream")
     return options
 
 
-def _from_sampling_params(said: Mapping[str, Any]) -> GenerationOptions:
-    params = said["sampling_params"]
+def _from_sampling_params(explicit: Mapping[str, Any]) -> GenerationOptions:
+    params = explicit["sampling_params"]
     if not isinstance(params, SamplingParams):
         raise InputError(f"sampling_params is {params!r:.60}; it must be a SamplingParams")
-    others = [name for name in said if name not in ("sampling_params", "pad_token_id")]
+    others = [name for name in explicit if name not in ("sampling_params", "pad_token_id")]
     if others:
-        raise InputError(f"sampling_params says all of a request, and {_values(others, said)} too: leave one out")
-    pad_id = check_whole("pad_token_id", said.get("pad_token_id"), 0, MAX_ID, optional=True)
+        raise InputError(f"sampling_params says all of a request, and {_values(others, explicit)} too: leave one out")
+    pad_id = check_whole("pad_token_id", explicit.get("pad_token_id"), 0, MAX_ID, optional=True)
     return GenerationOptions(params=params, seed=params.seed, pad_token_id=pad_id)
 
 
-def _from_arguments(said: dict[str, Any], defaults: Mapping[str, Any]) -> GenerationOptions:
-    unsaid = {name: value for name, value in defaults.items() if name not in said}
-    if "max_length" in said or "max_new_tokens" in said or "max_new_tokens" in unsaid:
-        unsaid.pop("max_length", None)
-    if "max_length" in said:
-        unsaid.pop("max_new_tokens", None)
-    asked = {**ARGUMENTS, **unsaid, **said, "do_sample": _is_sampling(said, defaults)}
+def _from_arguments(explicit: dict[str, Any], defaults: Mapping[str, Any]) -> GenerationOptions:
+    inherited = {name: value for name, value in defaults.items() if name not in explicit}
+    # Of the two lengths, what the call gives wins over the folder, and max_new_tokens over max_length.
+    if "max_length" in explicit or "max_new_tokens" in explicit or "max_new_tokens" in inherited:
+        inherited.pop("max_length", None)
+    if "max_length" in explicit:
+        inherited.pop("max_new_tokens", None)
+    asked = {**ARGUMENTS, **inherited, **explicit, "do_sample": _is_sampling(explicit, defaults)}
     num_beams = check_whole("num_beams", asked["num_beams"], 1, MAX_BEAMS)
     n = check_whole("num_return_sequences", asked["num_return_sequences"], 1, MAX_ID)
     if n > (num_beams if num_beams > 1 or not asked["do_sample"] else MAX_ID):
@@ -161,13 +158,15 @@ def _from_arguments(said: dict[str, Any], defaults: Mapping[str, Any]) -> Genera
             f"there is no num_return_sequences={n} of num_beams={num_beams}: "
             "give as many beams, or draw tokens with do_sample=True"
         )
-    if num_beams == 1 and (said.get("length_penalty", 1) != 1 or said.get("early_stopping", False) is not False):
+    if num_beams == 1 and (
+        explicit.get("length_penalty", 1) != 1 or explicit.get("early_stopping", False) is not False
+    ):
         raise InputError("length_penalty and early_stopping are of beams, and num_beams is 1")
     beams = None
     if num_beams > 1:
         how = {name: asked[name] for name in ("length_penalty", "early_stopping")}
         beams = BeamParams(num_beams=num_beams, num_return=n, sample=asked["do_sample"], **how)
-    names = ("repetition_penalty", *(SAMPLING if asked["do_sample"] else ()))
+    names = ("repetition_penalty", *(NEUTRAL_VALUES if asked["do_sample"] else ()))
     sampling = {name: asked[name] for name in names if asked[name] is not None}
     if not asked["do_sample"] and beams is None:
         sampling["temperature"] = 0.0
@@ -193,35 +192,43 @@ def _from_arguments(said: dict[str, Any], defaults: Mapping[str, Any]) -> Genera
 
 def from_generation_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder's generation_config.json says, by the names of `ARGUMENTS`."""
-    return {OTHER_NAMES.get(name, name): value for name, value in settings.items()}
+    return {"stop" if name == "stop_strings" else name: value for name, value in settings.items()}
 
 
-def _is_sampling(said: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+def _is_sampling(explicit: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
     """Whether tokens are drawn: as `do_sample` says, else where an argument of sampling is given, else by `defaults`.
 
     Raises `InputError` where two of these contradict each other.
     """
-    if type(said.get("do_sample", False)) is not bool:
-        raise InputError(f"do_sample is {said['do_sample']!r}; it must be True or False")
-    given = [name for name in SAMPLING if name in said]
-    acting = [name for name in given if said[name] not in SAMPLING[name]]
-    greedy = said.get("temperature") == 0
-    if said.get("do_sample") is False and acting:
-        raise InputError(f"do_sample=False takes the likeliest token, and {_values(acting, said)} draws: leave one out")
+    if type(explicit.get("do_sample", False)) is not bool:
+        raise InputError(f"do_sample is {explicit['do_sample']!r}; it must be True or False")
+    given = [name for name in NEUTRAL_VALUES if name in explicit]
+    acting = [name for name in given if explicit[name] not in NEUTRAL_VALUES[name]]
+    greedy = explicit.get("temperature") == 0
+    if explicit.get("do_sample") is False and acting:
+        raise InputError(
+            f"do_sample=False takes the likeliest token, and {_values(acting, explicit)} draws: leave one out"
+        )
     if greedy and acting:
-        raise InputError(f"temperature=0 takes the likeliest token, and {_values(acting, said)} draws: leave one out")
-    if said.get("do_sample") and "temperature" in {**defaults, **said} and {**defaults, **said}["temperature"] == 0:
+        raise InputError(
+            f"temperature=0 takes the likeliest token, and {_values(acting, explicit)} draws: leave one out"
+        )
+    if (
+        explicit.get("do_sample")
+        and "temperature" in {**defaults, **explicit}
+        and {**defaults, **explicit}["temperature"] == 0
+    ):
         whose = "" if greedy else " (of the model's generation_config.json)"
         raise InputError(f"do_sample=True draws, and temperature=0{whose} takes the likeliest token: change one")
-    if "do_sample" in said:
-        return said["do_sample"]
+    if "do_sample" in explicit:
+        return explicit["do_sample"]
     if given:
         return not greedy
     return bool(defaults.get("do_sample")) and defaults.get("temperature") != 0
 
 
-def _values(names: Sequence[str], said: Mapping[str, Any]) -> str:
-    return " and ".join(f"{name}={said[name]!r}" for name in names)
+def _values(names: Sequence[str], explicit: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name}={explicit[name]!r}" for name in names)
 
 
 def _to_python(value: Any) -> Any:

@@ -1,4 +1,8 @@
-"""`PrefixCache`: prompts in runs of tokens, read once where they are alike, and continued or scored many at a time."""
+"""`PrefixCache`: automatic prefix caching. Prompts are read once where they begin alike, and continued many at a time.
+
+A prompt is given in runs of tokens, and prefixes are shared in whole runs. Each prefix has a slot of the pool to
+itself, with room for the whole context; the slot that was not used for longest is given up first.
+"""
 
 import dataclasses
 import time
@@ -15,13 +19,12 @@ from vishwamai.generation.decode import STOP
 from vishwamai.generation.generator import Generator
 from vishwamai.generation.prefix_pool import PoolSizes, PrefixReads
 from vishwamai.generation.prefixes import Prefixes, PrefixRead, Runs, group_by_length
-from vishwamai.generation.programs import READ_LENGTHS, bucket, read_length
-from vishwamai.generation.requests import n_top_logprobs
+from vishwamai.generation.programs import PREFILL_CHUNKS, bucket, prefill_chunk
+from vishwamai.generation.requests import LEAST_NEW_TOKENS, n_top_logprobs
 from vishwamai.generation.results import GeneratedRow, fetch_state, make_rows
 from vishwamai.generation.sampling import SamplingParams, batch_params
 
 CHUNK_TOKENS = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
-LEAST_NEW_TOKENS = 16
 
 
 @dataclasses.dataclass
@@ -48,39 +51,39 @@ class PrefixCache:
     @property
     def max_prompts(self) -> int:
         """The different prompts that one call may have."""
-        return self.sizes.rows // 2
+        return self.sizes.slots // 2
 
     def clear(self) -> None:
         """Empties the pool; to be called when the weights change."""
-        self._prefixes, self._pool = Prefixes(self.sizes.rows), None
+        self._prefixes, self._pool = Prefixes(self.sizes.slots), None
 
     def read(self, weights, prompts: Sequence[Runs]) -> list[int]:
-        """Returns the pool's row of each prompt, after what is not there yet was read."""
+        """Returns the pool's slot of each prompt, after what is not there yet was read."""
         for prompt in prompts:
             self.check(prompt)
         if len(set(prompts)) > self.max_prompts:
-            raise InputError(f"a pool of {self.sizes.rows} rows reads at most {self.max_prompts} prompts at once")
+            raise InputError(f"a pool of {self.sizes.slots} slots reads at most {self.max_prompts} prompts at once")
         for reads in self._prefixes.plan_reads(prompts):
             self._read(weights, reads, with_logprobs=False)
-        return [self._prefixes.row(prompt) for prompt in prompts]
+        return [self._prefixes.slot(prompt) for prompt in prompts]
 
     def score(self, weights, prompts: Sequence[Runs], continuations: Sequence[tuple[int, ...]]) -> list[float]:
         """Returns the log-probability of continuation i after prompt i."""
         for prompt, new in zip(prompts, continuations, strict=True):
-            if not 0 < len(new) <= READ_LENGTHS[-1]:
-                raise InputError(f"a continuation has {len(new)} tokens; it must be from 1 to {READ_LENGTHS[-1]}")
+            if not 0 < len(new) <= PREFILL_CHUNKS[-1]:
+                raise InputError(f"a continuation has {len(new)} tokens; it must be from 1 to {PREFILL_CHUNKS[-1]}")
             self.check((*prompt, new))
-        rows, nowhere = self.read(weights, prompts), self.sizes.rows
+        slots, nowhere = self.read(weights, prompts), self.sizes.slots
         reads = [
-            PrefixRead(row, nowhere, sum(map(len, prompt)), new)
-            for row, prompt, new in zip(rows, prompts, continuations, strict=True)
+            PrefixRead(slot, nowhere, sum(map(len, prompt)), new)
+            for slot, prompt, new in zip(slots, prompts, continuations, strict=True)
         ]
         return self._read(weights, reads, with_logprobs=True)
 
     def last_hidden_states(self, weights, prompts: Sequence[Runs]) -> np.ndarray:
         """Returns the hidden states of each prompt's last token, `[n, D]` float32."""
-        rows = self.read(weights, prompts)
-        return np.asarray(self._pool.last[jnp.asarray(rows)], np.float32)
+        slots = self.read(weights, prompts)
+        return np.asarray(self._pool.last[jnp.asarray(slots)], np.float32)
 
     def generate(
         self,
@@ -93,16 +96,17 @@ class PrefixCache:
     ) -> list[GeneratedRow]:
         """Continues each prompt, of which many may be equal, `max_requests` in one call of the device.
 
-        The context bounds a prompt and its continuation. A deadline, of `time.monotonic`, ends rows where they are, but
-        no call of the device. Rows that go on after `CHUNK_TOKENS` tokens are prompts of their own in the next call.
+        The context bounds a prompt and its continuation. A deadline, of `time.monotonic`, ends rows where they are with
+        the reason "length", but no call of the device. Rows that go on after `CHUNK_TOKENS` tokens are prompts of their
+        own in the next call.
         """
         for prompt in prompts:
             self.check(prompt)
         rows = make_rows(
-            [[token for run in prompt for token in run] for prompt in prompts], params, self.generator.new_detokenizer
+            [[token for run in prompt for token in run] for prompt in prompts], params, self.generator.new_stop_checker
         )
         for row in rows:
-            row.reason = None if self._limit(row) else "length"
+            row.reason = None if self._n_left(row) else "length"
         max_requests = min(max_requests or self.sizes.requests, self.sizes.requests)
         if deadline is not None:
             max_requests = min(max_requests, self.sizes.batch)
@@ -119,24 +123,26 @@ class PrefixCache:
         length = sum(map(len, prompt))
         if not prompt or not all(prompt):
             raise InputError("a prompt is empty; give at least one token")
+        if max(map(len, prompt)) > PREFILL_CHUNKS[-1]:
+            raise InputError(f"a run has {max(map(len, prompt))} tokens; it must be from 1 to {PREFILL_CHUNKS[-1]}")
         if length > self.sizes.context:
             raise InputError(
                 f"a prompt has {length} tokens and the context of this pool holds {self.sizes.context}; make it larger"
             )
 
-    def _limit(self, row: GeneratedRow) -> int:
+    def _n_left(self, row: GeneratedRow) -> int:
         """Returns the tokens that a row may still get."""
         most = self.sizes.context - row.prompt_length
         return min(most, row.params.max_tokens or most) - len(row.tokens)
 
     def _generate_chunk(self, weights, part: Sequence[tuple[Runs, GeneratedRow]]) -> None:
         """Reads the prompts of running rows and appends the tokens that follow to the rows, `CHUNK_TOKENS` at most."""
-        sources, rows = self.read(weights, [prompt for prompt, _ in part]), [row for _, row in part]
-        params, n_new = [row.params for row in rows], [min(CHUNK_TOKENS, self._limit(row)) for row in rows]
+        slots, rows = self.read(weights, [prompt for prompt, _ in part]), [row for _, row in part]
+        params, n_new = [row.params for row in rows], [min(CHUNK_TOKENS, self._n_left(row)) for row in rows]
         limits = [row.prompt_length + len(row.tokens) + n for row, n in zip(rows, n_new, strict=True)]
         size = _round_up(self.sizes.requests, self.sizes.batch)
         src = np.zeros(size, np.int32)
-        src[: len(rows)] = sources
+        src[: len(rows)] = slots
         n_batches = -(-len(rows) // self.sizes.batch)
         arrays = src, batch_params(params, limits, self.generator.eos_ids, size), np.int32(n_batches)
         shape = {
@@ -149,23 +155,23 @@ class PrefixCache:
         self.counts.device_calls += 1
         for i, row in enumerate(rows):
             n = int(new.length[i])
-            reason = "stop" if new.reason[i] == STOP else "length" if n >= self._limit(row) else None
+            reason = "stop" if new.reason[i] == STOP else "length" if n >= self._n_left(row) else None
             row.append(new, i, slice(0, n), reason)
 
     def _read(self, weights, reads: Sequence[PrefixRead], *, with_logprobs: bool) -> list[float]:
         """Reads tokens into the pool; returns the log-probability of each read's, `with_logprobs`."""
         try:
             return self._run_reads(weights, reads, with_logprobs)
-        except BaseException:  # rows are noted before they are read, and the pool is donated
+        except BaseException:  # slots are noted before they are read, and the pool is donated
             self.clear()
             raise
 
     def _run_reads(self, weights, reads: Sequence[PrefixRead], with_logprobs: bool) -> list[float]:
         if self._pool is None:
-            sizes = {"rows": self.sizes.rows, "size": self.sizes.context}
+            sizes = {"slots": self.sizes.slots, "size": self.sizes.context}
             self._pool = self.programs.run(prefix_pool.init_pool, **sizes, **self._fixed)
         logprobs: dict[int, float] = {}
-        for T, group in group_by_length(reads, read_length).items():
+        for T, group in group_by_length(reads, prefill_chunk).items():
             batch = max(self.sizes.batch_tokens // T, 1)
             for begin in range(0, len(group), self.sizes.requests):
                 part = group[begin : begin + self.sizes.requests]
@@ -183,7 +189,7 @@ class PrefixCache:
     def _read_arrays(self, reads: Sequence[PrefixRead], T: int) -> PrefixReads:
         M = _round_up(self.sizes.requests, max(self.sizes.batch_tokens // T, 1))
         columns = np.zeros((4, M), np.int32)
-        columns[1] = self.sizes.rows
+        columns[1] = self.sizes.slots
         tokens = np.zeros((M, T), np.int32)
         for i, read in enumerate(reads):
             columns[:, i] = read.src, read.dst, read.n_cached, len(read.tokens)

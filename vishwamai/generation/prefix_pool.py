@@ -1,6 +1,6 @@
-"""The prefix cache's programs: prefixes read into the rows of a pool, and any number of continuations forked from them.
+"""The prefix cache's programs: prefixes are read into the slots of a pool, and any number of rows forked from them.
 
-R rows of the pool, S cache positions, M requests of a call, B requests of a batch, T tokens read, N new tokens, D
+R slots of the pool, S cache positions, M requests of a call, B requests of a batch, T tokens read, N new tokens, D
 d_model, V vocabulary, n likeliest tokens. The pool is a value, donated to each call that changes it.
 
 A call loops over its requests in batches of one shape, as many as there are. So one program serves any number of
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vishwamai.generation import decode
 from vishwamai.generation.decode import LENGTH, constrain_state, select_last
-from vishwamai.generation.sampling import BatchParams
+from vishwamai.generation.sampling import BatchParams, token_logprobs
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, LayerCache, crop, init_cache, select_rows
 from vishwamai.models.config import ModelConfig
@@ -29,7 +29,7 @@ Array = jax.Array
 class PoolSizes:
     """The shapes of a pool and of its calls."""
 
-    rows: int  # R, prefixes that are kept
+    slots: int  # R, prefixes that are kept
     context: int  # S
     requests: int  # M
     batch: int  # rows that are decoded at once
@@ -38,19 +38,19 @@ class PoolSizes:
 
 @pytree
 class PrefixPool:
-    """Prefixes, one a row: keys and values, tokens, and the last token's hidden states, which the next one follows."""
+    """Prefixes, one a slot: keys and values, tokens, and the last token's hidden states, which the next one follows."""
 
-    cache: KVCache  # R rows
+    cache: KVCache  # of R rows
     tokens: Array  # [R, S] int32
     last: Array  # [R, D]
 
 
 @pytree
 class PrefixReads:
-    """What is to be read: row `dst` becomes row `src` with these tokens after its first `n_cached` ones."""
+    """What is to be read: slot `dst` becomes slot `src` with these tokens after its first `n_cached` ones."""
 
     src: Array  # [M] int32
-    dst: Array  # [M] int32; R (out of range): the row is not kept
+    dst: Array  # [M] int32; R (out of range): what is read is not kept
     n_cached: Array  # [M] int32, 0 for a prefix that begins here
     tokens: Array  # [M, T] int32
     lengths: Array  # [M] int32, 0 for a request that only fills the call
@@ -68,12 +68,12 @@ class NewTokens:
     reason: Array  # [M] int32, STOP or LENGTH
 
 
-def init_pool(*, cfg: ModelConfig, rows: int, size: int, dtypes, sharding: Sharding) -> PrefixPool:
+def init_pool(*, cfg: ModelConfig, slots: int, size: int, dtypes, sharding: Sharding) -> PrefixPool:
     """Returns an empty pool. `dtypes` are those of activations and cache."""
     pool = PrefixPool(
-        cache=init_cache(cfg, rows, size, dtypes[1], sharding),
-        tokens=jnp.zeros((rows, size), jnp.int32),
-        last=jnp.zeros((rows, cfg.d_model), dtypes[0]),
+        cache=init_cache(cfg, slots, size, dtypes[1], sharding),
+        tokens=jnp.zeros((slots, size), jnp.int32),
+        last=jnp.zeros((slots, cfg.d_model), dtypes[0]),
     )
     return constrain_state(pool, sharding)
 
@@ -92,7 +92,7 @@ def read_prefixes(
 ) -> tuple[PrefixPool, Array]:
     """Reads the first `n_batches * batch` requests into the pool.
 
-    Returns (pool, `[M]`: with `with_logprobs` the log-probability of each request's tokens after the row it forks).
+    Returns (pool, `[M]`: with `with_logprobs` the log-probability of each request's tokens after the slot it forks).
     """
     head = transformer.lm_head(weights, sharding)
 
@@ -127,9 +127,9 @@ def fork_rows(
     dtypes,
     sharding: Sharding,
 ) -> NewTokens:
-    """Continues row `src[m]` for each of the first `n_batches * batch` requests, at most `max_tokens` tokens.
+    """Continues slot `src[m]` for each of the first `n_batches * batch` requests, at most `max_tokens` tokens.
 
-    The pool stays as it is. A request whose limit is not above its row's length makes nothing.
+    The pool stays as it is. A request whose limit is not above its slot's length makes nothing.
     """
     head = transformer.lm_head(weights, sharding)
     M = src_M.shape[0]
@@ -145,7 +145,7 @@ def fork_rows(
     def body(i, out: NewTokens) -> NewTokens:
         src_B, own = _slice_batch((src_M, params), i, batch)
         last_B1D, cache, start_B = pool.last[src_B][:, None], select_rows(pool.cache, src_B), pool.cache.length[src_B]
-        state = decode.start(head, last_B1D, cache, pool.tokens[src_B], start_B, own, cfg=cfg, pad_id=0, n_top=n_top)
+        state = decode.sample_first(head, last_B1D, cache, pool.tokens[src_B], start_B, own, cfg=cfg, n_top=n_top)
         state = decode.decode_steps(weights, head, state, own, max_tokens, cfg=cfg, dtypes=dtypes, sharding=sharding)
         index_BN = jnp.minimum(start_B[:, None] + jnp.arange(max_tokens)[None], state.tokens.shape[1] - 1)
 
@@ -166,7 +166,7 @@ def _slice_batch(requests, i, batch: int):
 
 
 def _store(pool: PrefixPool, part: PrefixReads, cache: KVCache, last_BD: Array) -> PrefixPool:
-    """Returns the pool with what a batch has read in its rows."""
+    """Returns the pool with what a batch has read in its slots."""
     R, S = pool.tokens.shape
     dst_B = jnp.where(part.lengths > 0, part.dst, R)
     offsets_1T = jnp.arange(part.tokens.shape[1])[None]
@@ -194,7 +194,5 @@ def _store(pool: PrefixPool, part: PrefixReads, cache: KVCache, last_BD: Array) 
 
 def _sum_logprobs(logits_BTV: Array, part: PrefixReads) -> Array:
     """Returns the log-probability of each request's tokens, `[B]`, from the logits before each of them."""
-    chosen_BT = jnp.take_along_axis(logits_BTV, part.tokens[..., None], axis=-1)[..., 0]
-    logprobs_BT = chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
     inside_BT = jnp.arange(part.tokens.shape[1])[None] < part.lengths[:, None]
-    return jnp.where(inside_BT, logprobs_BT, 0.0).sum(axis=1)
+    return jnp.where(inside_BT, token_logprobs(logits_BTV, part.tokens), 0.0).sum(axis=1)

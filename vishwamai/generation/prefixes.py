@@ -1,4 +1,4 @@
-"""Which prefix lies in which row of a pool, and what must be read for a prompt: the host's part of forking.
+"""Which prefix lies in which slot of a pool, and what must be read for a prompt: the host's part of forking.
 
 A prompt is runs of tokens, one after the other; a prefix is the first of them. Prompts share a prefix in whole runs
 only. Each run is read once, after its parent; runs of one depth are read together. It knows no arrays and no text.
@@ -13,7 +13,7 @@ Runs = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class PrefixRead:
-    """One run to read: `tokens` after row `src`'s first `n_cached`, into row `dst`."""
+    """One run to read: `tokens` after the first `n_cached` of slot `src`, into slot `dst`."""
 
     src: int
     dst: int
@@ -22,50 +22,49 @@ class PrefixRead:
 
 
 class Prefixes:
-    """The rows of a pool by the prefixes in them, the least recently used given up first."""
+    """The slots of a pool by the prefixes in them, the least recently used given up first."""
 
-    def __init__(self, rows: int):
-        self.rows = rows
-        self._row: OrderedDict[Runs, int] = OrderedDict()
-        self._free = list(range(rows))[::-1]
+    def __init__(self, n_slots: int):
+        self._slots: OrderedDict[Runs, int] = OrderedDict()
+        self._free = list(range(n_slots))[::-1]
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self._slots)
 
-    def row(self, prefix: Runs) -> int:
-        """The row of a prefix that was read."""
-        return self._row[prefix]
+    def slot(self, prefix: Runs) -> int:
+        """The slot of a prefix that was read."""
+        return self._slots[prefix]
 
     def plan_reads(self, prompts: Sequence[Runs]) -> Iterator[list[PrefixRead]]:
-        """What must be read, parents before children; when all is done each prompt has its row.
+        """What must be read, parents before children; when all is done each prompt has its slot.
 
-        At most half of the rows may be prompts.
+        At most half of the slots may be prompts.
         """
         for depth in range(1, max(map(len, prompts), default=0) + 1):
             known = [self._deepest(prompt) for prompt in prompts]
             ready = [p[:depth] for p, k in zip(prompts, known, strict=True) if len(k) == depth - 1 and len(p) >= depth]
             missing = list(dict.fromkeys(ready))
             needed = {*known, *missing}
-            for prefix in needed & self._row.keys():
-                self._row.move_to_end(prefix)
+            for prefix in needed & self._slots.keys():
+                self._slots.move_to_end(prefix)
             if missing:
                 yield [self._next_read(prefix, needed) for prefix in missing]
 
     def _deepest(self, prompt: Runs) -> Runs:
-        """The longest prefix of a prompt that has a row; () where none has."""
-        return next((prompt[:n] for n in range(len(prompt), 0, -1) if prompt[:n] in self._row), ())
+        """The longest prefix of a prompt that has a slot; () where none has."""
+        return next((prompt[:n] for n in range(len(prompt), 0, -1) if prompt[:n] in self._slots), ())
 
     def _next_read(self, prefix: Runs, needed: set[Runs]) -> PrefixRead:
         parent = prefix[:-1]
-        src = self._row[parent] if parent else 0
+        src = self._slots[parent] if parent else 0
         dst = self._free.pop() if self._free else self._evict(needed)
-        self._row[prefix] = dst
+        self._slots[prefix] = dst
         return PrefixRead(src, dst, sum(map(len, parent)), prefix[-1])
 
     def _evict(self, needed: set[Runs]) -> int:
-        """The row of the prefix that was not used for longest and is not needed now."""
-        oldest = next(prefix for prefix in self._row if prefix not in needed)
-        return self._row.pop(oldest)
+        """Frees and returns the slot of the prefix that was not used for longest and is not needed now."""
+        oldest = next(prefix for prefix in self._slots if prefix not in needed)
+        return self._slots.pop(oldest)
 
 
 def group_by_length(reads: Sequence[PrefixRead], size: Callable[[int], int]) -> dict[int, list[tuple[int, PrefixRead]]]:

@@ -1,7 +1,4 @@
-"""Few shapes, and the programs compiled for them: compiled once each, counted and timed.
-
-It knows no model: functions, their arguments' shapes, and sizes rounded up.
-"""
+"""Programs that are compiled ahead of time, once for each function and shape, and shapes that are rounded up to few."""
 
 import dataclasses
 import time
@@ -14,7 +11,7 @@ import jax
 
 from vishwamai.progress import Progress, silent
 
-READ_LENGTHS = (4, 16, 64, 256)  # tokens after a cached prefix are read in runs that are filled up to one of these
+PREFILL_CHUNKS = (4, 16, 64, 256)  # tokens after a cached prefix are read in runs that are filled up to one of these
 HALF_BYTES = ("int4", "float4_e2m1fn")  # JAX 0.10 compiles ahead for another layout than a mesh gives such arrays
 
 
@@ -24,9 +21,9 @@ def bucket(n: int, least: int = 1, most: int | None = None) -> int:
     return size if most is None else min(size, most)
 
 
-def read_length(n: int) -> int:
+def prefill_chunk(n: int) -> int:
     """The length of the runs in which n tokens after a cached prefix are read."""
-    return next((T for T in READ_LENGTHS if n <= T), READ_LENGTHS[-1])
+    return next((T for T in PREFILL_CHUNKS if n <= T), PREFILL_CHUNKS[-1])
 
 
 class Programs:
@@ -44,7 +41,7 @@ class Programs:
 
     def run(self, f: Callable, *args, donate: tuple[int, ...] = (), **static):
         """`f(*args, **static)`, compiled at the first call with such arguments; those at `donate` are used up."""
-        key = _key(f, args, static)
+        key = _key(f, args, donate, static)
         if key not in self._compiled:
             jitted = _jitted(f, donate, key[1])
             if not _has_half_bytes(args):
@@ -57,7 +54,7 @@ class Programs:
 
     def prepare(self, f: Callable, *args, donate: tuple[int, ...] = (), **static) -> None:
         """Compiles what `run` would, and runs nothing: for whoever must not be held up later."""
-        key = _key(f, args, static)
+        key = _key(f, args, donate, static)
         if key not in self._compiled and not _has_half_bytes(args):
             self._compile(key, _jitted(f, donate, key[1]), args)
 
@@ -73,9 +70,9 @@ class Programs:
         self.seconds += time.perf_counter() - start
 
 
-def _key(f: Callable, args: tuple, static: dict[str, Any]) -> tuple:
+def _key(f: Callable, args: tuple, donate: tuple[int, ...], static: dict[str, Any]) -> tuple:
     leaves, tree = jax.tree.flatten(args)
-    return f, tuple(sorted(static.items())), tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+    return f, tuple(sorted(static.items())), donate, tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
 
 
 @lru_cache(maxsize=64)

@@ -13,12 +13,12 @@ import numpy as np
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation.programs import bucket
-from vishwamai.generation.results import GeneratedRow, NewDetokenizer, make_rows
+from vishwamai.generation.results import GeneratedRow, NewStopChecker, make_rows
 from vishwamai.generation.sampling import MAX_LOGPROBS, BatchParams, SamplingParams, batch_params
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
 
-LEAST_PROMPT, LEAST_CACHE, FEW_LOGPROBS = 16, 64, 5
+LEAST_PROMPT, LEAST_CACHE, LEAST_NEW_TOKENS, FEW_LOGPROBS = 16, 64, 16, 5
 DEFAULTS = SamplingParams()
 
 
@@ -69,15 +69,9 @@ def check_params(params, n_rows: int) -> list[SamplingParams]:
     params = [params] * n_rows if isinstance(params, SamplingParams) else list(params)
     if len(params) != n_rows or not all(isinstance(p, SamplingParams) for p in params):
         raise InputError(f"params has {len(params)} entries for {n_rows} rows; give one SamplingParams, or one a row")
+    if any(p.n > 1 for p in params):
+        raise InputError("params ask for n > 1 rows of a prompt; give the prompt as often, with a seed for each row")
     return params
-
-
-def copy_rows(prompts: list[list[int]], params: list[SamplingParams]) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Returns each prompt as often as its parameters' `n` says, with parameters for each copy."""
-    copies = [(prompt, p, j) for prompt, p in zip(prompts, params, strict=True) for j in range(p.n)]
-    seeds = [None if p.seed is None else p.seed + j for _, p, j in copies]
-    own = [dataclasses.replace(p, n=1, seed=seed) for (_, p, _), seed in zip(copies, seeds, strict=True)]
-    return [prompt for prompt, _, _ in copies], own
 
 
 def row_limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelConfig) -> list[int]:
@@ -92,9 +86,9 @@ def row_limits(rows: list[list[int]], params: list[SamplingParams], cfg: ModelCo
     return [min(len(row) + n, cfg.max_length) for row, n in zip(rows, asked, strict=True)]
 
 
-def pad_rows(rows: list[list[int]], width: int, length: int, pad_id: int = 0) -> np.ndarray:
-    """The rows padded at the right and below, `[width, length]` int32."""
-    out = np.full((width, length), pad_id, np.int32)
+def pad_rows(rows: list[list[int]], n_rows: int, length: int, pad_id: int = 0) -> np.ndarray:
+    """The rows padded at the right and below, `[n_rows, length]` int32."""
+    out = np.full((n_rows, length), pad_id, np.int32)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out
@@ -105,10 +99,10 @@ class GenerationRequest:
     """One call's rows, and its arrays on the devices. Equal prompts are one, which is read once."""
 
     rows: list[GeneratedRow]
-    prompts: list[list[int]]
+    unique_prompts: list[list[int]]
     tokens: jax.Array  # [P, T] int32
     lengths: jax.Array  # [P] int32
-    prompt: jax.Array | None  # [B] int32, the prompt that each row continues; None where no two rows have the same
+    prompt_index: jax.Array | None  # [B] int32, the prompt that each row continues; None where no two have the same
     params: BatchParams
     size: int  # positions of the cache
     n_top: int  # likeliest tokens reported
@@ -120,28 +114,28 @@ def make_request(
     cfg: ModelConfig,
     eos_ids: tuple[int, ...],
     sharding: Sharding,
-    new_detokenizer: NewDetokenizer | None = None,
+    new_stop_checker: NewStopChecker | None,
 ) -> GenerationRequest:
     """Returns checked prompts, one a row, as a request, its shapes rounded up: rows, prompts, cache, end tokens."""
     limits = row_limits(prompts, params, cfg)
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     unique = [list(prompt) for prompt in numbers]
-    width, n_rows = bucket(len(unique)), bucket(len(prompts))
+    n_prompts, n_rows = bucket(len(unique)), bucket(len(prompts))
     T = bucket(max(map(len, prompts)), LEAST_PROMPT, cfg.max_length)
-    lengths = np.asarray([len(p) for p in unique] + [1] * (width - len(unique)), np.int32)
-    prompt = None
+    lengths = np.asarray([len(p) for p in unique] + [1] * (n_prompts - len(unique)), np.int32)
+    index = None
     if len(unique) < len(prompts):
-        prompt = np.zeros(n_rows, np.int32)
-        prompt[: len(prompts)] = [numbers[tuple(p)] for p in prompts]
-    arrays = pad_rows(unique, width, T), lengths, prompt, batch_params(params, limits, eos_ids, n_rows)
-    tokens, lengths, prompt, arrays = put_on_device(arrays, sharding)
+        index = np.zeros(n_rows, np.int32)
+        index[: len(prompts)] = [numbers[tuple(p)] for p in prompts]
+    arrays = pad_rows(unique, n_prompts, T), lengths, index, batch_params(params, limits, eos_ids, n_rows)
+    tokens, lengths, index, own = put_on_device(arrays, sharding)
     return GenerationRequest(
-        rows=make_rows(prompts, params, new_detokenizer),
-        prompts=unique,
+        rows=make_rows(prompts, params, new_stop_checker),
+        unique_prompts=unique,
         tokens=tokens,
         lengths=lengths,
-        prompt=prompt,
-        params=arrays,
+        prompt_index=index,
+        params=own,
         size=max(T, bucket(max(limits), LEAST_CACHE, cfg.max_length)),
         n_top=n_top_logprobs(params, cfg),
     )

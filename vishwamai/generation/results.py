@@ -15,8 +15,8 @@ from vishwamai.generation.programs import Stats
 from vishwamai.generation.sampling import SamplingParams
 
 
-class Detokenizer(Protocol):
-    """A row's new text as its tokens come; `text.continuation.Continuation` is one."""
+class StopChecker(Protocol):
+    """Looks for stop strings in a row's new tokens as they come; `text.continuation.Continuation` is one."""
 
     @property
     def stopped(self) -> bool:
@@ -28,7 +28,7 @@ class Detokenizer(Protocol):
         ...
 
 
-NewDetokenizer = Callable[[Sequence[int], Sequence[str]], Detokenizer]  # of a prompt's ids and stop strings
+NewStopChecker = Callable[[Sequence[int], Sequence[str]], StopChecker]  # of a prompt's ids and stop strings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,6 @@ class Generation:
 class RowChunk:
     """What one row gained since the last look at it; `finish_reason` comes with its last chunk."""
 
-    row: int
     tokens: list[int]
     logprobs: list[float]
     top_logprobs: list[dict[int, float]]
@@ -70,7 +69,7 @@ class GeneratedRow:
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top_logprobs: list[dict[int, float]] = dataclasses.field(default_factory=list)
     reason: str | None = None
-    detokenizer: Detokenizer | None = None  # of rows with stop strings
+    stop_checker: StopChecker | None = None  # of rows with stop strings
 
     def append(self, state: "HostState", index: int, new: slice, reason: str | None) -> RowChunk | None:
         """Takes up the tokens at `new` of a state's row; `reason` says why the row has ended, None where it goes on.
@@ -86,16 +85,16 @@ class GeneratedRow:
             ids, values = state.top_ids[index, new, :n].tolist(), state.top_logprobs[index, new, :n].tolist()
             self.top_logprobs += [dict(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
         self.reason = reason
-        if self.detokenizer is not None:
-            self._cut(known, self.detokenizer)
+        if self.stop_checker is not None:
+            self._cut(known, self.stop_checker)
         parts = self.tokens[known:], self.logprobs[known:], self.top_logprobs[known:]
-        return RowChunk(self.index, *parts, self.reason) if parts[0] else None
+        return RowChunk(*parts, self.reason) if parts[0] else None
 
-    def _cut(self, known: int, detokenizer: Detokenizer) -> None:
+    def _cut(self, known: int, stop_checker: StopChecker) -> None:
         """Ends the row at the token that completes a stop string, if one does."""
         for n in range(known + 1, len(self.tokens) + 1):
-            detokenizer.push(self.tokens[n - 1 : n], last=self.reason is not None and n == len(self.tokens))
-            if detokenizer.stopped:
+            stop_checker.push(self.tokens[n - 1 : n], last=self.reason is not None and n == len(self.tokens))
+            if stop_checker.stopped:
                 self.reason = "stop"
                 for part in (self.tokens, self.logprobs, self.top_logprobs):
                     del part[n:]
@@ -103,16 +102,16 @@ class GeneratedRow:
 
 
 def make_rows(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], new_detokenizer: NewDetokenizer | None
+    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], new_stop_checker: NewStopChecker | None
 ) -> list[GeneratedRow]:
     """Returns rows with nothing made yet. Raises `InputError` for stop strings where nothing makes text."""
     rows = []
     for i, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
         row = GeneratedRow(index=i, prompt_length=len(prompt), params=own)
         if own.stop:
-            if new_detokenizer is None:
+            if new_stop_checker is None:
                 raise InputError("stop strings need a tokenizer, and there is none here; use stop_token_ids")
-            row.detokenizer = new_detokenizer(prompt, own.stop)
+            row.stop_checker = new_stop_checker(prompt, own.stop)
         rows.append(row)
     return rows
 
@@ -130,7 +129,11 @@ def generation(rows: list[GeneratedRow], stats: Stats) -> Generation:
 
 @dataclasses.dataclass(frozen=True)
 class HostState:
-    """The small arrays of rows that are decoded, on the host."""
+    """The small arrays of rows that are decoded, on the host.
+
+    Of a `DecodeState` token p of a row stands at index p, and `length` counts the prompt; of `NewTokens` the first new
+    token stands at index 0.
+    """
 
     tokens: np.ndarray
     logprobs: np.ndarray

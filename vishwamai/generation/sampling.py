@@ -87,7 +87,7 @@ class BatchParams:
     top_k: Array  # [B] int32, 0: all
     top_p: Array  # [B] float32
     min_p: Array  # [B] float32
-    penalty: Array  # [B] float32
+    repetition_penalty: Array  # [B] float32
     seed: Array  # [B, 2] uint32
     end_ids: Array  # [B, E] int32 tokens that end a row, -1: none
     limit: Array  # [B] int32 the most tokens of a row, its prompt included
@@ -113,7 +113,7 @@ def batch_params(
         top_k=np.where(draws, [max(p.top_k, 0) for p in rows], 0).astype(np.int32),
         top_p=np.where(draws, [p.top_p for p in rows], 1.0).astype(np.float32),
         min_p=np.where(draws, [p.min_p for p in rows], 0.0).astype(np.float32),
-        penalty=np.asarray([p.repetition_penalty for p in rows], np.float32),
+        repetition_penalty=np.asarray([p.repetition_penalty for p in rows], np.float32),
         seed=np.asarray([_words(p.seed) for p in rows], np.uint32),
         end_ids=end_ids,
         limit=np.asarray([*limits, *[0] * spare], np.int32),
@@ -145,26 +145,28 @@ def apply_repetition_penalty(logits_BV: Array, seen_BV: Array, penalty_B: Array)
     return jax.lax.cond(jnp.any(penalty_B != 1), apply, lambda: logits_BV)
 
 
-def filter_logits(logits_BV: Array, params: BatchParams, *, keep: int = 1) -> Array:
-    """Logits divided by the temperature, and -inf where a filter drops them; `keep` tokens are never dropped.
+def warp_logits(logits_BV: Array, params: BatchParams, *, min_tokens_to_keep: int = 1) -> Array:
+    """Logits divided by the temperature, and -inf where a filter drops them; `min_tokens_to_keep` are never dropped.
 
     A row with temperature 0 is left as it is.
     """
     scores = logits_BV / jnp.where(params.temperature > 0, params.temperature, 1.0)[:, None]
-    ranked = jnp.any((params.top_k > 0) | (params.top_p < 1)) | (keep > 1)
+    ranked = jnp.any((params.top_k > 0) | (params.top_p < 1)) | (min_tokens_to_keep > 1)
     least = jax.lax.cond(
-        ranked, lambda: _least_kept(scores, params, keep), lambda: _min_p_bound(scores.max(-1), params.min_p)
+        ranked,
+        lambda: _least_kept(scores, params, min_tokens_to_keep),
+        lambda: _min_p_bound(scores.max(-1), params.min_p),
     )
     return jnp.where(scores >= least[:, None], scores, NEVER)
 
 
-def _least_kept(scores_BV: Array, params: BatchParams, keep: int) -> Array:
+def _least_kept(scores_BV: Array, params: BatchParams, min_tokens_to_keep: int) -> Array:
     """The lowest score that all filters keep, `[B]`, by one sort."""
     V = scores_BV.shape[1]
-    keep = min(keep, V)
+    min_tokens_to_keep = min(min_tokens_to_keep, V)
     down = jnp.sort(scores_BV, axis=-1, descending=True)
-    first = (jnp.arange(V) < keep)[None]
-    k = jnp.where(params.top_k > 0, jnp.clip(params.top_k, keep, V), V)
+    first = (jnp.arange(V) < min_tokens_to_keep)[None]
+    k = jnp.where(params.top_k > 0, jnp.clip(params.top_k, min_tokens_to_keep, V), V)
     kept = down >= jnp.take_along_axis(down, k[:, None] - 1, axis=-1)
     p = jax.nn.softmax(jnp.where(kept, down, NEVER), axis=-1)
     likelier = jnp.cumsum(p, axis=-1) - p
@@ -178,18 +180,24 @@ def _min_p_bound(top_B: Array, min_p_B: Array) -> Array:
     return top_B + jnp.log(min_p_B)
 
 
-def gumbel_noise(key_B: Array, width: int) -> Array:
-    """Noise `[B, width]`: a row's largest (score + noise) is a draw from the softmax of its scores."""
-    return jax.vmap(lambda k: jax.random.gumbel(k, (width,), jnp.float32))(key_B)
+def token_logprobs(logits: Array, tokens: Array) -> Array:
+    """Returns the log-probability of each token `[...]` under its logits `[..., V]`."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def gumbel_noise(key_B: Array, n: int) -> Array:
+    """Noise `[B, n]`: a row's largest (score + noise) is a draw from the softmax of its scores."""
+    return jax.vmap(lambda k: jax.random.gumbel(k, (n,), jnp.float32))(key_B)
 
 
 def sample_tokens(logits_BV: Array, params: BatchParams, seen_BV: Array, position_B: Array) -> Array:
     """The next token of each row, `[B]` int32, at position `position`; `seen` marks the tokens of the row so far."""
-    logits_BV = apply_repetition_penalty(logits_BV, seen_BV, params.penalty)
+    logits_BV = apply_repetition_penalty(logits_BV, seen_BV, params.repetition_penalty)
     best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
     def draw():
-        noisy = filter_logits(logits_BV, params) + gumbel_noise(
+        noisy = warp_logits(logits_BV, params) + gumbel_noise(
             sampling_keys(params.seed, position_B), logits_BV.shape[1]
         )
         return jnp.where(params.temperature > 0, jnp.argmax(noisy, axis=-1).astype(jnp.int32), best_B)

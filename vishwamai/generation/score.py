@@ -13,6 +13,7 @@ import numpy as np
 from vishwamai.checks import check_whole
 from vishwamai.generation.programs import Programs, bucket
 from vishwamai.generation.requests import LEAST_PROMPT, pad_rows, put_on_device
+from vishwamai.generation.sampling import token_logprobs
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -59,14 +60,12 @@ def score_tokens(weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfi
     targets = jnp.pad(next_BT, ((0, 0), (0, pad))).reshape(B, n, -1).swapaxes(0, 1)
 
     def one(span):
-        logits = transformer.apply_lm_head(head, span[0], cfg)
-        chosen = jnp.take_along_axis(logits, span[1][..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        return token_logprobs(transformer.apply_lm_head(head, span[0], cfg), span[1])
 
     return jax.lax.map(one, (spans, targets)).swapaxes(0, 1).reshape(B, -1)[:, :T]
 
 
-def logits_of(
+def logits_rows(
     programs: Programs, weights, tokens_BT: np.ndarray, mask_BT: np.ndarray, *, cfg: ModelConfig, dtype: str, sharding
 ) -> Array:
     """Logits `[B, T, V]`, float32, of rows that are padded where the mask is 0."""

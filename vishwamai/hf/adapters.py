@@ -303,7 +303,7 @@ def save_adapter(
     ranks = {module: (len(pair.a), pair.scale) for module, pair in pairs.items()}
     lazy = [LazyTensor(name, x.shape, x.dtype, lambda x=x: x) for name, x in sorted(tensors.items())]
     try:
-        with files.replacing(folder, last=adapter_config.FILE) as staging:
+        with files.replace_files(folder, last=adapter_config.FILE) as staging:
             safetensors.write_file(staging / TENSORS, lazy)
             adapter_config.write_adapter_config(staging, ranks, weights, **config)
     except OSError as error:

@@ -221,7 +221,7 @@ def logit_distance(mine: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str
 def needed_memory(cfg: ModelConfig, rows: Sequence[Sequence[int]]) -> int:
     """Returns the bytes of one model in float32 and three sets of logits, and a quarter more."""
     logits = 3 * len(rows) * max(map(len, rows)) * cfg.vocab_size
-    return 4 * (cost.parameters(cfg).total + logits) * 5 // 4
+    return 4 * (cost.count_parameters(cfg).total + logits) * 5 // 4
 
 
 def free_memory() -> int | None:

@@ -109,7 +109,7 @@ def inspect_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None
             f"cache, {batch} x {length:,}": {
                 f: cost.cache_bytes(cfg, batch, length, n) for f, n in WEIGHT_FORMATS.items()
             },
-            "weights, gradients and AdamW's moments": {"float32": 16 * cost.parameters(cfg).total},
+            "weights, gradients and AdamW's moments": {"float32": 16 * cost.count_parameters(cfg).total},
         },
     )
 
@@ -150,13 +150,13 @@ def count_parameters(cfg: ModelConfig) -> dict[str, int]:
     for path, param in spec.named(transformer.specs(cfg)):
         part = path.split(".")[3] if path.startswith("stacks.") else path
         parts[part] = parts.get(part, 0) + math.prod(param.shape)
-    counted = cost.parameters(cfg)
+    counted = cost.count_parameters(cfg)
     return parts | {"total": counted.total, "active for a token": counted.active}
 
 
 def weight_bytes(cfg: ModelConfig) -> dict[str, int]:
     """Returns the bytes of the weights by format; quantised weights are beside others in bfloat16."""
-    plain = {name: size * cost.parameters(cfg).total for name, size in WEIGHT_FORMATS.items()}
+    plain = {name: size * cost.count_parameters(cfg).total for name, size in WEIGHT_FORMATS.items()}
     specs = spec.with_dtype(transformer.specs(cfg), "bfloat16")
     small = {name: spec.leaves(quantize.quantizable_specs(specs, Scheme.named(name))) for name in quantize.NAMED}
     return plain | {name: sum(math.prod(p.shape) * _bits(p) for p in params) // 8 for name, params in small.items()}

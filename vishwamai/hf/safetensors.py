@@ -247,8 +247,8 @@ def _remove_others(folder: Path, names: list[str]) -> None:
 
 
 def write_bytes(path: Path, chunks: Iterable) -> None:
-    """`files.write_whole`, its errors as a `CheckpointError`."""
+    """`files.write_atomic`, its errors as a `CheckpointError`."""
     try:
-        files.write_whole(path, chunks)
+        files.write_atomic(path, chunks)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None

@@ -30,7 +30,7 @@ def stage_folder(folder: Path, beside: tuple[str, ...] = ()) -> Iterator[Path]:
         yield folder
         return
     try:
-        with files.replacing(folder, last="config.json", obsolete=safetensors.WEIGHT_FILES + beside) as staging:
+        with files.replace_files(folder, last="config.json", obsolete=safetensors.WEIGHT_FILES + beside) as staging:
             yield staging
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written to ({error.strerror})") from None

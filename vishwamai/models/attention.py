@@ -108,7 +108,7 @@ class LayerCacheView(NamedTuple):
 
     def write(self, k: Array, v: Array) -> LayerCache:
         """Returns the cache with new keys and values `[B, T, K, H]` in it."""
-        return kv.write(self.cache, self.index, self.slots, k, v)
+        return kv.write_layer(self.cache, self.index, self.slots, k, v)
 
 
 def attend_uncached(q, k, v, inputs: LayerInputs, view: LayerCacheView | None, **mask):
@@ -141,7 +141,7 @@ def self_attention(w: Attention, x, inputs: LayerInputs, view: LayerCacheView | 
     v = add_bias(einsum("BTD,DKH->BTKH", x, w.v), w.v_bias)
     if not cfg.qk_norm_late:
         q, k = (head_norm(n, y, cfg) for n, y in ((w.q_norm, q), (w.k_norm, k)))
-    q, k, v = (clip(y, cfg.attn_clip) for y in (q, k, v))
+    q, k, v = (clip_qkv(y, cfg.attn_clip) for y in (q, k, v))
     angles = inputs.angles[layer.rope]
     q, k = apply_rope(q, angles), apply_rope(k, angles)
     if cfg.qk_norm_late:
@@ -173,6 +173,6 @@ def scale_queries(q_BTNH: Array, positions_BT: Array, cfg: ModelConfig) -> Array
     return q_BTNH * scale_BT[..., None, None].astype(q_BTNH.dtype)
 
 
-def clip(x: Array, limit: float | None) -> Array:
+def clip_qkv(x: Array, limit: float | None) -> Array:
     """Bounds `x` to +- the limit, where there is one."""
     return x if limit is None else jnp.clip(x, -limit, limit)

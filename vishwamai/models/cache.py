@@ -75,7 +75,7 @@ def write_positions(cache: LayerCache, slots_BT: Array, positions_BT: Array) -> 
     return LayerCache(k=cache.k, v=cache.v, positions=positions)
 
 
-def write(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTKH: Array) -> LayerCache:
+def write_layer(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTKH: Array) -> LayerCache:
     """The cache with layer number `layer`'s new keys and values written."""
     rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
 

@@ -22,25 +22,25 @@ class Parameters:
     embedding: int  # of the total, those only looked up: embeddings (unless they are the output matrix too), positions
 
 
-def parameters(cfg: ModelConfig) -> Parameters:
+def count_parameters(cfg: ModelConfig) -> Parameters:
     """The weights' size, counted from the configuration alone."""
     named = spec.named(transformer.specs(cfg))
     tables = {path: p for path, p in named if p.contract and not p.is_matmul}
     if cfg.tie_embeddings:
         del tables["embed"]
-    looked_up = spec.count(list(tables.values()))
-    active = sum(_met(cfg, p) for _, p in named) - looked_up
-    return Parameters(total=spec.count([p for _, p in named]), active=active, embedding=looked_up)
+    looked_up = spec.n_parameters(list(tables.values()))
+    active = sum(_active_size(cfg, p) for _, p in named) - looked_up
+    return Parameters(total=spec.n_parameters([p for _, p in named]), active=active, embedding=looked_up)
 
 
 def forward_flops(cfg: ModelConfig, batch: int, length: int, *, logits: bool = True) -> int:
     """Operations of one forward pass over `batch` rows of `length` tokens that attend causally to their own row."""
     layers = [p for path, p in spec.named(transformer.specs(cfg)) if p.is_matmul and path != "lm_head"]
-    weights = sum(_met(cfg, p) for p in layers) + (cfg.vocab_size * cfg.d_model if logits else 0)
+    weights = sum(_active_size(cfg, p) for p in layers) + (cfg.vocab_size * cfg.d_model if logits else 0)
     return 2 * batch * length * weights + sum(_attention_flops(cfg, layer, batch, length) for layer in cfg.layers)
 
 
-def _met(cfg: ModelConfig, p: spec.Param) -> int:
+def _active_size(cfg: ModelConfig, p: spec.Param) -> int:
     """How many numbers of a weight one token meets: of experts, those that it is sent to."""
     size = math.prod(p.shape)
     return size * cfg.n_experts_per_token // cfg.n_experts if "experts" in p.axes else size
@@ -53,7 +53,7 @@ def train_flops(cfg: ModelConfig, batch: int, length: int) -> int:
 
 def six_n_flops(cfg: ModelConfig, tokens: int) -> int:
     """The `6 N D` convention: six per active parameter and token, attention's scores left out."""
-    return 6 * parameters(cfg).active * tokens
+    return 6 * count_parameters(cfg).active * tokens
 
 
 def cache_bytes(cfg: ModelConfig, batch: int, length: int, itemsize: int = 2) -> int:

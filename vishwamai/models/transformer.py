@@ -109,18 +109,18 @@ def block(w: Block, x, view: LayerCacheView | None, inputs: LayerInputs, cfg: Mo
     attention = self_attention if cfg.latent is None else latent_attention
     before = apply_norm(w.attn_norm, x, cfg)
     a, cache = attention(w.attn, before, inputs, view, cfg, layer)
-    after = x + _scale_residual(w.attn_post_norm, a, cfg)
+    after = x + _post_norm_and_scale(w.attn_post_norm, a, cfg)
     y, sums = before if cfg.parallel else apply_norm(w.ffn_norm, after, cfg), None
     if layer.moe:
         experts = inputs.implementations.experts
         f, sums = moe.mixture_of_experts(w.ffn, y, inputs.token_mask, cfg, inputs.sharding, experts)
     else:
         f = feed_forward(w.ffn, y, cfg)
-    x = after + _scale_residual(w.ffn_post_norm, f, cfg)
+    x = after + _post_norm_and_scale(w.ffn_post_norm, f, cfg)
     return inputs.sharding.constrain(x, "batch", "seq", "embed"), cache, sums
 
 
-def _scale_residual(post_norm: Norm | None, x: Array, cfg: ModelConfig) -> Array:
+def _post_norm_and_scale(post_norm: Norm | None, x: Array, cfg: ModelConfig) -> Array:
     """Returns what a part of a layer adds to the residual stream."""
     x = apply_norm(post_norm, x, cfg)
     return x if cfg.residual_scale is None else x * jnp.asarray(cfg.residual_scale, x.dtype)
@@ -167,7 +167,6 @@ def cached_hidden_states(
     lengths_B: Array | None = None,
     sharding: Sharding = SINGLE,
     dtype="float32",
-    implementations: Implementations = BY_PLATFORM,
 ) -> tuple[Array, KVCache]:
     """Returns the `hidden_states` of tokens that continue `cache`, and the cache after them.
 
@@ -177,24 +176,26 @@ def cached_hidden_states(
     B, T = tokens_BT.shape
     lengths_B = jnp.full((B,), T, jnp.int32) if lengths_B is None else lengths_B
     start_B, end_B = cache.length, cache.length + lengths_B
-    inputs = _continued(start_B, T, lengths_B, end_B)
-    inputs = inputs._replace(attend=attend, sharding=sharding, implementations=implementations)
+    inputs = _continued_inputs(start_B, T, lengths_B, end_B)
+    inputs = inputs._replace(attend=attend, sharding=sharding)
     if kv.can_cross_rope_switch(cache, cfg) and attend is not attend_uncached:
-        cache = _reread(w, cfg, cache, lengths_B, inputs, dtype)
+        cache = _recompute_keys(w, cfg, cache, lengths_B, inputs, dtype)
     x, stacks, _ = _run_layers(w, tokens_BT, cfg, inputs, cache, dtype)
     switch = cache.rope_switch
     switch = None if switch is None else kv.note_tokens(switch, tokens_BT, inputs.positions, end_B)
     return x, KVCache(stacks=stacks, length=end_B, rope_switch=switch)
 
 
-def _continued(start_B: Array, T: int, n_new_B: Array, seq_lengths_B: Array) -> LayerInputs:
+def _continued_inputs(start_B: Array, T: int, n_new_B: Array, seq_lengths_B: Array) -> LayerInputs:
     """Returns the inputs of T positions of each row from `start` on, of which the first `n_new` are no padding."""
     offsets_1T = jnp.arange(T, dtype=jnp.int32)[None]
     mask_BT = (offsets_1T < n_new_B[:, None]).astype(jnp.int32)
     return LayerInputs(start_B[:, None] + offsets_1T, seq_lengths_B[:, None], None, mask_BT, attend_uncached)
 
 
-def _reread(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, inputs: LayerInputs, dtype) -> KVCache:
+def _recompute_keys(
+    w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, inputs: LayerInputs, dtype
+) -> KVCache:
     """Recomputes the cached keys of rows that cross the rope switch, because `lengths` new tokens take them past it or
     because they were cropped back below it.
 
@@ -207,8 +208,8 @@ def _reread(w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, 
 
     def reread(cache: KVCache) -> KVCache:
         kept_B = jnp.where(crosses_B, jnp.minimum(cache.length, T), 0)
-        first = _continued(jnp.zeros_like(kept_B), T, kept_B, end_B)
-        first = first._replace(sharding=inputs.sharding, implementations=inputs.implementations)
+        first = _continued_inputs(jnp.zeros_like(kept_B), T, kept_B, end_B)
+        first = first._replace(sharding=inputs.sharding)
         _, stacks, _ = _run_layers(w, tokens_BT, cfg, first, cache, dtype)
         return dataclasses.replace(cache, stacks=stacks)
 

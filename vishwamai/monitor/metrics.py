@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vishwamai.files import write_whole
+from vishwamai.files import write_atomic
 
 Numbers = Mapping[str, float | int]
 Sink = Callable[[int, Numbers], None]
@@ -41,8 +41,8 @@ def jsonl(path: str | Path, *, after: int = 0) -> Sink:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        kept = [line for line in read(path) if line["step"] <= after]
-        write_whole(path, (_line(line) for line in kept))
+        kept = [line for line in read_jsonl(path) if line["step"] <= after]
+        write_atomic(path, (_line(line) for line in kept))
 
     def sink(step: int, numbers: Numbers) -> None:
         with path.open("ab") as file:
@@ -56,7 +56,7 @@ def _line(numbers: Mapping) -> bytes:
     return json.dumps(finite, allow_nan=False).encode() + b"\n"
 
 
-def read(path: str | Path) -> list[dict]:
+def read_jsonl(path: str | Path) -> list[dict]:
     """The lines of a JSONL file of metrics; one that was cut off by a crash is left out."""
     lines = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -74,15 +74,15 @@ def utilisation(flops: float, seconds: float, peak: float) -> float:
     return flops / (seconds * peak)
 
 
-def draw(history: Sequence[Mapping], path: str | Path) -> None:
-    """`picture`, where it can be drawn: what goes wrong is a warning, for the run that it shows is done."""
+def try_draw(history: Sequence[Mapping], path: str | Path) -> None:
+    """`draw_picture`, where it can be drawn: what goes wrong is a warning, for the run that it shows is done."""
     try:
-        picture(history, path)
+        draw_picture(history, path)
     except Exception as e:
         warnings.warn(f"{path} is not drawn: {e}", RuntimeWarning, stacklevel=2)
 
 
-def picture(history: Sequence[Mapping], path: str | Path, *, title: str = "loss") -> Path:
+def draw_picture(history: Sequence[Mapping], path: str | Path, *, title: str = "loss") -> Path:
     """Draws loss (and evaluation loss) over steps as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -100,5 +100,5 @@ def picture(history: Sequence[Mapping], path: str | Path, *, title: str = "loss"
     path, drawn = Path(path), io.BytesIO()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(drawn, format="png", dpi=120)
-    write_whole(path, [drawn.getvalue()])
+    write_atomic(path, [drawn.getvalue()])
     return path

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from vishwamai.errors import BackendError, InputError
 from vishwamai.ops.flash import blockwise
-from vishwamai.ops.masks import MASKED, Places, Rule, shaped, visible, widened
+from vishwamai.ops.masks import MASKED, MaskInputs, MaskRule, make_attention_mask, scale_scores, score_dtype
 
 Array = jax.Array
 
@@ -64,8 +64,8 @@ def attention(
     indexed = q_positions_BT is None
     if indexed:
         q_positions_BT = kv_positions_BS = jnp.arange(q_BTNH.shape[1], dtype=jnp.int32)[None]
-    places = Places(q_positions_BT, kv_positions_BS, q_segments_BT, kv_segments_BS)
-    rule = Rule(
+    places = MaskInputs(q_positions_BT, kv_positions_BS, q_segments_BT, kv_segments_BS)
+    rule = MaskRule(
         scale=q_BTNH.shape[-1] ** -0.5 if scale is None else scale,
         causal=causal,
         window=window,
@@ -76,14 +76,16 @@ def attention(
     return run(rule, q_BTNH, k_BSKH, v_BSKH, places, sinks_N)
 
 
-def reference(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: Places, sinks_N: Array | None) -> Array:
+def reference(
+    rule: MaskRule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: MaskInputs, sinks_N: Array | None
+) -> Array:
     """The definition, with every score in memory at once: `[B, N, T, S]` in float32."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
-    wide = widened(q_BTNH)
+    wide = score_dtype(q_BTNH)
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
     dots = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=wide)
-    scores = jnp.where(visible(rule, places)[:, None, None], shaped(rule, dots), MASKED)
+    scores = jnp.where(make_attention_mask(rule, places)[:, None, None], scale_scores(rule, dots), MASKED)
     top = jnp.maximum(jnp.max(scores, -1, keepdims=True), MASKED / 2)
     if sinks_N is not None:
         sinks = sinks_N.astype(wide).reshape(1, K, N // K, 1, 1)
@@ -98,7 +100,7 @@ def reference(rule: Rule, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, places: P
     return checkpoint_name(out.reshape(B, T, N, H).astype(q_BTNH.dtype), "attention")
 
 
-def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Places):
+def _choose(implementation: str | None, rule: MaskRule, q_BTNH: Array, places: MaskInputs):
     """The function that runs. Where None leaves it open, the compiler keeps one branch: that of the platform."""
     reason = why_no_splash(rule, q_BTNH, places)
     if implementation == "splash":
@@ -114,7 +116,7 @@ def _choose(implementation: str | None, rule: Rule, q_BTNH: Array, places: Place
     return blockwise if reason else _by_platform
 
 
-def why_no_splash(rule: Rule, q_BTNH: Array, places: Places) -> str | None:
+def why_no_splash(rule: MaskRule, q_BTNH: Array, places: MaskInputs) -> str | None:
     """Why the splash kernel cannot do this, or None."""
     if not rule.indexed:
         return "it takes whole rows, not positions"
@@ -134,13 +136,13 @@ def check_splash_platform(platform: str) -> None:
         )
 
 
-def _splash(rule: Rule, q, k, v, places: Places, sinks):
+def _splash(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
     from vishwamai.ops.splash import splash  # with all of Pallas, for which what is short need not wait
 
     return splash(rule, q, k, v, places, sinks)
 
 
-def _by_platform(rule: Rule, q, k, v, places: Places, sinks):
+def _by_platform(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
     args = (q, k, v, places, sinks)
     return jax.lax.platform_dependent(*args, tpu=partial(_splash, rule), default=partial(blockwise, rule))
 

@@ -18,7 +18,7 @@ EMPTY = -1  # the key position of a cache slot that holds nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class MaskRule:
     """What is known when a program is traced. `indexed` says that positions are row indices, the same in all rows."""
 
     scale: float
@@ -28,7 +28,7 @@ class Rule:
     indexed: bool = False
 
 
-class Places(NamedTuple):
+class MaskInputs(NamedTuple):
     """Where queries and keys stand: positions `[B, T]` and `[B, S]`, and the segments that they belong to, or None."""
 
     q_positions: Array
@@ -37,7 +37,7 @@ class Places(NamedTuple):
     kv_segments: Array | None = None
 
 
-def visible(rule: Rule, places: Places) -> Array:
+def make_attention_mask(rule: MaskRule, places: MaskInputs) -> Array:
     """`[B, T, S]` bool: key not `EMPTY`, same segment, not later (if causal), less than `window` behind."""
     q, kv = places.q_positions[:, :, None], places.kv_positions[:, None, :]
     seen = kv != EMPTY
@@ -50,19 +50,19 @@ def visible(rule: Rule, places: Places) -> Array:
     return jnp.broadcast_to(seen, (seen.shape[0], q.shape[1], kv.shape[2]))
 
 
-def shaped(rule: Rule, dots: Array) -> Array:
+def scale_scores(rule: MaskRule, dots: Array) -> Array:
     """Scores from dot products: scaled, and bent by `softcap * tanh(score / softcap)` if there is one."""
     scores = dots * rule.scale
     return scores if rule.softcap is None else jnp.tanh(scores / rule.softcap) * rule.softcap
 
 
-def slope(rule: Rule, scores: Array) -> Array | float:
-    """The derivative of `shaped` with respect to the dot product, from the shaped scores."""
+def score_gradient(rule: MaskRule, scores: Array) -> Array | float:
+    """The derivative of `scale_scores` with respect to the dot product, from the scaled scores."""
     if rule.softcap is None:
         return rule.scale
     return (1.0 - jnp.square(scores / rule.softcap)) * rule.scale
 
 
-def widened(x: Array) -> jnp.dtype:
+def score_dtype(x: Array) -> jnp.dtype:
     """The dtype that scores and sums of `x` are kept in: float32, or float64 for float64."""
     return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)

@@ -54,9 +54,9 @@ def route(
     logits = logits.astype(jnp.float32)
     probs = jax.nn.sigmoid(logits) if kind == "sigmoid" else jax.nn.softmax(logits, -1)
     scores = logits if kind == "chosen" else probs
-    choice = scores if choice_bias_E is None else scores + _over(choice_bias_E, scores)
+    choice = scores if choice_bias_E is None else scores + _expand_to(choice_bias_E, scores)
     if n_groups > 1:
-        choice = _in_best_groups(choice, n_groups, n_groups_chosen, 2 if kind == "sigmoid" else 1)
+        choice = _mask_groups(choice, n_groups, n_groups_chosen, 2 if kind == "sigmoid" else 1)
     experts = jax.lax.top_k(choice, n_chosen)[1]
     weights = jnp.take_along_axis(scores, experts, -1)
     if kind == "chosen":
@@ -66,11 +66,11 @@ def route(
     return Routing(experts=experts.astype(jnp.int32), weights=weights * scale, probs=probs)
 
 
-def _over(v_E: Array, like: Array) -> Array:
+def _expand_to(v_E: Array, like: Array) -> Array:
     return v_E.astype(like.dtype).reshape((1,) * (like.ndim - 1) + v_E.shape)
 
 
-def _in_best_groups(scores: Array, n_groups: int, n_chosen: int, counted: int) -> Array:
+def _mask_groups(scores: Array, n_groups: int, n_chosen: int, counted: int) -> Array:
     """The scores, -inf outside the groups whose `counted` best scores sum to most."""
     grouped = scores.reshape(*scores.shape[:-1], n_groups, -1)
     value = jnp.sum(jax.lax.top_k(grouped, counted)[0], -1)

@@ -16,7 +16,7 @@ def rms_norm(x: Array, scale_D: Array | None, *, eps: float, offset: float = 0.0
     """
     x32 = x.astype(jnp.float32)
     y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + eps)
-    return (y if scale_D is None else y * _wide(offset + scale_D.astype(jnp.float32), y)).astype(x.dtype)
+    return (y if scale_D is None else y * _expand_to(offset + scale_D.astype(jnp.float32), y)).astype(x.dtype)
 
 
 def layer_norm(x: Array, scale_D: Array | None, bias_D: Array | None = None, *, eps: float) -> Array:
@@ -24,9 +24,9 @@ def layer_norm(x: Array, scale_D: Array | None, bias_D: Array | None = None, *, 
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, -1, keepdims=True)
     y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + eps)
-    y = y if scale_D is None else y * _wide(scale_D.astype(jnp.float32), y)
-    return (y if bias_D is None else y + _wide(bias_D.astype(jnp.float32), y)).astype(x.dtype)
+    y = y if scale_D is None else y * _expand_to(scale_D.astype(jnp.float32), y)
+    return (y if bias_D is None else y + _expand_to(bias_D.astype(jnp.float32), y)).astype(x.dtype)
 
 
-def _wide(v_D: Array, like: Array) -> Array:
+def _expand_to(v_D: Array, like: Array) -> Array:
     return v_D.reshape((1,) * (like.ndim - 1) + v_D.shape)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
-from vishwamai.ops.masks import EMPTY, Places, Rule
+from vishwamai.ops.masks import EMPTY, MaskInputs, MaskRule
 
 Array = jax.Array
 
@@ -22,11 +22,11 @@ BLOCKS = (512, 256, LANES)  # positions per block, the fastest first; larger one
 
 
 def splash(
-    rule: Rule,
+    rule: MaskRule,
     q_BTNH: Array,
     k_BTKH: Array,
     v_BTKH: Array,
-    places: Places,
+    places: MaskInputs,
     sinks_N: Array | None,
     *,
     interpret: bool = False,
@@ -41,8 +41,8 @@ def splash(
     block = block_size(T)
     pad = -T % block
     scaled = (q_BTNH.astype(jnp.float32) * rule.scale).astype(q_BTNH.dtype)
-    q = _padded(scaled, pad).reshape(B, T + pad, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k, v = (_padded(x, pad).swapaxes(1, 2) for x in (k_BTKH, v_BTKH))
+    q = _pad_length(scaled, pad).reshape(B, T + pad, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k, v = (_pad_length(x, pad).swapaxes(1, 2) for x in (k_BTKH, v_BTKH))
     kernel = _kernel(rule, N // K, T + pad, block, interpret)
     sinks = None if sinks_N is None else sinks_N.astype(q.dtype).reshape(K, N // K)
     heads = jax.vmap(kernel, (0, 0, 0, None, None if sinks is None else 0))
@@ -104,7 +104,7 @@ class _Mask(kernels.Mask):
         return hash((self.mask_function, self.shape))
 
 
-def _kernel(rule: Rule, heads: int, length: int, block: int, interpret: bool):
+def _kernel(rule: MaskRule, heads: int, length: int, block: int, interpret: bool):
     shape, everything = (length, length), not rule.causal and rule.window is None
     mask = kernels.FullMask(shape) if everything else _Mask(_Band(rule.causal, rule.window), shape)
     sizes = kernels.BlockSizes(
@@ -124,11 +124,11 @@ def _kernel(rule: Rule, heads: int, length: int, block: int, interpret: bool):
     )
 
 
-def _padded(x: Array, pad: int) -> Array:
+def _pad_length(x: Array, pad: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0)))
 
 
-def _segments(rule: Rule, places: Places, batch: int, length: int, pad: int):
+def _segments(rule: MaskRule, places: MaskInputs, batch: int, length: int, pad: int):
     """The rows' segments; a causal row hides its own padding, any other needs it in a segment apart."""
     ids = places.q_segments
     if ids is None and (rule.causal or not pad):

@@ -30,7 +30,7 @@ def sharded_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, sharding: Sha
     if options.get("kv_segments_BS") is options.get("q_segments_BT") and "kv_positions_BS" not in options:
         options.pop("kv_segments_BS", None)  # one array outside is one array inside the map: kernels ask for that
     split = sharding.spec("batch", None, "heads", None, shape=q_BTNH.shape)
-    k, v = (_repeated(x, _ways(sharding, split[2])) for x in (k_BSKH, v_BSKH))
+    k, v = (_repeat_kv_heads(x, _n_shards(sharding, split[2])) for x in (k_BSKH, v_BSKH))
     specs = {name: PartitionSpec(split[0]) for name in PLACES} | {"sinks_N": PartitionSpec(split[2])}
     arrays = {name: options.pop(name) for name in specs if options.get(name) is not None}
 
@@ -42,12 +42,12 @@ def sharded_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, sharding: Sha
     return mapped(q_BTNH, k, v, arrays)
 
 
-def _ways(sharding: Sharding, axes: str | tuple[str, ...] | None) -> int:
+def _n_shards(sharding: Sharding, axes: str | tuple[str, ...] | None) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(sharding.mesh.shape[name] for name in names)
 
 
-def _repeated(x_BSKH: Array, ways: int) -> Array:
+def _repeat_kv_heads(x_BSKH: Array, ways: int) -> Array:
     """Each kv head as often as it takes for them to be a multiple of `ways`, still in the order of the query heads."""
     K = x_BSKH.shape[2]
     return x_BSKH if K % ways == 0 else jnp.repeat(x_BSKH, math.lcm(K, ways) // K, axis=2)

@@ -53,7 +53,7 @@ def expert_parallel(
     ways = math.prod(sharding.mesh.shape[a] for a in mlp_axes)
 
     def on_device(x, experts, weights, w):
-        w = jax.tree.map(_whole_embed, w, axes, specs, is_leaf=lambda a: isinstance(a, jax.Array))
+        w = jax.tree.map(_gather_embed, w, axes, specs, is_leaf=lambda a: isinstance(a, jax.Array))
         if "down_bias" in w:  # every part of a width adds it, and their outputs are summed
             w["down_bias"] = w["down_bias"] / ways
         x, experts, weights = (_gather(a, shared, 0) for a in (x, experts, weights))
@@ -89,7 +89,7 @@ def _flat(local, x_BTD, experts_BTC, weights_BTC, w):
     return local(x, experts, weights, w, n_experts=n_experts).reshape(x_BTD.shape)
 
 
-def _whole_embed(a: Array, names: Axes, spec: PartitionSpec) -> Array:
+def _gather_embed(a: Array, names: Axes, spec: PartitionSpec) -> Array:
     """A device's part of an array with its `embed` axis gathered, as GSPMD would do."""
     return _gather(a, _axes(spec[names.index("embed")]), names.index("embed")) if "embed" in names else a
 

@@ -16,14 +16,14 @@ def initialize(coordinator: str | None = None, n_processes: int | None = None, p
     coordinator = coordinator or os.environ.get("COORDINATOR_ADDRESS")
     n_processes = n_processes if n_processes is not None else _number("NUM_PROCESSES")
     process = process if process is not None else _number("PROCESS_ID")
-    if coordinator is None and n_processes in (None, 1) and not _launched_together():
+    if coordinator is None and n_processes in (None, 1) and not _is_multi_process():
         return
     if coordinator is not None and (n_processes is None or process is None):
         raise ConfigError("a coordinator address needs the number of processes and this process's number beside it")
     jax.distributed.initialize(coordinator, n_processes, process)
 
 
-def _launched_together() -> bool:
+def _is_multi_process() -> bool:
     """Whether a launcher that JAX knows by its variables started several processes: of a TPU slice, Slurm or MPI."""
     addresses = (os.environ.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
     counts = (_number(name) or 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))

@@ -23,13 +23,13 @@ def make_mesh(devices: Sequence | None = None, **sizes: int) -> Mesh:
     `ConfigError` for an unknown axis or sizes that do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = fill(sizes or {"fsdp": -1}, len(devices))
+    sizes = fill_axes(sizes or {"fsdp": -1}, len(devices))
     names = tuple(axis for axis in AXES if axis in sizes)
     grid = np.array(devices, dtype=object).reshape([sizes[n] for n in names])
     return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def fill(sizes: dict[str, int], n_devices: int) -> dict[str, int]:
+def fill_axes(sizes: dict[str, int], n_devices: int) -> dict[str, int]:
     """The sizes with -1 replaced by what is left over, checked against the number of devices."""
     for axis, size in sizes.items():
         if axis not in AXES:

@@ -98,11 +98,11 @@ def abstract(specs, sharding: Sharding = SINGLE, dtype=None):
 def init_sharded(specs, key: Array, sharding: Sharding):
     """Starting values, each made where it will live. The values do not depend on the mesh."""
     leaves, tree = jax.tree.flatten(specs)
-    return _initial(tree, tuple(leaves), sharding)(key)
+    return _compile_init(tree, tuple(leaves), sharding)(key)
 
 
 @functools.lru_cache(maxsize=16)
-def _initial(tree, leaves: tuple[spec.Param, ...], sharding: Sharding):
+def _compile_init(tree, leaves: tuple[spec.Param, ...], sharding: Sharding):
     """The program that makes starting values, the same for all models of the same shape."""
     specs = tree.unflatten(leaves)
     where = {} if sharding.mesh is None else {"out_shardings": shardings(specs, sharding)}

@@ -116,7 +116,7 @@ def collective_bytes(hlo: str) -> dict[str, int]:
     """
     computations, counted = _computations(hlo), {}
 
-    def trips(condition: str) -> int:
+    def trip_count(condition: str) -> int:
         lines = computations.get(condition, ())
         return max((int(c) for line in lines for c in re.findall(r"constant\((\d+)\)", line)), default=1)
 
@@ -128,7 +128,7 @@ def collective_bytes(hlo: str) -> dict[str, int]:
                 size = times * _result_bytes(found.group(1), last_only=bool(found.group(3)))
                 counted[key] = max(counted.get(key, 0), size)
             if loop := re.search(r" while\(.*condition=%?([\w.\-]+).*body=%?([\w.\-]+)", line):
-                walk(loop.group(2), times * trips(loop.group(1)), loop.group(2))
+                walk(loop.group(2), times * trip_count(loop.group(1)), loop.group(2))
             elif called := re.search(r"(?: fusion| call|async-start)\(.*(?:calls|to_apply)=%?([\w.\-]+)", line):
                 walk(called.group(1), times, body)
 
@@ -155,7 +155,7 @@ def _computations(hlo: str) -> dict[str, list[str]]:
 
 def _result_bytes(shapes: str, *, last_only: bool) -> int:
     """Of an asynchronous start's results the last large one is the collective's, the first its operand."""
-    sizes = [_width(t) * math.prod(int(d) for d in dims.split(",") if d) for t, dims in _shapes(shapes)]
+    sizes = [_n_bytes(t) * math.prod(int(d) for d in dims.split(",") if d) for t, dims in _shapes(shapes)]
     large = [s for s in sizes if s > 16]
     return large[-1] if last_only and large else sum(large)
 
@@ -164,7 +164,7 @@ def _shapes(text: str) -> list[tuple[str, str]]:
     return re.findall(r"([a-z]\w*)\[([\d,]*)\]", text)
 
 
-def _width(dtype: str) -> int:
+def _n_bytes(dtype: str) -> int:
     """Bytes of one number: `bf16` 2, `f8e4m3fn` 1, `pred` 1."""
     bits = re.search(r"\d+", dtype)
     return 1 if bits is None else max(int(bits.group()) // 8, 1)

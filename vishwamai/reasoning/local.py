@@ -19,10 +19,10 @@ from vishwamai.errors import BackendError, InputError
 from vishwamai.generation.prefix_cache import PrefixCache, split_requests
 from vishwamai.generation.prefix_pool import PoolSizes
 from vishwamai.generation.prefixes import Runs
-from vishwamai.generation.programs import READ_LENGTHS
+from vishwamai.generation.programs import PREFILL_CHUNKS
 from vishwamai.generation.results import GeneratedRow
 from vishwamai.generation.sampling import SamplingParams
-from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, pieces, seed_of
+from vishwamai.reasoning.model import Completion, Model, Prompt, Usage, seed_of, split_prompt
 from vishwamai.text.continuation import Continuation
 
 MAX_REQUESTS = 1024  # of one device call; one number for all, since programs of other shapes differ in the last bits
@@ -58,7 +58,7 @@ class Local:
         check_whole("width", width, 1, MAX_REQUESTS)
         check_whole("tile", tile, 1, MAX_REQUESTS)
         self.model, self.usage, self.width = model, Usage(), width
-        self._sizes = PoolSizes(rows=rows, context=context, requests=MAX_REQUESTS, batch=tile)
+        self._sizes = PoolSizes(slots=rows, context=context, requests=MAX_REQUESTS, batch=tile)
         self._runs = functools.lru_cache(TOKENIZED_PROMPTS)(self._tokenize)
         self._stop_token_ids = functools.cache(self._find_stop_token_ids)
         self._identity: str | None = None
@@ -103,7 +103,7 @@ class Local:
         """As the protocol says. Raises `BackendError` where the deadline comes before all were scored."""
         with self._measure() as weights:
             pairs = [
-                (self.runs(prompt), self._tokenize_after(pieces(prompt), text))
+                (self.runs(prompt), self._tokenize_after(split_prompt(prompt), text))
                 for prompt, texts in zip(prompts, continuations, strict=True)
                 for text in texts
                 if text
@@ -130,7 +130,7 @@ class Local:
 
     def runs(self, prompt: Prompt) -> Runs:
         """Returns a prompt's tokens: a run for each piece, and for every 256 tokens of a longer one."""
-        own = pieces(prompt)
+        own = split_prompt(prompt)
         if not own:
             raise InputError("a prompt is empty; give it at least one character")
         return self._runs(own)
@@ -138,7 +138,7 @@ class Local:
     def _tokenize(self, own: tuple[str, ...]) -> Runs:
         if not own:
             return ()
-        tokens, most = self._tokenize_after(own[:-1], own[-1]), READ_LENGTHS[-1]
+        tokens, most = self._tokenize_after(own[:-1], own[-1]), PREFILL_CHUNKS[-1]
         return self._runs(own[:-1]) + tuple(tokens[at : at + most] for at in range(0, len(tokens), most))
 
     def _tokenize_after(self, own: tuple[str, ...], text: str) -> tuple[int, ...]:

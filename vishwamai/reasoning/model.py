@@ -84,7 +84,7 @@ def seed_of(seed: int, *path: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()) >> 1
 
 
-def pieces(prompt: Prompt) -> tuple[str, ...]:
+def split_prompt(prompt: Prompt) -> tuple[str, ...]:
     """Returns the pieces of a prompt, none of them empty."""
     return tuple(piece for piece in ((prompt,) if isinstance(prompt, str) else prompt) if piece)
 

@@ -24,7 +24,7 @@ UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Thought) if f.default is not dataclasses.MISSING}
 
 
-def write(traces: Sequence[Trace] | Trace, path: str | Path) -> None:
+def write_page(traces: Sequence[Trace] | Trace, path: str | Path) -> None:
     """Writes one page that shows these searches, each a choice of a list. Raises `InputError` where there is none."""
     traces = [traces] if isinstance(traces, Trace) else list(traces)
     if not traces:

@@ -266,7 +266,7 @@ class Remote:
 
     def _add_tokens(self, response: Any, prompt: str, made: int) -> None:
         """Adds a response's tokens, as the server counts them where it does."""
-        read, counted = replies.count(response, "prompt_tokens"), replies.count(response, "completion_tokens")
+        read, counted = replies.read_usage(response, "prompt_tokens"), replies.read_usage(response, "completion_tokens")
         read, made = len(prompt.split()) if read is None else read, made if counted is None else counted
         self._add_usage(prompt_tokens=read, prefill_tokens=read, completion_tokens=made)
 

@@ -21,14 +21,14 @@ def completions(response: Any, n: int, sampling: SamplingParams) -> list[Complet
     if not choices:
         raise ValueError("no choices")
     found = [_completion(choice, sampling) for choice in choices]
-    total, k = count(response, "completion_tokens"), len(found)
+    total, k = read_usage(response, "completion_tokens"), len(found)
     if total is None or total == sum(completion.tokens for completion in found):
         return found
     # The server counts those of all choices together, so without each one's tokens they are shared out.
     return [dataclasses.replace(c, tokens=total * (i + 1) // k - total * i // k) for i, c in enumerate(found)]
 
 
-def count(response: Any, name: str) -> int | None:
+def read_usage(response: Any, name: str) -> int | None:
     """A figure of the server's `usage`, or None where it gives none."""
     found = (response.get("usage") or {}).get(name)
     return found if isinstance(found, int) and found >= 0 else None

@@ -13,7 +13,7 @@ from typing import Any
 from vishwamai.errors import InputError
 from vishwamai.reasoning.budget import Budget, cap
 from vishwamai.reasoning.drive import Search
-from vishwamai.reasoning.model import Completion, pieces, seed_of
+from vishwamai.reasoning.model import Completion, seed_of, split_prompt
 from vishwamai.reasoning.task import Task, call_safely
 from vishwamai.reasoning.trace import Thought, Trace
 
@@ -92,7 +92,7 @@ class SearchTree:
 
     def prompt(self, node: Node) -> tuple[str, ...]:
         """What the model continues with the step after a node, in pieces."""
-        return pieces(self.task.prompt(self.problem, node.steps))
+        return split_prompt(self.task.prompt(self.problem, node.steps))
 
     def seed_at(self, node: Node, *purpose: int | str) -> int:
         """The seed of what is drawn at a node, whatever is drawn elsewhere."""

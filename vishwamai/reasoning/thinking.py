@@ -16,7 +16,7 @@ from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, is_decided
 from vishwamai.reasoning.drive import Search, ask, wait_for_tokens
-from vishwamai.reasoning.model import Completion, pieces, seed_of
+from vishwamai.reasoning.model import Completion, seed_of, split_prompt
 from vishwamai.reasoning.solution import Step
 from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
 
@@ -85,7 +85,7 @@ class ChainSampler:
         self._prompt = task.direct_prompt(problem) if settings.direct else task.prompt(problem)
         self._answer_mark = task.closing.strip()  # before an answer, such as "Answer:"
         # A direct prompt may end with the mark of an answer: it begins the chain, and is no part of the question.
-        *before, last = pieces(self._prompt) or ("",)
+        *before, last = split_prompt(self._prompt) or ("",)
         at = (
             last.rindex(self._answer_mark)
             if self._answer_mark and last.rstrip().endswith(self._answer_mark)
@@ -183,7 +183,7 @@ class ChainSampler:
     def _complete(self, chains: Sequence[Chain], sampling: SamplingParams, purpose: str) -> Search[None]:
         """Samples a completion of each chain, in as many calls as the budget's tokens need."""
         while chains:
-            prompts = [pieces((*chain.prompt, chain.text)) for chain in chains]
+            prompts = [split_prompt((*chain.prompt, chain.text)) for chain in chains]
             seeds = [seed_of(self.settings.seed, self.problem, purpose, *chain.path) for chain in chains]
             rows = yield from ask(self.budget, prompts, [1] * len(chains), sampling, seeds)
             for chain, completions in zip(chains, rows, strict=True):

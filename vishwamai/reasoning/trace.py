@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vishwamai.errors import DataError
-from vishwamai.files import write_whole
+from vishwamai.files import write_atomic
 
 STATUSES = ("open", "wrong", "repeat", "pruned", "kept", "expanded", "answer", "refuted")
 
@@ -59,10 +59,10 @@ class Trace:
         lines.append({"kind": "result", **self.result})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         # Half a surrogate pair, which a server may send, has no UTF-8; so written it is JSON's own escape.
-        write_whole(path, [text.encode("utf-8", "backslashreplace")])
+        write_atomic(path, [text.encode("utf-8", "backslashreplace")])
 
 
-def load(path: str | Path) -> Trace:
+def load_trace(path: str | Path) -> Trace:
     """A saved trace; its states are texts. Raises `DataError` for a file that is none, naming the line."""
     trace, kind, number = None, "", 0
     try:

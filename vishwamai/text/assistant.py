@@ -33,15 +33,15 @@ def encode_with_mask(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], l
     """(the ids of a chat's prompt, the mask of those that are the assistant's)."""
     ids, where, text = encode(tokenizer, chat)
     if GENERATION.search(chat.source):
-        spans = _generated(chat, text)
+        spans = _generation_spans(chat, text)
     else:
         controls = [span for i, span in zip(ids, where, strict=True) if i in tokenizer.control_ids]
         answers = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
-        spans = [_to_its_end(_replaced(chat, text, index), text, controls) for index in answers]
+        spans = [_extend_to_end(_content_span(chat, text, index), text, controls) for index in answers]
     return ids, [int(any(begin < e and b < end for b, e in spans)) for begin, end in where]
 
 
-def _generated(chat: Chat, text: str) -> list[Span]:
+def _generation_spans(chat: Chat, text: str) -> list[Span]:
     """The spans of what `{% generation %}` gave."""
     signs = unused_characters(chat.messages)
     first, last = next(signs), next(signs)
@@ -56,7 +56,7 @@ def _generated(chat: Chat, text: str) -> list[Span]:
     return spans
 
 
-def _replaced(chat: Chat, text: str, index: int) -> Span:
+def _content_span(chat: Chat, text: str, index: int) -> Span:
     """Where the text changes when the message of that index has another content, and nothing but that."""
     message = {"role": chat.messages[index]["role"], "content": next(unused_characters(chat.messages))}
     messages = [message if i == index else other for i, other in enumerate(chat.messages)]
@@ -72,7 +72,7 @@ def _replaced(chat: Chat, text: str, index: int) -> Span:
     return start, len(text) - rest
 
 
-def _to_its_end(span: Span, text: str, controls: Collection[Span]) -> Span:
+def _extend_to_end(span: Span, text: str, controls: Collection[Span]) -> Span:
     """The span with the control token that follows it, if nothing but white space is between."""
     start, end = span
     after = next(((b, e) for b, e in controls if b >= end), (end, end))

@@ -48,7 +48,7 @@ class BatchEncoding(Mapping[str, Any]):
         return BatchEncoding(**{name: rows[0] for name, rows in self.items()})
 
 
-def batch_of(
+def make_batch(
     rows: list[list[int]],
     padding: Padding = False,
     limit: int | None = None,
@@ -71,20 +71,20 @@ def batch_of(
     if any(gaps) and pad_id is None:
         raise TokenizerError('this tokenizer has no pad token; choose one: tokenizer.with_tokens(pad_token="...")')
 
-    def filled(values: list[list[int]], filler: int) -> Any:
+    def fill(values: list[list[int]], filler: int) -> Any:
         fills = ([filler] * gap for gap in gaps)
         padded = [fill + row if side == "left" else row + fill for row, fill in zip(values, fills, strict=True)]
         return padded if return_tensors is None else to_array(padded, return_tensors)
 
     return BatchEncoding(
-        input_ids=filled(rows, pad_id or 0),
-        attention_mask=filled([[1] * len(row) for row in rows], 0),
-        token_type_ids=None if type_ids is None else filled(type_ids, 0),
-        assistant_masks=None if assistant is None else filled(assistant, 0),
+        input_ids=fill(rows, pad_id or 0),
+        attention_mask=fill([[1] * len(row) for row in rows], 0),
+        token_type_ids=None if type_ids is None else fill(type_ids, 0),
+        assistant_masks=None if assistant is None else fill(assistant, 0),
     )
 
 
-def limits(
+def length_limits(
     padding: Padding, truncation: bool | str, max_length: int | None, own: int | None
 ) -> tuple[int | None, int | None]:
     """(the length that rows are padded or cut to, the one that they are cut to); `own` is the model's, for None.

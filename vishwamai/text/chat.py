@@ -117,21 +117,21 @@ class Chat:
         """
         change = mark or (lambda text, trust: text)
 
-        def marked(value: Any, trust: int) -> Any:
+        def mark_value(value: Any, trust: int) -> Any:
             return change_texts(value, lambda text: change(text, trust))
 
-        def marked_message(message: dict[str, Any]) -> dict[str, Any]:
+        def mark_message(message: dict[str, Any]) -> dict[str, Any]:
             trust = AUTHOR if message["role"] in AUTHORS else USER
             names = {name: name if name in FIELDS else change(name, trust) for name in message}
-            return {names[name]: v if name == "role" else marked(v, trust) for name, v in message.items()}
+            return {names[name]: v if name == "role" else mark_value(v, trust) for name, v in message.items()}
 
         # Variables count as typed by a person, as those that a server is sent would be.
-        given = {name: marked(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}
+        given = {name: mark_value(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}
         messages, end = [*self.messages], ""
         if self.continued:
             end = next(unused_characters(messages))
-            messages[-1], last = _with_end(messages[-1], self.continued, f"{end} ")
-        values = {**self.own, **given, "messages": [marked_message(message) for message in messages]}
+            messages[-1], last = _append_end(messages[-1], self.continued, f"{end} ")
+        values = {**self.own, **given, "messages": [mark_message(message) for message in messages]}
         text = render_template(self.source, values, self.now, spans, run)
         if mark or not end:
             return text
@@ -145,7 +145,7 @@ class Chat:
         return replace(self, messages=messages, continued="").render()
 
 
-def _with_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, Any], str]:
+def _append_end(message: dict[str, Any], name: str, end: str) -> tuple[dict[str, Any], str]:
     """(the message with the text of that name longer by `end`, the text)."""
     value = message.get(name)
     if isinstance(value, str):
@@ -211,7 +211,7 @@ def chat_of(tokenizer: ChatTokenizer, messages: Sequence[Message], **given: Any)
     source = _source(tokenizer, options)
     own = {name: getattr(settings, name) for name in NAMED if getattr(settings, name)} | dict(settings.model_tokens)
     _check_read(options, {*template_facts(source).variables, *own})
-    chat = _with_texts(make_chat(source, messages, options, own))
+    chat = _flatten_parts(make_chat(source, messages, options, own))
     check_shown(chat.messages, chat.render_whole)
     return chat
 
@@ -235,7 +235,7 @@ def _check_read(options: ChatOptions, variables: Collection[str]) -> None:
             raise InputError(f"the chat template reads no variable {name!r}; {suggestion(name, variables)}")
 
 
-def _with_texts(chat: Chat) -> Chat:
+def _flatten_parts(chat: Chat) -> Chat:
     """The same chat, with one text in place of a list of parts if the template shows none, or the list as it stands."""
     lists = [message["content"] for message in chat.messages if isinstance(message.get("content"), list)]
     if not lists or any(set(part) != {"type", "text"} for parts in lists for part in parts):
@@ -253,7 +253,7 @@ def _with_texts(chat: Chat) -> Chat:
 def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span], str]:
     """(ids, the characters of each, the text) of a chat's prompt."""
     backend, texts = tokenizer.backend, template_facts(chat.source).texts
-    needed = trust_needed(tokenizer, texts)
+    needed = needed_trust(tokenizer, texts)
     marks = Marks({str(backend.id_to_token(i)): need for i, need in needed.items()}, texts)
     text, marked = chat.render(run=marks.run_first), chat.render(run=marks.run_again, mark=marks.mark)
     if not marks.plain(marked).startswith(text):
@@ -261,7 +261,7 @@ def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span],
     return *encode_spans(backend, text, needed, marks.trust(marked)), text
 
 
-def trust_needed(tokenizer: ChatTokenizer, texts: Collection[str]) -> dict[int, int]:
+def needed_trust(tokenizer: ChatTokenizer, texts: Collection[str]) -> dict[int, int]:
     """The trust that a text needs to become each control token: the special ones, and those in a template's texts."""
     output, added = "\0".join(texts), tokenizer.backend.get_added_tokens_decoder().items()
     words = ((index, token.content.strip()) for index, token in added)

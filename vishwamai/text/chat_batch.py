@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from vishwamai.errors import InputError, suggestion
 from vishwamai.text.assistant import encode_with_mask
-from vishwamai.text.batch import Padding, Side, batch_of, limits
+from vishwamai.text.batch import Padding, Side, length_limits, make_batch
 from vishwamai.text.chat import ChatTokenizer, chat_of, encode, split_chat
 
 
@@ -51,10 +51,10 @@ def apply_chat_template(
     if not tokenize:
         texts = [chat.render() for chat in chats]
         return texts[0] if one else texts
-    limit, cut = limits(padding, truncation, max_length, tokenizer.settings.max_length)
+    limit, cut = length_limits(padding, truncation, max_length, tokenizer.settings.max_length)
     encoded = [(encode_with_mask if return_assistant_tokens_mask else encode)(tokenizer, chat)[:2] for chat in chats]
     rows, masks = ([row[:cut] for row in rows] for rows in zip(*encoded, strict=True))
-    batch = batch_of(
+    batch = make_batch(
         rows,
         padding,
         limit,

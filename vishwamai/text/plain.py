@@ -33,7 +33,7 @@ def encode_spans(
     """
     cuts: set[int] = set()
     while True:
-        ids, spans = _encode_cut(backend, text, sorted(cuts))
+        ids, spans = _encode_parts(backend, text, sorted(cuts))
         found = ((span, needed[i]) for i, span in zip(ids, spans, strict=True) if i in needed)
         forged = [span for span, need in found if trust is None or min(trust[slice(*span)], default=0) < need]
         if not forged:
@@ -44,7 +44,7 @@ def encode_spans(
             cuts.add((start + end) // 2)
 
 
-def _encode_cut(backend: Tokenizer, text: str, cuts: list[int]) -> tuple[list[int], list[Span]]:
+def _encode_parts(backend: Tokenizer, text: str, cuts: list[int]) -> tuple[list[int], list[Span]]:
     """(ids, the characters of each) of the text, encoded in the parts between cuts."""
     ids: list[int] = []
     spans: list[Span] = []

@@ -99,8 +99,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: filter for name, filter in self.filters.items() if name not in NO_FILTERS}
         self.filters |= {"tojson": _to_json, " made": lambda value: value, " said": lambda text: text.join(spans)}
         for table in (self.filters, self.tests, self.binop_table):
-            table.update({name: self._checked(name, action) for name, action in table.items()})
-        self.getattr, self.getitem = self._checked("", super().getattr), self._checked("", super().getitem)
+            table.update({name: self._wrap(name, action) for name, action in table.items()})
+        self.getattr, self.getitem = self._wrap("", super().getattr), self._wrap("", super().getitem)
         del self.globals["lipsum"]
         self.globals |= {"dict": _to_dict, "raise_exception": _refuse}
         self.globals["strftime_now"] = lambda form: (now or datetime.datetime.now()).strftime(form)
@@ -124,7 +124,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Jinja's rules; and no way to bytes, for some codecs are slow."""
         return attr not in ("encode", "to_bytes") and super().is_safe_attribute(obj, attr, value)
 
-    def _checked(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         """A filter, a test or an operator within the bounds."""
         first = int(hasattr(run, "jinja_pass_arg"))
 
@@ -222,11 +222,11 @@ def render_template(source: str, variables: dict[str, Any], *given: Any) -> str:
     template itself refuses the messages.
     """
     sandbox = Sandbox(*given)
-    return Template.from_code(sandbox, _compiled(source), sandbox.make_globals(None)).render(variables)
+    return Template.from_code(sandbox, _compile(source), sandbox.make_globals(None)).render(variables)
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(source: str) -> CodeType:
+def _compile(source: str) -> CodeType:
     if len(source) > MAX_TEMPLATE:
         raise TokenizerError(f"the chat template has {len(source):,} characters; {MAX_TEMPLATE:,} are allowed")
     return Sandbox(run=_refuse).compile(source)  # So the compiler computes nothing ahead of a render.
@@ -243,7 +243,7 @@ class Facts(NamedTuple):
 @_template_errors()
 def template_facts(source: str) -> Facts:
     """What a template says of itself. Raises `TokenizerError` for one that is broken."""
-    _compiled(source)
+    _compile(source)
     tree = Sandbox().parse(source)
     texts = [node.data for node in tree.find_all(nodes.TemplateData)]
     texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]

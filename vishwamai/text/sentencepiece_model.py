@@ -34,7 +34,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Model:
+class SentencePieceModel:
     """What of the file matters for encoding."""
 
     pieces: tuple[Piece, ...]
@@ -61,7 +61,7 @@ def load_sentencepiece(path: Path) -> tuple[Tokenizer, Settings]:
     return backend, Settings(unk_token=unk, bos_token=bos, eos_token=eos, pad_token=pad)
 
 
-def parse_model(raw: bytes) -> Model:
+def parse_model(raw: bytes) -> SentencePieceModel:
     """The parts of a ModelProto. Raises `ValueError`, `LookupError` or `struct.error` where it is none."""
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(raw):
@@ -73,7 +73,7 @@ def parse_model(raw: bytes) -> Model:
     def named(number: int, default: int) -> int:
         return _signed(trainer.get(number, default))
 
-    return Model(
+    return SentencePieceModel(
         pieces=tuple(pieces),
         kind=int(trainer.get(3, UNIGRAM)),
         byte_fallback=bool(trainer.get(35, 0)),
@@ -124,7 +124,7 @@ def _signed(value: int | bytes) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _backend(model: Model) -> Tokenizer:
+def _backend(model: SentencePieceModel) -> Tokenizer:
     unknown = model.pieces[model.named[0]].text if 0 <= model.named[0] < len(model.pieces) else None
     if model.kind == UNIGRAM:
         scores = [(piece.text, piece.score) for piece in model.pieces]
@@ -145,7 +145,7 @@ def _backend(model: Model) -> Tokenizer:
     return tokenizer
 
 
-def _normalizers(model: Model) -> list[normalizers.Normalizer]:
+def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     if model.strip_spaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -154,7 +154,7 @@ def _normalizers(model: Model) -> list[normalizers.Normalizer]:
     return [*steps, normalizers.Replace(" ", SPACE)]
 
 
-def _merges(model: Model) -> list[tuple[str, str]]:
+def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
     """The merges that a BPE vocabulary implies: each way to make a piece of two others, by the made piece's score."""
     ranks = {p.text: index for index, p in enumerate(model.pieces) if p.kind in (NORMAL, USER_DEFINED, UNUSED)}
     merges = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from vishwamai.config import load_json
 from vishwamai.errors import ConfigError, TokenizerError
-from vishwamai.files import write_whole
+from vishwamai.files import write_atomic
 from vishwamai.text.backend import read_bounded
 
 # What an earlier tokenizer may have left in a folder, and would be read beside another's files.
@@ -32,7 +32,7 @@ FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 @dataclass(frozen=True)
-class Added:
+class DeclaredToken:
     """A token that stands beside the model's vocabulary and is found in text before all else.
 
     `id` None: whichever is free. Where `tokenizer.json` has the token too, its flags there give way if `overrides`.
@@ -73,7 +73,7 @@ class Settings:
     padding_side: str | None = None
     without_padding: bool = False
     token_type_ids: bool = False
-    added: tuple[Added, ...] = ()
+    added: tuple[DeclaredToken, ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
 
 
@@ -85,28 +85,29 @@ def read_settings(folder: Path) -> Settings:
     """
     where = folder / "tokenizer_config.json"
     config = _optional_json(where)
-    if _typed(config, "split_special_tokens", bool, where):
+    if _read_typed(config, "split_special_tokens", bool, where):
         raise TokenizerError(
             f"{where}: split_special_tokens is true, and here a special token's text is read as the token; "
             "take the key out, and give encode allow_special=False for texts that are not to be read so"
         )
     older = "added_tokens_decoder" not in config
-    tokens = _merged(config, _optional_json(folder / "special_tokens_map.json") if older else {})
+    tokens = _merge(config, _optional_json(folder / "special_tokens_map.json") if older else {})
     named = {name: _content(tokens.get(name), name, where) for name in NAMED}
-    own, extra = _model_tokens(tokens, where), _extra(tokens, where)
+    own, extra = _model_tokens(tokens, where), _read_extra(tokens, where)
     special = {*named.values(), *(token for _, token in own), *extra}
-    length = _typed(config, "model_max_length", (int, float), where)
+    length = _read_typed(config, "model_max_length", (int, float), where)
     return Settings(
         **named,
         model_tokens=own,
         special_tokens=extra,
-        add_bos=_typed(config, "add_bos_token", bool, where),
-        add_eos=_typed(config, "add_eos_token", bool, where),
+        add_bos=_read_typed(config, "add_bos_token", bool, where),
+        add_eos=_read_typed(config, "add_eos_token", bool, where),
         max_length=int(length) if length is not None and 0 < length < 1 << 40 else None,
         padding_side=_side(config, where),
         without_padding="pad_token" in tokens and named["pad_token"] is None,
-        token_type_ids="token_type_ids" in (_typed(config, "model_input_names", list, where) or ()),
-        added=(_from_added_tokens(folder, special) if older else _added(config, where)) + _flagged(tokens, where),
+        token_type_ids="token_type_ids" in (_read_typed(config, "model_input_names", list, where) or ()),
+        added=(_from_added_tokens(folder, special) if older else _read_added(config, where))
+        + _read_flagged(tokens, where),
         templates=tuple(sorted(_templates(folder, config, where).items())),
     )
 
@@ -146,7 +147,7 @@ def _template_path(folder: Path, name: str) -> Path:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, [text.encode()])  # bytes: a template's line ends are part of the prompt
+    write_atomic(path, [text.encode()])  # bytes: a template's line ends are part of the prompt
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
         raise TokenizerError(str(error)) from None
 
 
-def _typed(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: Path) -> Any:
+def _read_typed(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: Path) -> Any:
     value = config.get(key)
     if value is not None and not isinstance(value, kind):
         raise TokenizerError(f"{where}: {key} is {value!r:.80}, of the wrong type")
@@ -178,7 +179,7 @@ def _side(config: Mapping[str, Any], where: Path) -> str | None:
     return side
 
 
-def _merged(config: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(config: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, Any]:
     """What two files say of special tokens, `older` being special_tokens_map.json, put together as transformers does.
 
     The tokens without a name stand in `extra_special_tokens` afterwards, those that a model names in `named`.
@@ -189,7 +190,7 @@ def _merged(config: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, An
     named = {name: tokens.pop(name) for name, value in config.items() if _is_own(name) and isinstance(value, str)}
     if isinstance(tokens.get(EXTRA), dict):
         named |= tokens.pop(EXTRA)
-    lists = [*_listed(tokens, EXTRA), *_listed(older, EXTRA)]
+    lists = [*_read_list(tokens, EXTRA), *_read_list(older, EXTRA)]
     tokens |= older
     if isinstance(older.get(EXTRA), list):
         tokens[EXTRA] = lists
@@ -211,51 +212,51 @@ def _model_tokens(tokens: Mapping[str, Any], where: Path) -> tuple[tuple[str, st
     return tuple((name, text) for name, text in texts if text is not None)
 
 
-def _extra(tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
+def _read_extra(tokens: Mapping[str, Any], where: Path) -> tuple[str, ...]:
     """The special tokens without a name."""
-    texts = [_content(value, "a special token", where) for value in _listed(tokens, EXTRA)]
+    texts = [_content(value, "a special token", where) for value in _read_list(tokens, EXTRA)]
     return tuple(dict.fromkeys(text for text in texts if text is not None))
 
 
-def _listed(tokens: Mapping[str, Any], key: str) -> list[Any]:
+def _read_list(tokens: Mapping[str, Any], key: str) -> list[Any]:
     values = tokens.get(key)
     return values if isinstance(values, list) else []
 
 
-def _flagged(tokens: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
+def _read_flagged(tokens: Mapping[str, Any], where: Path) -> tuple[DeclaredToken, ...]:
     """The special tokens that are written as objects, for their flags, which count where the vocabulary lacks them."""
-    values = [*(tokens.get(name) for name in NAMED), *_listed(tokens, EXTRA)]
+    values = [*(tokens.get(name) for name in NAMED), *_read_list(tokens, EXTRA)]
     objects = [value for value in values if isinstance(value, dict) and value.get("content")]
-    return tuple(_one_added(None, {**value, "special": True}, where, overrides=False) for value in objects)
+    return tuple(_read_added_token(None, {**value, "special": True}, where, overrides=False) for value in objects)
 
 
-def _from_added_tokens(folder: Path, special: Collection[str | None]) -> tuple[Added, ...]:
+def _from_added_tokens(folder: Path, special: Collection[str | None]) -> tuple[DeclaredToken, ...]:
     """The tokens of `added_tokens.json`, {text: id}."""
     where = folder / "added_tokens.json"
     table = _optional_json(where)
     if not all(token and type(index) is int and index >= 0 for token, index in table.items()):
         raise TokenizerError(f"{where}: is not a table of token -> id")
     return tuple(
-        Added(token, index, normalized=token not in special, special=token in special, overrides=False)
+        DeclaredToken(token, index, normalized=token not in special, special=token in special, overrides=False)
         for token, index in table.items()
     )
 
 
-def _added(config: Mapping[str, Any], where: Path) -> tuple[Added, ...]:
-    table = _typed(config, "added_tokens_decoder", dict, where) or {}
+def _read_added(config: Mapping[str, Any], where: Path) -> tuple[DeclaredToken, ...]:
+    table = _read_typed(config, "added_tokens_decoder", dict, where) or {}
     try:
-        return tuple(_one_added(int(key), value, where) for key, value in table.items())
+        return tuple(_read_added_token(int(key), value, where) for key, value in table.items())
     except TokenizerError:
         raise
     except (ValueError, AttributeError):
         raise TokenizerError(f"{where}: added_tokens_decoder is not a table of id -> token") from None
 
 
-def _one_added(index: int | None, value: Any, where: Path, *, overrides: bool = True) -> Added:
+def _read_added_token(index: int | None, value: Any, where: Path, *, overrides: bool = True) -> DeclaredToken:
     text = _content(value.get("content"), f"added token {index}", where)
     if text is None:
         raise TokenizerError(f"{where}: added token {index} has no content")
-    return Added(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS}, overrides=overrides)
+    return DeclaredToken(text, index, **{flag: bool(value.get(flag, False)) for flag in FLAGS}, overrides=overrides)
 
 
 def _templates(folder: Path, config: Mapping[str, Any], where: Path) -> dict[str, str]:

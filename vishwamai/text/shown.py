@@ -48,42 +48,42 @@ def _probe(message: dict[str, Any], signs: Any) -> tuple[dict[str, Any], list[tu
     parts: list[tuple[str, str]] = []
     calls: list[str] = []
 
-    def signed(value: Any, sign: str) -> Any:
+    def sign_texts(value: Any, sign: str) -> Any:
         if isinstance(value, dict):
-            return {k: v if UNREAD.fullmatch(str(k)) else signed(v, sign) for k, v in value.items()}
+            return {k: v if UNREAD.fullmatch(str(k)) else sign_texts(v, sign) for k, v in value.items()}
         if isinstance(value, list):
-            return [signed(item, sign) for item in value]
+            return [sign_texts(item, sign) for item in value]
         if isinstance(value, bool | None) or not str(value).strip():
             return value
         return f"{sign}{value}{sign}"
 
-    def signed_part(part: dict[str, Any]) -> dict[str, Any]:
+    def sign_part(part: dict[str, Any]) -> dict[str, Any]:
         has_text = str(part.get("text") or "").strip()
-        probe = part | signed({"text": part["text"]} if has_text else part, sign := next(signs))
+        probe = part | sign_texts({"text": part["text"]} if has_text else part, sign := next(signs))
         if probe != part or part_type(part) != "text":
             parts.append((part_type(part), sign))
         return probe
 
-    def signed_name(name: Any) -> Any:
-        probe = signed(name, sign := next(signs))
+    def sign_name(name: Any) -> Any:
+        probe = sign_texts(name, sign := next(signs))
         if probe != name:
             calls.append(sign)
         return probe
 
     content = message.get("content")
     if isinstance(content, str):
-        content = signed_part({"text": content})["text"]
+        content = sign_part({"text": content})["text"]
     elif content is not None:
-        content = [signed_part(part) for part in content]
+        content = [sign_part(part) for part in content]
     changes = {} if content is None else {"content": content}
     if isinstance(asked := message.get("tool_calls"), list):
-        changes["tool_calls"] = [_signed_call(call, signed_name) for call in asked]
+        changes["tool_calls"] = [_signed_call(call, sign_name) for call in asked]
     return {**message, **changes}, parts, calls
 
 
-def _signed_call(call: Any, signed: Callable[[Any], Any]) -> Any:
+def _signed_call(call: Any, sign: Callable[[Any], Any]) -> Any:
     if not isinstance(call, dict):
         return call
     if isinstance(call.get("function"), dict):
-        return {**call, "function": _signed_call(call["function"], signed)}
-    return {**call, "name": signed(call["name"])} if "name" in call else call
+        return {**call, "function": _signed_call(call["function"], sign)}
+    return {**call, "name": sign(call["name"])} if "name" in call else call

@@ -6,7 +6,7 @@ It knows no files and encodes nothing.
 from tokenizers import AddedToken, Tokenizer, processors
 
 from vishwamai.errors import TokenizerError
-from vishwamai.text.settings import FLAGS, NAMED, Added, Settings
+from vishwamai.text.settings import FLAGS, NAMED, DeclaredToken, Settings
 
 
 def apply_settings(backend: Tokenizer, settings: Settings) -> Tokenizer:
@@ -16,11 +16,11 @@ def apply_settings(backend: Tokenizer, settings: Settings) -> Tokenizer:
     `TokenizerError` where an added token has another id in the vocabulary than in the settings.
     """
     _add_listed(backend, settings)
-    present, flags = _present(backend), {token.content: token for token in settings.added}
+    present, flags = _added_by_content(backend), {token.content: token for token in settings.added}
     # A token that is only listed as special, and that the backend has as plain text, stays so, as in transformers.
     lacking = [token for token in declared_tokens(settings) if token not in present]
     plain = [token for token in named_tokens(settings) if token in present and not present[token].special]
-    known = [present.get(token) or flags.get(token) or Added(token, None) for token in [*lacking, *plain]]
+    known = [present.get(token) or flags.get(token) or DeclaredToken(token, None) for token in [*lacking, *plain]]
     backend.add_special_tokens([_added_token(token, special=True) for token in known])
     if settings.add_bos is not None or settings.add_eos is not None:
         backend.post_processor = _around(backend, settings)
@@ -38,18 +38,18 @@ def declared_tokens(settings: Settings) -> list[str]:
     return list(dict.fromkeys([*named_tokens(settings), *settings.special_tokens]))
 
 
-def _present(backend: Tokenizer) -> dict[str, AddedToken]:
+def _added_by_content(backend: Tokenizer) -> dict[str, AddedToken]:
     return {token.content: token for token in backend.get_added_tokens_decoder().values()}
 
 
-def _added_token(token: Added | AddedToken, *, special: bool | None = None) -> AddedToken:
+def _added_token(token: DeclaredToken | AddedToken, *, special: bool | None = None) -> AddedToken:
     flags = {flag: getattr(token, flag) for flag in FLAGS}
     return AddedToken(token.content, **flags if special is None else flags | {"special": special})
 
 
 def _add_listed(backend: Tokenizer, settings: Settings) -> None:
     """Adds the tokens that have an id in the settings, and gives those present their flags; `special` is never lost."""
-    present = _present(backend)
+    present = _added_by_content(backend)
     listed = sorted((token for token in settings.added if token.id is not None), key=lambda token: token.id or 0)
     known = [(token, present.get(token.content)) for token in listed]
     new = [(token, old) for token, old in known if old is None or token.overrides]

@@ -117,7 +117,9 @@ class StopMatcher:
 
     def completes(self, text: str) -> bool:
         """Whether a stop string has matched, or would with this text; the text is not taken."""
-        return self.matched is not None or any(stop in self._seen_by(sees) + text for stop, sees in self._stop.items())
+        return self.matched is not None or any(
+            stop in self._visible_text(sees) + text for stop, sees in self._stop.items()
+        )
 
     def push(self, text: str, hidden: bool = False) -> str:
         """The text that is certainly not part of a stop string; nothing once one has matched."""
@@ -127,21 +129,21 @@ class StopMatcher:
         self._held += text
         ends = []
         for stop, sees in self._stop.items():
-            start = self._seen_by(sees).find(stop)
+            start = self._visible_text(sees).find(stop)
             if start >= 0:
                 ends.append((self._place(start + len(stop) - 1, sees), -len(stop), self._place(start, sees), stop))
         if ends:
             _, _, start, self.matched = min(ends)
-            given = self._give(start)
-            self._give(None)
+            given = self._release(start)
+            self._release(None)
             return given
-        return self._give(min((self._first_held(stop, sees) for stop, sees in self._stop.items()), default=None))
+        return self._release(min((self._first_held(stop, sees) for stop, sees in self._stop.items()), default=None))
 
     def finish(self) -> str:
         """What was held back, when no more text comes."""
-        return self._give(None)
+        return self._release(None)
 
-    def _seen_by(self, sees_hidden: bool) -> str:
+    def _visible_text(self, sees_hidden: bool) -> str:
         return self._held if sees_hidden else "".join(self._held[place] for place in self._shown)
 
     def _place(self, index: int, sees_hidden: bool) -> int:
@@ -150,11 +152,11 @@ class StopMatcher:
 
     def _first_held(self, stop: str, sees_hidden: bool) -> int:
         """Where what may be the beginning of a stop string begins."""
-        text = self._seen_by(sees_hidden)
+        text = self._visible_text(sees_hidden)
         overlap = _overlap(text, stop)
         return self._place(len(text) - overlap, sees_hidden) if overlap else len(self._held)
 
-    def _give(self, end: int | None) -> str:
+    def _release(self, end: int | None) -> str:
         """The text held up to a place, or all of it, without what is hidden; it is held no longer."""
         end = len(self._held) if end is None else end
         given = "".join(self._held[place] for place in self._shown if place < end)

@@ -14,16 +14,16 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vishwamai.errors import InputError, TokenizerError
-from vishwamai.files import replacing, write_whole
+from vishwamai.files import replace_files, write_atomic
 from vishwamai.text import bpe, plain
 from vishwamai.text.backend import backend_errors, check_backend, check_text, load_backend
 from vishwamai.text.batch import (
     BatchEncoding,
     Padding,
     Side,
-    batch_of,
     check_tensors,
-    limits,
+    length_limits,
+    make_batch,
     rows_of_ids,
     to_array,
     truncated_lengths,
@@ -143,9 +143,9 @@ class VishwamAITokenizer:
         with backend_errors(f"{folder}: the tokenizer could not be written"):
             text = self.backend.to_str(pretty=True)
         try:
-            with replacing(folder, last="tokenizer.json", obsolete=TOKENIZER_FILES) as staging:
+            with replace_files(folder, last="tokenizer.json", obsolete=TOKENIZER_FILES) as staging:
                 write_settings(staging, self.settings)
-                write_whole(staging / "tokenizer.json", [text.encode()])
+                write_atomic(staging / "tokenizer.json", [text.encode()])
         except OSError as error:
             raise TokenizerError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from None
 
@@ -193,10 +193,10 @@ class VishwamAITokenizer:
         `max_length` that would do neither is refused. `padding_side` is the tokenizer's own where None, else "right".
         """
         texts, seconds, is_batch = _texts_of(text, text_pair)
-        limit, cut = limits(padding, truncation, max_length, self.settings.max_length)
+        limit, cut = length_limits(padding, truncation, max_length, self.settings.max_length)
         found = [self._pair(a, b, add_special_tokens, cut) for a, b in zip(texts, seconds, strict=True)]
         with_types = self.settings.token_type_ids if return_token_type_ids is None else return_token_type_ids
-        batch = batch_of(
+        batch = make_batch(
             [encoding.ids for encoding in found],
             padding,
             limit,

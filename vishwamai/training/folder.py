@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vishwamai.checkpoint import has_checkpoints
-from vishwamai.config import differences, from_dict, load_json, to_dict
+from vishwamai.config import find_differences, from_dict, load_json, to_dict
 from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.files import locked, write_whole
+from vishwamai.files import lock_folder, write_atomic
 from vishwamai.parallel import hosts
 from vishwamai.training.config import RunConfig
 
@@ -36,7 +36,7 @@ def lock_run(folder: Path) -> Iterator[None]:
     if not hosts.is_first():
         yield
         return
-    with locked(folder) as is_ours:
+    with lock_folder(folder) as is_ours:
         if not is_ours:
             raise CheckpointError(f"{folder}: another run is at work in this folder; wait for it, or choose another")
         yield
@@ -57,18 +57,18 @@ def start_run(folder: Path, run: RunConfig, *, allow_changes: bool = False) -> N
         return
     if not has_begun and old != run and (folder / RUN).exists():
         shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
-    write_whole(folder / RUN, [json.dumps(to_dict(run), indent=2).encode() + b"\n"])
+    write_atomic(folder / RUN, [json.dumps(to_dict(run), indent=2).encode() + b"\n"])
 
 
 def find_changes(old: RunConfig, new: RunConfig) -> dict[str, str]:
     """What may not be another in a run that goes on, `old -> new` by its path."""
-    found = differences(old, new)
+    found = find_differences(old, new)
     if new.training.steps >= old.training.steps:
         found.pop("training.steps", None)
     return {path: change for path, change in found.items() if not any(f"{path}.".startswith(f"{f}.") for f in FREE)}
 
 
-def read(folder: Path) -> RunConfig:
+def read_run(folder: Path) -> RunConfig:
     """What the run in a folder is. Raises `ConfigError` where the folder holds none."""
     return from_dict(RunConfig, load_json(folder / RUN), str(folder / RUN))
 
@@ -78,7 +78,7 @@ def _stored_run(folder: Path, allow_changes: bool) -> RunConfig | None:
     if not (folder / RUN).exists():
         return None
     try:
-        return read(folder)
+        return read_run(folder)
     except ConfigError as error:
         if allow_changes or not has_checkpoints(folder / CHECKPOINTS):
             return None

@@ -44,7 +44,7 @@ class Optimizer:
 
 def schedule(o: Optimizer, steps: int):
     """The learning rate as a function of the step, for a run of `steps`."""
-    return _promoting(_curve(o, steps))
+    return _with_promotion(_curve(o, steps))
 
 
 def _curve(o: Optimizer, steps: int):
@@ -80,10 +80,10 @@ def optimizer(o: Optimizer, specs, steps: int) -> optax.GradientTransformationEx
         optax.add_decayed_weights(o.weight_decay, spec.decay_mask(specs)),
         optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), apply_rate),
     )
-    return optax.GradientTransformationExtraArgs(_promoting(rule.init), _promoting(rule.update))
+    return optax.GradientTransformationExtraArgs(_with_promotion(rule.init), _with_promotion(rule.update))
 
 
-def _promoting(function):
+def _with_promotion(function):
     """`function` where dtypes may promote: optax relies on it, and whoever calls may have set JAX to refuse it."""
 
     @functools.wraps(function)
@@ -94,7 +94,7 @@ def _promoting(function):
     return call
 
 
-def clip(grads, norm: jax.Array, limit: float):
+def clip_gradients(grads, norm: jax.Array, limit: float):
     """The gradients, shortened to `limit` where their global norm is longer."""
     shrink = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
     return jax.tree.map(lambda g: g * shrink.astype(g.dtype), grads)

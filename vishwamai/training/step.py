@@ -25,7 +25,7 @@ from vishwamai.ops import attention, moe
 from vishwamai.ops.losses import chunked_cross_entropy
 from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
 from vishwamai.training.adapter import Adapter, full_weights, trained_specs
-from vishwamai.training.optim import Optimizer, clip, optimizer, schedule
+from vishwamai.training.optim import Optimizer, clip_gradients, optimizer, schedule
 from vishwamai.weights import lora
 from vishwamai.weights.spec import pytree
 
@@ -86,18 +86,18 @@ def init_state(
     cfg: ModelConfig, o: Optimizer, steps: int, key: Array, sharding: Sharding = SINGLE, adapter: Adapter | None = None
 ) -> TrainState:
     """A fresh state, its float32 weights and moments laid out by `sharding`."""
-    return state_of(init_sharded(trained_specs(cfg, adapter), key, sharding), cfg, o, steps, adapter)
+    return make_state(init_sharded(trained_specs(cfg, adapter), key, sharding), cfg, o, steps, adapter)
 
 
-def state_of(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
+def make_state(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
     """A fresh state around given weights; the moments are laid out like them."""
-    opt_state = _begin(o, cfg, adapter, steps)(weights)
+    opt_state = _compile_init(o, cfg, adapter, steps)(weights)
     zero = jnp.zeros((), jnp.int32)
-    return _placed(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
+    return _lay_out_state(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
 
 
 @lru_cache(maxsize=16)
-def _begin(o: Optimizer, cfg: ModelConfig, adapter: Adapter | None, steps: int):
+def _compile_init(o: Optimizer, cfg: ModelConfig, adapter: Adapter | None, steps: int):
     return jax.jit(optimizer(o, trained_specs(cfg, adapter), steps).init)
 
 
@@ -119,7 +119,7 @@ def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding:
     return Sums(loss=loss, nll=sums.nll, correct=sums.correct, load=routers.load)
 
 
-def gradients(
+def compute_gradients(
     weights, batch, cfg: ModelConfig, s: StepConfig, sharding: Sharding = SINGLE, base=None
 ) -> tuple[Sums, object]:
     """(sums, gradients) of a batch, computed `s.accumulate` rows' parts at a time."""
@@ -154,10 +154,12 @@ def train_step(
     A batch whose loss or gradient is not finite, or after which a weight or a moment would not be, changes nothing but
     the counts. The learning rate follows the batches seen, skipped ones too, so the schedule reaches its end.
     """
-    sums, grads = gradients(state.weights, batch, cfg, s, sharding, base)
+    sums, grads = compute_gradients(state.weights, batch, cfg, s, sharding, base)
     norm = optax.tree.norm(grads)
     rule = optimizer(o, trained_specs(cfg, s.adapter), steps)
-    updates, opt_state = rule.update(clip(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step)
+    updates, opt_state = rule.update(
+        clip_gradients(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step
+    )
     after = optax.apply_updates(state.weights, updates), opt_state
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite(after)
     keep = partial(jnp.where, finite)
@@ -209,7 +211,7 @@ def compiled_evaluation(cfg: ModelConfig, s: StepConfig, sharding: Sharding = SI
     return jax.jit(partial(evaluate_sums, cfg=cfg, s=s, sharding=sharding))
 
 
-def _placed(state: TrainState) -> TrainState:
+def _lay_out_state(state: TrainState) -> TrainState:
     """The moments where their weights are, and the counts on every device; XLA would leave fresh zeros anywhere."""
     treedef, one = jax.tree.structure(state.weights), jax.tree.leaves(state.weights)[0].sharding
     if not isinstance(one, NamedSharding):

@@ -18,19 +18,19 @@ import numpy as np
 
 from vishwamai.checkpoint import Checkpoints
 from vishwamai.data import corpus
-from vishwamai.data.loader import BudgetBatches, PackedBatches, own_lines, prefetch
+from vishwamai.data.loader import BudgetBatches, PackedBatches, prefetch, select_own_lines
 from vishwamai.data.packing import Batch, Samples
 from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.models import cost, transformer
 from vishwamai.monitor.display import show_progress
-from vishwamai.monitor.metrics import Metrics, Sink, draw, jsonl, read, utilisation
+from vishwamai.monitor.metrics import Metrics, Sink, jsonl, read_jsonl, try_draw, utilisation
 from vishwamai.parallel import hosts
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.progress import Progress, silent
 from vishwamai.training import folder as run_folder
 from vishwamai.training.config import RunConfig
-from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, state_of
+from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, make_state
 from vishwamai.weights import spec
 
 HOPELESS = 10  # batches
@@ -98,9 +98,9 @@ def train(
                 state = loop.go(state, batches, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
             finally:
                 loop.saved.close()  # which waits for what is being written
-        history = read(folder / METRICS) if (folder / METRICS).exists() else []
+        history = read_jsonl(folder / METRICS) if (folder / METRICS).exists() else []
         if hosts.is_first() and history:
-            draw(history, folder / "loss.png")
+            try_draw(history, folder / "loss.png")
     step, losses = int(state.step), {name: h[name] for h in history for name in ("loss", "eval_loss") if name in h}
     losses = {name: math.nan if loss is None else loss for name, loss in losses.items()}
     return Result(
@@ -118,7 +118,7 @@ def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
         state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     else:
         _check_start(start, run)
-        state = state_of(start, run.model, t.optimizer, t.steps)
+        state = make_state(start, run.model, t.optimizer, t.steps)
     saved = Checkpoints(folder / run_folder.CHECKPOINTS, keep=run.logging.keep)
     data = corpus.digests(t.data, tokenizer)
     if (found := saved.restore(state)) is not None:
@@ -147,7 +147,7 @@ def load_newest(folder: Path) -> tuple[RunConfig, Result]:
 
     Raises `ConfigError` where the folder holds no run, and `CheckpointError` where it has no checkpoint to use.
     """
-    run = run_folder.read(folder)
+    run = run_folder.read_run(folder)
     if run.model is None or run.training.adapter is not None:
         raise ConfigError(
             f"{folder}: this run trains an adapter, which is no model; `vishwamai merge {folder / 'adapter'} TO` "
@@ -179,7 +179,7 @@ class _Loop:
         position, numbers = batches.state, {}
 
         def note() -> None:
-            self.log.log(number, {**_floats(numbers), **pace.read()})
+            self.log.log(number, {**_floats(numbers), **pace.rates()})
             health.check(number, int(numbers["skipped"]))
 
         for batch, after in prefetch(batches):
@@ -249,7 +249,7 @@ class _Pace:
     def restart(self) -> None:
         self._began, self._tokens, self._flops = time.monotonic(), 0, 0
 
-    def read(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         """The caller has just waited for the device, so the time that passed is the time that the steps took."""
         seconds, tokens, flops = time.monotonic() - self._began, self._tokens, self._flops
         self.restart()
@@ -267,7 +267,7 @@ def put_batch(batch: Batch, sharding: Sharding) -> Batch:
     """The batch on the devices: each process gives its own lines."""
     if sharding.mesh is None:
         return Batch(*map(jax.numpy.asarray, batch))
-    mine, layout = own_lines(batch), sharding.named("batch", "seq", shape=batch.tokens.shape)
+    mine, layout = select_own_lines(batch), sharding.named("batch", "seq", shape=batch.tokens.shape)
     pairs = zip(mine, batch, strict=True)
     return Batch(*(jax.make_array_from_process_local_data(layout, own, whole.shape) for own, whole in pairs))
 

@@ -82,7 +82,7 @@ def is_low_rank(x) -> bool:
 @contract.register
 def _(w: LowRank, eqn: str, x: Array, preferred_element_type) -> Array:
     out = contract(w.base, eqn, x, preferred_element_type)
-    down, up = steps(eqn)
+    down, up = split_equation(eqn)
     for pair in w.pairs:
         out = out + contract(pair.scaled, up, contract(pair.a, down, x, None), preferred_element_type)
     return out
@@ -125,7 +125,7 @@ def _(w: LowRank, axes: tuple[str | None, ...]):
 
 
 @functools.cache
-def steps(eqn: str) -> tuple[str, str]:
+def split_equation(eqn: str) -> tuple[str, str]:
     """The equations of the two thin matmuls: `BTD,DNH->BTNH` is `BTD,Dr->BTr`, then `BTr,rNH->BTNH`."""
     inputs, out = eqn.split("->")
     x, w = inputs.split(",")
@@ -171,13 +171,13 @@ def pair_specs(param: Param, rank: int, scale: float = 1.0) -> Pair:
     outputs = axes[len(stacked) + len(inputs) :]
     thin = (rank, "low_rank")
 
-    def declared(parts: Sequence[tuple[int, str | None]], **how) -> Param:
+    def declare(parts: Sequence[tuple[int, str | None]], **how) -> Param:
         return Param(tuple(n for n, _ in parts), tuple(axis for _, axis in parts), **how)
 
     return Pair(
-        a=declared([*stacked, *inputs, thin], contract=tuple(axis for _, axis in inputs)),
-        b=declared([*stacked, thin, *outputs], contract=("low_rank",), gain=0.0),
-        scale=declared(stacked, value=scale),
+        a=declare([*stacked, *inputs, thin], contract=tuple(axis for _, axis in inputs)),
+        b=declare([*stacked, thin, *outputs], contract=("low_rank",), gain=0.0),
+        scale=declare(stacked, value=scale),
     )
 
 
@@ -192,10 +192,10 @@ def attach(weights, adapters: Sequence[Adapter]):
     named = [(spec.path_name(path), w) for path, w in leaves]
     if missing := paths - {name for name, _ in named}:
         raise InputError(f"an adapter changes {min(missing)}, which these weights do not have; it is of another model")
-    return treedef.unflatten(_attached(name, w, [a[name] for a in adapters if name in a]) for name, w in named)
+    return treedef.unflatten(_attach_one(name, w, [a[name] for a in adapters if name in a]) for name, w in named)
 
 
-def _attached(name: str, w, changes: Sequence[Pair | FullWeight]):
+def _attach_one(name: str, w, changes: Sequence[Pair | FullWeight]):
     """One weight with what the adapters have for it."""
     whole = [change.w for change in changes if isinstance(change, FullWeight)]
     if len(whole) > 1:
@@ -229,12 +229,12 @@ def select(adapters: Mapping[str, Adapter], names: str | Sequence[str] | Mapping
             raise InputError(f"there is no adapter {name!r}; loaded are {', '.join(adapters) or 'none'}")
     weights = names if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
     return [
-        _weighed(adapters[name], check_number(f"the weight of adapter {name!r}", weight))
+        _weigh(adapters[name], check_number(f"the weight of adapter {name!r}", weight))
         for name, weight in weights.items()
     ]
 
 
-def _weighed(adapter: Adapter, weight: float) -> Adapter:
+def _weigh(adapter: Adapter, weight: float) -> Adapter:
     def scaled(scale: Array) -> Array:
         return jax.device_put(scale * weight, scale.sharding)
 

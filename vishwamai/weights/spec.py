@@ -92,7 +92,7 @@ def named(specs) -> list[tuple[str, Param]]:
     return [(path_name(path), p) for path, p in jax.tree.leaves_with_path(specs, is_leaf=is_param)]
 
 
-def count(specs) -> int:
+def n_parameters(specs) -> int:
     """How many numbers the tree holds."""
     return sum(math.prod(p.shape) for p in leaves(specs))
 

@@ -6,7 +6,7 @@ from vishwamai.errors import InputError
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import Budget
-from vishwamai.reasoning.model import join_prompt, pieces
+from vishwamai.reasoning.model import join_prompt, split_prompt
 from vishwamai.reasoning.scripted import Scripted
 from vishwamai.reasoning.task import Verdict
 from vishwamai.reasoning.tasks.text import FreeText
@@ -75,7 +75,7 @@ def test_a_zero_shot_prompt_says_how_to_answer():
     rule, asked = FreeText(steps_marker="", answer_marker="So:", cue="").prompt(QUESTION)
     assert asked == f"Question: {QUESTION}\n" and '"So: ..."' in rule and "1:" not in rule
     assert FreeText(instruction="").prompt(QUESTION)[0] == ""
-    assert len(pieces(FreeText(instruction="").prompt(QUESTION))) == 1
+    assert len(split_prompt(FreeText(instruction="").prompt(QUESTION))) == 1
 
 
 def test_a_direct_prompt_shows_answers_without_steps():
