@@ -71,7 +71,7 @@ def nothing_loads(monkeypatch):
         (trainer, "train"),
     ):
         monkeypatch.setattr(owner, name, loads)
-    monkeypatch.setattr("vishwamai.cli.inspect._inspected", loads)
+    monkeypatch.setattr("vishwamai.cli.inspect._inspect", loads)
     monkeypatch.setattr("vishwamai.hub.resolve", loads)
 
 
