@@ -16,7 +16,7 @@ from vishwamai.text.tokenizer import VishwamAITokenizer
 
 def test_paragraphs_of_a_text_come_once_a_pass_in_another_order(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(20)))
-    row, again = (sources.shuffle(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
+    row, again = (sources.shuffle_rows(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
     first, second = [row(i).text for i in range(20)], [row(i).text for i in range(20, 40)]
     assert sorted(first) == sorted(second) == sorted(f"paragraph {i}" for i in range(20))
     assert first != second and first == [again(i).text for i in range(20)]
@@ -178,7 +178,7 @@ def _numbered(name, n=None):
     """Row number i of an endless source says its number; one of `n` rows is shuffled anew in each pass."""
     if n is None:
         return lambda i: Row(((f"{name}{i}", 1.0),))
-    return sources.shuffle([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
+    return sources.shuffle_rows([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
 
 
 def test_a_mixture_draws_by_weight():

@@ -148,7 +148,7 @@ def test_the_value_is_read_from_the_likeliest_tokens():
 def test_answers_are_composed_and_right():
     rng = random.Random(3)
     for state, target in random_puzzles(150, seed=1):
-        given = countdown.shuffle(state, rng)
+        given = countdown.shuffle_numbers(state, rng)
         problem = f"{target} from {' '.join(map(str, given))}"
         here, steps = TASK.read(problem), []
         for move in countdown.draw_solution(state, target, rng):

@@ -289,11 +289,11 @@ def test_values_agree_with_pythons_own():
                 wanted = eval(text)  # of numbers made here
             except ZeroDivisionError:
                 with pytest.raises(ZeroDivisionError):
-                    exact.number(text)
+                    exact.evaluate_number(text)
             else:
-                assert exact.number(text) == wanted
+                assert exact.evaluate_number(text) == wanted
     with pytest.raises(DataError, match="true or false"):
-        exact.number("1 == 1")
+        exact.evaluate_number("1 == 1")
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _source_rows(source: Source, seed: int, split: str) -> sources.Rows:
         return sources.from_generated(source.name, seed, split)
     read = sources.from_text if source.kind == "text" else sources.from_jsonl
     parts = sources.split_rows(read(source.name), source.held_out)
-    return sources.shuffle(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
+    return sources.shuffle_rows(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
 
 
 def tokenizer(data: Data, vocab_size: int, folder: Path) -> VishwamAITokenizer:

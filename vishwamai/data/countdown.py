@@ -112,7 +112,7 @@ def steps_row(state: State, target: int, rng: random.Random) -> Row:
     The choice of a bad step is not in the loss, only what follows from it.
     """
     path = draw_solution(state, target, rng)
-    spans, here = [(prompt(shuffle(state, rng), target), 0.0)], state
+    spans, here = [(prompt(shuffle_numbers(state, rng), target), 0.0)], state
     for move in path:
         for bad in _bad_moves(here, target, rng):
             asked, told = step_text(bad, target)
@@ -128,7 +128,7 @@ def _bad_moves(state: State, target: int, rng: random.Random) -> list[Move]:
     return rng.sample(bad, min(wanted, len(bad)))
 
 
-def shuffle(state: State, rng: random.Random) -> State:
+def shuffle_numbers(state: State, rng: random.Random) -> State:
     """The numbers in a random order."""
     return tuple(rng.sample(state, len(state)))
 
@@ -229,5 +229,5 @@ def held_out() -> list[Problem]:
     for state, target in held_out_puzzles():
         judge = functools.partial(grade, state, target)
         example = steps_row(state, target, rng)
-        found.append(Problem(prompt(shuffle(state, rng), target), judge, "countdown", example.completion))
+        found.append(Problem(prompt(shuffle_numbers(state, rng), target), judge, "countdown", example.completion))
     return found

@@ -10,7 +10,7 @@ import random
 from importlib import resources
 
 from vishwamai.data import countdown
-from vishwamai.data.countdown import Move, State, draw_solution, shuffle, steps_row
+from vishwamai.data.countdown import Move, State, draw_solution, shuffle_numbers, steps_row
 from vishwamai.data.rows import Problem, Row
 
 TARGET = 24
@@ -68,7 +68,7 @@ def row(rng: random.Random, split: str = "train") -> Row:
 
 def at_once_row(state: State, rng: random.Random) -> Row:
     """The expression without steps."""
-    asked = prompt(shuffle(state, rng), at_once=True)
+    asked = prompt(shuffle_numbers(state, rng), at_once=True)
     return Row(((asked, 0.0), (countdown.answer(state, draw_solution(state, TARGET, rng)), 1.0)))
 
 

@@ -63,7 +63,7 @@ def split_rows(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list
     return parts
 
 
-def shuffle(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
+def shuffle_rows(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
     """Row number i of endless passes over `rows`, each in its own order."""
     if not rows:
         raise DataError(f"{name} holds no rows")

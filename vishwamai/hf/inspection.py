@@ -103,7 +103,7 @@ def inspect_model(cfg: ModelConfig, *, batch: int = 1, length: int | None = None
         model_type="a configuration",
         switches=switches(cfg),
         layers=describe_layers(cfg),
-        parameters=count_parameters(cfg),
+        parameters=parameter_table(cfg),
         memory={
             "weights": weight_bytes(cfg),
             f"cache, {batch} x {length:,}": {
@@ -144,7 +144,7 @@ def describe_layers(cfg: ModelConfig) -> list[str]:
     return [f"{stack.repeats} x ({', '.join(map(in_words, stack.pattern))})" for stack in cfg.stacks]
 
 
-def count_parameters(cfg: ModelConfig) -> dict[str, int]:
+def parameter_table(cfg: ModelConfig) -> dict[str, int]:
     """Returns the numbers of parameters by part, in total, and active for a token."""
     parts: dict[str, int] = {}
     for path, param in spec.named(transformer.specs(cfg)):

@@ -20,7 +20,7 @@ LETTERS = re.compile(r"[-0-9 .+*/%()<>=!andort]*")  # those of numbers, operator
 GLUED = re.compile(r"[0-9.][a-z]")  # "1or 2", 0o12: Python warns of the one and reads the other in another base
 
 
-def number(text: str) -> Fraction:
+def evaluate_number(text: str) -> Fraction:
     """The value of an expression that is a number.
 
     Raises `DataError` for what is no such expression or too large, `ZeroDivisionError` where it divides by zero.

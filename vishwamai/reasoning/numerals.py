@@ -118,7 +118,7 @@ def parse_number(text: str) -> Fraction | None:
     written = THOUSANDS.sub(lambda found: re.sub("[ ,]", "", found[0]), written)
     written = re.sub("(?<![0-9.])0+(?=[0-9])", "", written)  # 018
     try:
-        found = exact.number(expand(written).replace("^", "**"))
+        found = exact.evaluate_number(expand(written).replace("^", "**"))
     except (DataError, ZeroDivisionError):
         return None
     words = match["unit"].split()

@@ -87,7 +87,7 @@ class Equation(NamedTuple):
         rounding = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0) for decimals in places)
         is_printed = re.search(r"\.[0-9]{9}", f"{self.lhs} {self.rhs}") is not None
         for percent in (r"(\1/100)", r"\1"):
-            left, right = (exact.number(re.sub("([0-9.]+)%", percent, side)) for side in (self.lhs, self.rhs))
+            left, right = (exact.evaluate_number(re.sub("([0-9.]+)%", percent, side)) for side in (self.lhs, self.rhs))
             for scaled in (right, right * self.scale):
                 noise = max(abs(left), abs(scaled)) / 10**9 if is_printed else 0
                 if abs(left - scaled) <= max(rounding, noise):

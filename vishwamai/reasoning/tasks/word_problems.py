@@ -92,6 +92,6 @@ def _right_answer(problem: str) -> Fraction | None:
     """The right answer, where a program can tell."""
     found, steps = _parse_sum(problem), word_problems.steps_of(problem.strip())
     try:
-        return Fraction(steps[-1].result) if steps else exact.number(found) if found else None
+        return Fraction(steps[-1].result) if steps else exact.evaluate_number(found) if found else None
     except (DataError, ZeroDivisionError):
         return None
