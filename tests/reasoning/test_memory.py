@@ -66,7 +66,7 @@ class Plain:
 
 def one_step(rng: random.Random, memory: ThoughtMemory, plain: Plain) -> None:
     known = [row[0] for row in plain.rows]
-    match rng.choice(["add"] * 5 + ["recall", "context", "promote", "forget"] + ["note", "value"] * 3):
+    match rng.choice(["add"] * 5 + ["recall", "promote", "forget"] + ["note", "value"] * 3):
         case "add":
             text = f"{rng.randint(1, 40)} " + "x" * rng.choice([1, 1, 10, 30])
             priority = rng.choice([-1.5, 0, 0, 0, 0, 1, 2, 7, *[math.inf] * (rng.random() < 0.2)])
@@ -80,15 +80,10 @@ def one_step(rng: random.Random, memory: ThoughtMemory, plain: Plain) -> None:
             number, text, _ = rng.choice(plain.rows)
             assert [(e.id, e.similarity) for e in memory.recall(text, 1)] == [(number, 1)]
             plain.use(number)
-        case "context" if known:
-            text = rng.choice(plain.rows)[1]
-            said = memory.context(text, rng.choice([0, 30, 80])).split("\n")
-            for line in reversed(said):
-                [plain.use(row[0]) for row in list(plain.rows) if row[1] == line]
         case "promote" if known:
-            number, by = rng.choice(known), rng.choice([1, -1, 0.5, *[math.inf] * (rng.random() < 0.05)])
-            memory.promote(number, by)
-            next(row for row in plain.rows if row[0] == number)[2] += by
+            number, text, priority = rng.choice(plain.rows)
+            higher = priority + rng.choice([1, 0, 0.5, *[math.inf] * (rng.random() < 0.05)])
+            assert memory.add(text, priority=higher) == plain.add(text, higher) == number
         case "forget" if known and rng.random() < 0.4:
             pinned = [row[0] for row in plain.rows if row[2] == math.inf]
             number = rng.choice(pinned or known)
@@ -213,30 +208,13 @@ def test_recall_is_of_a_task_and_a_kind_where_they_are_named(memory):
     assert len(memory.recall("x", 9)) == 6
     assert {e.kind for e in memory.recall("x", 9, task="t/1")} == {"thought", "step"}
     assert [(e.kind, e.task) for e in memory.recall("x", 9, task="t/2", kind="step")] == [("step", "t/2")]
-    assert memory.recall("x", 9, task="t/3") == [] and memory.context("x", 99, kind="other") == ""
-
-
-def test_context_is_the_most_useful_that_fits(memory):
-    memory.add("check the sum", priority=math.inf)
-    memory.add("4 * 6 is the end", problem="4 4 6 8")
-    memory.add("1 + 2 is the end", problem="1 2 3 4")
-    memory.add("never give up", priority=1)
-    memory.add("zzz qqq")
-    memory.add("x" * 50, problem="4 4 6 8")
-    lines = ["check the sum", "x" * 50, "4 * 6 is the end", "1 + 2 is the end", "never give up"]
-    assert memory.context("4 4 6 8", 1000).split("\n") == lines
-    assert memory.context("4 4 6 8", sum(map(len, lines)) + 4).split("\n") == lines
-    assert memory.context("4 4 6 8", 60).split("\n") == ["check the sum", "4 * 6 is the end", "1 + 2 is the end"]
-    for most in range(120):
-        assert len(memory.context("4 4 6 8", most)) <= most
-    memory.add("check the sum", kind="other")
-    assert memory.context("check the sum", 20) == "check the sum"
+    assert memory.recall("x", 9, task="t/3") == memory.recall("x", 9, kind="other") == []
 
 
 def test_pinned_entries_stay(memory):
     with ThoughtMemory(max_entries=2) as small:
         first, second = small.add("a", priority=math.inf), small.add("b")
-        small.promote(second, math.inf)
+        assert small.add("b", priority=math.inf) == second
         with pytest.raises(InputError, match="pinned entries alone hold 2 of 2 entries; forget one of them"):
             small.add("c", priority=5)
         small.forget(first)
@@ -275,10 +253,8 @@ def test_lower_bounds_hold_at_once(tmp_path):
         (lambda m: m.add("a", score=math.inf), "score is inf"),
         (lambda m: m.recall(" "), "the text is ' '"),
         (lambda m: m.recall("a", -1), "n is -1"),
-        (lambda m: m.context("", 10), "the problem is ''"),
-        (lambda m: m.context("a", -1), "max_chars is -1"),
-        (lambda m: m.promote(7, 1), "no entry 7; it may have been evicted"),
-        (lambda m: m.promote(1 << 80, 1), "no entry"),
+        (lambda m: m.forget(7), "no entry 7; it may have been evicted"),
+        (lambda m: m.forget(1 << 80), "no entry"),
         (lambda m: m.forget(None), "no entry None"),
         (lambda m: m.value("", "t", 1), "the identity is ''"),
         (lambda m: m.note_value("m", "", 1, 1.0), "the task is ''"),
@@ -292,25 +268,6 @@ def test_what_makes_no_sense_is_refused(memory, call, said):
     with pytest.raises(InputError, match=said):
         call(memory)
     assert len(memory) == 0 and memory
-
-
-def test_an_embedding_decides_what_is_alike_and_is_asked_for_each_text_once():
-    asked = []
-
-    def embed(texts):
-        asked.extend(texts)
-        return np.array([[text.count("a"), text.count("b")] for text in texts])
-
-    with ThoughtMemory(embed=embed) as memory:
-        texts = ["a" * i + "b" * (200 - i) for i in range(200)]
-        for text in texts:
-            memory.add(text)
-        memory.add("c", task="t")
-        memory.recall("a")
-        assert memory.recall("b", 9, task="t")[0].similarity == 0
-        assert [e.text for e in memory.recall("a", 2)] == [texts[199], texts[198]]
-        assert [e.text for e in memory.recall("b", 2)] == [texts[0], texts[1]]
-        assert sorted(asked) == sorted([*texts, "a", "b", "c"])
 
 
 def test_threads_share_a_memory(tmp_path):
@@ -337,7 +294,7 @@ from vishwamai.reasoning.memory import ThoughtMemory, state_key
 with ThoughtMemory() as memory:
     for i in range(60):
         memory.add(f"{i % 7} + {i % 5} = {i % 11} thought", problem=str(i), priority=i % 3)
-    print([(e.id, e.similarity) for e in memory.recall("3 + 4 = 7", 60)], memory.context("2 + 2", 300))
+    print([(e.id, e.similarity) for e in memory.recall("3 + 4 = 7", 60)])
     print(state_key(frozenset("abcdef")))
 """
 
@@ -345,4 +302,4 @@ with ThoughtMemory() as memory:
 def test_recall_is_the_same_in_every_process():
     runs = [begin(RECALL, PYTHONHASHSEED=seed) for seed in ("0", "1", "2")]
     said = [run.communicate(timeout=60)[0] for run in runs]
-    assert len(said[0]) > 1000 and said[0] == said[1] == said[2]
+    assert said[0].count("(") == 60 and said[0] == said[1] == said[2]

@@ -11,14 +11,14 @@ import json
 import math
 import numbers
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
-from vishwamai.reasoning.likeness import Embed, Likeness
+from vishwamai.reasoning.likeness import likeness
 from vishwamai.reasoning.store import Store
 
 MAX_INTEGER = (1 << 62) - 1  # that the file can hold
@@ -58,7 +58,7 @@ LEAST_ENTRY = "SELECT id, bytes FROM entry WHERE priority < :most ORDER BY prior
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A thought that is remembered; `similarity`, -1 to 1, is to what was asked for, and None where nothing was."""
+    """A thought that is remembered; `similarity`, 0 to 1, is to what was asked for, and None where nothing was."""
 
     id: int
     text: str
@@ -74,9 +74,8 @@ class ThoughtMemory:
     """A memory in RAM, or in the file `path`, which is made where there is none.
 
     Bounds: `max_entries` thoughts, `max_bytes` of their texts and problems in UTF-8, `max_values` states. They stand in
-    the file; None is what it has, and for a new one 10 000, 16 MiB and a million. `embed` gives the vectors that texts
-    are compared by, [texts, width]; without it they are compared by their words. Raises `DataError` for a file that is
-    damaged, not a memory, or out of reach. A memory may be used from several threads.
+    the file; None is what it has, and for a new one 10 000, 16 MiB and a million. Raises `DataError` for a file
+    that is damaged, not a memory, or out of reach. A memory may be used from several threads.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class ThoughtMemory:
         max_entries: int | None = None,
         max_bytes: int | None = None,
         max_values: int | None = None,
-        embed: Embed | None = None,
     ):
         bounds = {"max_entries": max_entries, "max_bytes": max_bytes, "max_values": max_values}
         bounds = {name: check_whole(name, most, 1, MAX_INTEGER, optional=True) for name, most in bounds.items()}
@@ -98,7 +96,6 @@ class ThoughtMemory:
             _evict_entries(db)
             _evict_values(db)
 
-        self._likeness = Likeness(embed)
         self._store = Store(path, SCHEMA, apply_bounds)
 
     def value(self, identity: str, task: str, state: Hashable) -> float | None:
@@ -137,7 +134,7 @@ class ThoughtMemory:
         words = {"text": _check_text("text", text), "kind": _check_text("kind", kind), "problem": problem, "task": task}
         sizes = {name: _count_bytes(name, word) for name, word in words.items()}
         entry = words | {
-            "priority": _check_priority("priority", priority),
+            "priority": priority if priority == math.inf else check_number("priority", priority),
             "score": None if score is None else check_number("score", score),
             "same": hashlib.blake2b(json.dumps(list(words.values())).encode(), digest_size=16).digest(),
             "bytes": sizes["text"] + sizes["problem"],
@@ -154,37 +151,25 @@ class ThoughtMemory:
 
         Only those of a task and a kind, where these are named. To be recalled is to be used.
         """
-        n = check_whole("n", n, 0)
+        n, text = check_whole("n", n, 0), _check_text("text", text)
         with self._store.lock:
-            likest = self._rank(_check_text("text", text), lambda e: (e.text,), task, kind)[:n]
-            self._touch([entry for entry, _ in likest])
-        return [dataclasses.replace(entry, similarity=similarity) for entry, similarity in likest]
-
-    def context(self, problem: str, max_chars: int, *, task: str | None = None, kind: str | None = None) -> str:
-        """Thoughts for a prompt, one after another on lines of their own, in at most `max_chars` characters.
-
-        Pinned ones first, then the likest to the problem, by their own words or by those of their problem; one that is
-        not alike stands there for a priority above 0 only. What does not fit is left out whole.
-        """
-        left = check_whole("max_chars", max_chars, 0) + 1  # the last line needs no end
-        chosen: dict[str, Entry] = {}
-        with self._store.lock:
-            ranked = self._rank(_check_text("problem", problem), lambda e: (e.text, e.problem or e.text), task, kind)
-            for entry, similarity in sorted(ranked, key=lambda pair: pair[0].priority != math.inf):
-                is_useful = entry.priority > 0 or similarity > 0
-                if is_useful and len(entry.text) < left and entry.text not in chosen:
-                    chosen[entry.text] = entry
-                    left -= len(entry.text) + 1
-            self._touch(list(chosen.values()))
-        return "\n".join(chosen)
-
-    def promote(self, id: int, by: float) -> None:
-        """Raises an entry's priority, or lowers it; infinity pins it. Raises `InputError` for an entry not there."""
-        self._change("UPDATE entry SET priority = priority + :by", id, by=_check_priority("by", by))
+            entries = [e for e in self.entries() if task in (None, e.task) and kind in (None, e.kind)]
+            similarities = likeness(text, [e.text for e in entries]).tolist()
+            found = [dataclasses.replace(e, similarity=s) for e, s in zip(entries, similarities, strict=True)]
+            found = sorted(found, key=lambda e: (e.similarity, e.priority, e.id), reverse=True)[:n]
+            if found:
+                with self._store.transaction() as db:
+                    [(last,)] = db.execute("SELECT max(used) FROM entry")
+                    used = [(last + i, entry.id) for i, entry in enumerate(reversed(found), 1)]  # the likest is latest
+                    db.executemany("UPDATE entry SET used = ? WHERE id = ?", used)
+        return found
 
     def forget(self, id: int) -> None:
         """Takes an entry out, a pinned one too. Raises `InputError` for an entry not there."""
-        self._change("DELETE FROM entry", id)
+        is_id = isinstance(id, int) and 0 < id <= MAX_INTEGER
+        with self._store.transaction() as db:
+            if not is_id or not db.execute("DELETE FROM entry WHERE id = ?", (id,)).rowcount:
+                raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
 
     def entries(self) -> list[Entry]:
         """All entries, the one that would be evicted last first. To be listed is not to be used."""
@@ -207,34 +192,6 @@ class ThoughtMemory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _rank(
-        self, text: str, words: Callable[[Entry], tuple[str, ...]], task: str | None, kind: str | None
-    ) -> list[tuple[Entry, float]]:
-        """Entries by their likeness to a text, and this likeness: that of the likest of each entry's `words`."""
-        known = self.entries()
-        entries = [e for e in known if task in (None, e.task) and kind in (None, e.kind)]
-        if not entries:
-            return []
-        similar = self._likeness.of(text, [word for e in entries for word in words(e)])
-        self._likeness.keep([word for e in known for word in words(e)])
-        likest = similar.reshape(len(entries), -1).max(axis=1).tolist()
-        ranked = zip(entries, likest, strict=True)
-        return sorted(ranked, key=lambda pair: (pair[1], pair[0].priority, pair[0].id), reverse=True)
-
-    def _touch(self, entries: list[Entry]) -> None:
-        """Notes that entries were used, the first of them last."""
-        if entries:
-            with self._store.transaction() as db:
-                [(last,)] = db.execute("SELECT coalesce(max(used), 0) FROM entry")
-                used = [(last + i, entry.id) for i, entry in enumerate(reversed(entries), 1)]
-                db.executemany("UPDATE entry SET used = ? WHERE id = ?", used)
-
-    def _change(self, statement: str, id: int, **values: float) -> None:
-        is_id = isinstance(id, int) and 0 < id <= MAX_INTEGER
-        with self._store.transaction() as db:
-            if not is_id or not db.execute(f"{statement} WHERE id = :id", {"id": id, **values}).rowcount:
-                raise InputError(f"the memory has no entry {id!r}; it may have been evicted")
 
 
 def _evict_entries(db: sqlite3.Connection, count: int = 0, size: int = 0) -> None:
@@ -305,7 +262,3 @@ def _count_bytes(name: str, text: str | None) -> int:
         return 0 if text is None else len(text.encode())
     except (AttributeError, UnicodeEncodeError):
         raise InputError(f"the {name} {text!r} is no text, or has half of a surrogate pair: nothing to keep") from None
-
-
-def _check_priority(name: str, value: float) -> float:
-    return math.inf if isinstance(value, numbers.Real) and value == math.inf else check_number(name, value)
