@@ -1,7 +1,6 @@
 """Answers are found where they stand, equal as numbers are equal, and a vote counts what is equal."""
 
 import json
-import math
 import random
 from collections import Counter
 from fractions import Fraction
@@ -9,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vishwamai.errors import InputError
-from vishwamai.reasoning.answers import canonical, equal, extract, from_logprobs, last_boxed, vote
+from vishwamai.reasoning.answers import canonical, equal, extract, last_boxed, vote
 
 FOUND = [
     ("She has 3 apples.\n#### 18", "18"),
@@ -182,25 +180,3 @@ def test_the_vote_is_the_sum_of_the_weights():
 def test_a_vote_without_answers_or_weight_has_no_winner_but_the_first():
     assert vote([]) == [] and vote([None, None]) == []
     assert [(g.answer, g.share) for g in vote(["a", "b"], [0, 0])] == [("a", 0.0), ("b", 0.0)]
-
-
-@pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [1.0, math.nan], [math.inf, 1.0]])
-def test_weights_that_are_none_are_refused(weights):
-    with pytest.raises(InputError, match="weights"):
-        vote(["1", "2"], weights)
-
-
-def test_log_probabilities_weigh_by_their_mean_over_the_tokens():
-    logs = [math.log(0.6), math.log(0.2), math.log(0.2)]
-    assert from_logprobs(logs, [1] * 3) == pytest.approx([0.6, 0.2, 0.2])
-    assert from_logprobs([-2000.0, -2000.0 + math.log(3)], [1] * 2) == pytest.approx([0.25, 0.75])
-    assert from_logprobs([-10.0, -20.0], [10, 20]) == pytest.approx([0.5, 0.5])
-    assert from_logprobs([-math.inf, 0.0], [1] * 2) == [0.0, 1.0]
-    assert from_logprobs([-math.inf] * 4, [1] * 4) == [0.25] * 4
-    assert from_logprobs([], []) == []
-
-
-@pytest.mark.parametrize("logprobs, tokens", [([math.nan], [1]), ([math.inf], [1]), ([0.0], [0]), ([0.0], [1, 2])])
-def test_what_is_no_log_probability_is_refused(logprobs, tokens):
-    with pytest.raises(InputError):
-        from_logprobs(logprobs, tokens)

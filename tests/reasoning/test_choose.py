@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from vishwamai.errors import InputError
 from vishwamai.reasoning.choose import Chain, best_attempts, is_decided, select_answer
 
 
@@ -48,6 +49,26 @@ def test_weights_by_the_mean_log_probability_change_a_vote():
     share = math.exp(-0.5) / (math.exp(-0.5) + math.exp(-1))
     assert picked(long, weights="logprob") == ("18", round(share, 4))
     assert picked([chain(0, "18", tokens=0), chain(1, "19", logprob=-1.0)], weights="logprob")[0] == "18"
+
+
+@pytest.mark.parametrize(
+    "logs, confidence",
+    [
+        ([math.log(0.6), math.log(0.2), math.log(0.2)], 0.6),
+        ([-2000.0 + math.log(3), -2000.0], 0.75),
+        ([-math.inf, 0.0], 1.0),
+        ([-math.inf] * 4, 0.25),
+    ],
+)
+def test_log_probabilities_become_shares(logs, confidence):
+    chains = [chain(i, str(i), logprob=log) for i, log in enumerate(logs)]
+    assert picked(chains, weights="logprob") == (str(logs.index(max(logs))), confidence)
+
+
+@pytest.mark.parametrize("log", [math.nan, math.inf])
+def test_what_is_no_log_probability_is_refused(log):
+    with pytest.raises(InputError, match="must be numbers"):
+        select_answer([chain(0, "1"), chain(1, "2", logprob=log)], "vote", "logprob")
 
 
 def test_weights_by_the_verifier():

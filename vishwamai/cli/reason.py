@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 import webbrowser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +78,9 @@ def reason(args: argparse.Namespace) -> int:
     task, args.method = _task_and_method(args, problem)
     _fill_flags(args)
     task.read(problem)
-    solver = _solver(args, problem, task, status)
+    solve = _solver(args, problem, task, status)
     with status(f"thinking about {problem[:60]!a}"):
-        found = solver.solve(problem, budget=Budget(**limits))
+        found = solve(problem, budget=Budget(**limits))
     if args.json:
         print(json.dumps(found.summary() | {"steps": [vars(step) for step in found.steps]}))
     else:
@@ -121,8 +123,8 @@ def _fill_flags(args: argparse.Namespace) -> None:
             raise InputError(f"{' and '.join(given)} would do nothing: the model at --url is loaded; leave it out")
 
 
-def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Any:
-    """What `--method` names."""
+def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Callable[..., Solution]:
+    """The function that solves a problem as `--method` says."""
     from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
 
     model = _model(args, task.model, status)
@@ -133,23 +135,14 @@ def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) 
     match args.method:
         case "tot":
             depth = args.depth or task.depth_of(problem) or 3
-            return TreeOfThoughts(model, max_depth=depth, memory=memory, **widths, **drawn)
+            return TreeOfThoughts(model, max_depth=depth, memory=memory, **widths, **drawn).solve
         case "direct" | "cot":
-            return ChainOfThought(model, direct=args.method == "direct", **shared)
+            return ChainOfThought(model, direct=args.method == "direct", **shared).solve
         case "self-consistency" | "best-of-n":
             choose = "vote" if args.method == "self-consistency" else "best"
-            return ChainOfThought(model, samples=args.samples, choose=choose, **drawn)
-    return _Integrated(IntegratedReasoning(model, memory=memory, **widths, **drawn), args)
-
-
-class _Integrated:
-    """Integrated reasoning with the approach and depth that were asked for."""
-
-    def __init__(self, solver: Any, args: argparse.Namespace):
-        self._solver, self._approach, self._depth = solver, args.method, args.depth
-
-    def solve(self, problem: str, *, budget: Any) -> Any:
-        return self._solver.solve(problem, self._approach, self._depth, budget=budget)
+            return ChainOfThought(model, samples=args.samples, choose=choose, **drawn).solve
+    solver = IntegratedReasoning(model, memory=memory, **widths, **drawn)
+    return partial(solver.solve, approach=args.method, max_depth=args.depth)
 
 
 def _model(args: argparse.Namespace, own: str, status: Status) -> Any:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from vishwamai.errors import InputError
 from vishwamai.reasoning import numerals
 
 HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
@@ -161,14 +160,9 @@ class Group:
 def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> list[Group]:
     """Equal answers as groups, the heaviest first, of equal weight the one that came first.
 
-    An answer weighs 1, or its weight. None has no vote. Raises `InputError` for weights that are not as many as the
-    answers, negative or not finite.
+    An answer weighs 1, or its weight, 0 or more. None has no vote.
     """
     weights = [1.0] * len(answers) if weights is None else weights
-    if len(weights) != len(answers):
-        raise InputError(f"there are {len(answers)} answers and {len(weights)} weights; give each answer one")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise InputError(f"the weights {list(weights)} must be finite and 0 or more; make scores positive first")
     members: dict[Fraction | str, list[int]] = {}
     for i, answer in enumerate(answers):
         if answer is not None:
@@ -179,20 +173,3 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) 
         weight = math.fsum(weights[i] for i in places)
         groups.append(Group(str(answers[places[0]]), weight, weight / total, tuple(places)))
     return sorted(groups, key=lambda group: -group.weight)
-
-
-def from_logprobs(logprobs: Sequence[float], tokens: Sequence[int]) -> list[float]:
-    """Weights of chains, which sum to 1: the softmax of their log-probabilities in nats, of the mean over the tokens.
-
-    So long and short chains are on a par; those drawn at random occur in proportion to their probability already. Where
-    no chain has any probability all weigh the same. Raises `InputError` for a log-probability that is no number or
-    above every bound, and for lengths that are not as many or not positive.
-    """
-    if any(math.isnan(logprob) or logprob == math.inf for logprob in logprobs):
-        raise InputError(f"the log-probabilities {list(logprobs)} must be numbers")
-    if len(tokens) != len(logprobs) or any(count < 1 for count in tokens):
-        raise InputError(f"the lengths {list(tokens)} must be 1 or more, one for each log-probability")
-    means = [logprob / count for logprob, count in zip(logprobs, tokens, strict=True)]
-    best = max(means, default=0.0)
-    parts = [1.0 if mean == best else math.exp(mean - best) for mean in means]  # -inf may be the best
-    return [part / math.fsum(parts) for part in parts]

@@ -15,7 +15,7 @@ from vishwamai.reasoning.choose import best_attempts, select_answer
 from vishwamai.reasoning.drive import Search, run, run_until_stopped, solve_all
 from vishwamai.reasoning.local import as_model
 from vishwamai.reasoning.model import Model
-from vishwamai.reasoning.solution import Solution
+from vishwamai.reasoning.solution import Solution, submit_answer
 from vishwamai.reasoning.task import Checker, Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.thinking import ChainSampler, ChainSettings
@@ -72,29 +72,23 @@ class ChainOfThought:
 
         chains = sampler.chains
         best, confidence = select_answer(chains, self.settings.choose, self.settings.weights)
-        answer = None if best is None else best.answer
         trace = Trace(problem, self.method)
         for chain in chains:
             status = "wrong" if chain.answer is None else "refuted" if chain.verified is False else "answer"
             why = "it has no answer" if chain.answer is None else ""
             figures = {"tokens": chain.tokens, "logprob": chain.logprob, "seconds": chain.seconds}
             trace.add(Thought(chain.path, chain.text, status=status, why=why, **figures))
-        solution = Solution(
-            problem=problem,
-            method=self.method,
-            answer=answer,
-            verified=None if best is None else best.verified,
+        return submit_answer(
+            trace,
+            best,
+            own.usage,
             steps=sampler.steps(best.text) if best is not None and show_work else (),
-            candidates=distinct_answers([answer, *(chain.answer for chain in chains)]),
+            candidates=distinct_answers([chain.answer for chain in (best, *chains) if chain is not None]),
             samples=tuple(chain.answer for chain in best_attempts(chains)),
             confidence=confidence,
             stopped=stopped,
-            **own.usage,
-            trace=trace,
             notes=tuple(dict.fromkeys(sampler.notes)),
         )
-        trace.result = solution.summary() | {"path": None if best is None else list(best.path)}
-        return solution
 
 
 def distinct_answers(answers: Sequence[str | None]) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ Votes are for answers that are equal by `answers.canonical`. A chain that was re
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
-from vishwamai.reasoning.answers import equal, from_logprobs, vote
+from vishwamai.errors import InputError
+from vishwamai.reasoning.answers import equal, vote
 
 CHOICES = ("vote", "best")
 WEIGHTS = ("count", "logprob", "verifier")
@@ -89,9 +91,17 @@ def is_decided(chains: Sequence[Chain], remaining: int, choose: str, weights: st
 
 
 def _vote_weights(chains: Sequence[Chain], weights: str) -> list[float]:
-    """Returns the weight of each chain's vote."""
-    if weights == "logprob":  # the mean of a chain's tokens: chains are sampled in proportion to the sum already
-        return from_logprobs([chain.logprob for chain in chains], [max(chain.tokens, 1) for chain in chains])
+    """Returns the weight of each chain's vote.
+
+    A log-probability counts as the mean over the chain's tokens: chains are sampled in proportion to the sum already.
+    """
+    if weights == "logprob":
+        means = [chain.logprob / max(chain.tokens, 1) for chain in chains]
+        if not all(mean < math.inf for mean in means):
+            raise InputError(f"the log-probabilities {[chain.logprob for chain in chains]} must be numbers")
+        best = max(means, default=0.0)
+        parts = [1.0 if mean == best else math.exp(mean - best) for mean in means]  # -inf may be the best
+        return [part / math.fsum(parts) for part in parts]
     if weights == "verifier":
         return [VERIFIED_WEIGHT[chain.verified] for chain in chains]
     return [1.0] * len(chains)

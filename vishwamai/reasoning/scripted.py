@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from vishwamai.errors import BackendError
 from vishwamai.generation.sampling import SamplingParams
@@ -39,10 +40,7 @@ class Scripted:
     ) -> list[list[Completion]]:
         """Returns the next lines of the script."""
         texts = [join_prompt(prompt) for prompt in prompts]
-        self._record(texts, n)
-        self.n.append(list(n))
-        self.seeds.append(list(seeds))
-        self.sampling.append(sampling)
+        self._record(texts, n, list(n), list(seeds), sampling)
         rows = []
         for text, many in zip(texts, n, strict=True):
             lines = self.script(text, many) if callable(self.script) else self.script.get(text, ())
@@ -57,15 +55,13 @@ class Scripted:
     ) -> list[list[float]]:
         """Returns the given log-probabilities."""
         texts = [join_prompt(prompt) for prompt in prompts]
-        self._record(texts, [len(own) for own in continuations])
-        self.n.append([])
-        self.seeds.append([])
-        self.sampling.append(None)
+        self._record(texts, [len(own) for own in continuations], [], [], None)
         return [[self._score(text, c) for c in own] for text, own in zip(texts, continuations, strict=True)]
 
-    def _record(self, texts: list[str], rows: Sequence[int]) -> None:
+    def _record(self, texts: list[str], rows: Sequence[int], *how: Any) -> None:
+        for calls, own in zip((self.asked, self.n, self.seeds, self.sampling), (texts, *how), strict=True):
+            calls.append(own)
         words = [len(text.split()) for text in texts]
-        self.asked.append(texts)
         self.usage.calls += 1
         self.usage.device_calls += 1
         self.usage.prompt_tokens += sum(many * count for many, count in zip(rows, words, strict=True))

@@ -72,6 +72,18 @@ class Solution:
         return figures | {"agreement": self.agreement}
 
 
+def submit_answer(trace: Trace, best: Any, usage: dict[str, Any], **found: Any) -> Solution:
+    """Returns the solution of a search, which is the trace's result; `best` has the answer, or is None.
+
+    `usage` is what the search took (`Budget.usage`), `found` are other fields of a `Solution`.
+    """
+    answer, verified, path = (None, None, None) if best is None else (best.answer, best.verified, list(best.path))
+    own = {"problem": trace.problem, "method": trace.method, "trace": trace}
+    solution = Solution(**own, answer=answer, verified=verified, **usage, **found)
+    trace.result = solution.summary() | {"path": path}
+    return solution
+
+
 def failed_solution(problem: str, method: str, error: Exception) -> Solution:
     """Returns what is known of a problem whose search an error ended before there was any answer."""
     message = str(error) if isinstance(error, VishwamAIError) else f"{type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ thoughts. It knows no particular model or task.
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vishwamai.checks import check_whole
@@ -19,11 +20,12 @@ from vishwamai.reasoning.model import Model, seed_of
 from vishwamai.reasoning.proposals import distinct, sampled
 from vishwamai.reasoning.search import SEARCHES, TreeSettings
 from vishwamai.reasoning.search_tree import Node, SearchTree, StateEvaluator, ThoughtGenerator
-from vishwamai.reasoning.solution import Solution, Step
-from vishwamai.reasoning.task import Task, Verdict, call_safely
+from vishwamai.reasoning.solution import Solution, Step, submit_answer
+from vishwamai.reasoning.task import Task
 from vishwamai.reasoning.tasks import task_of
 from vishwamai.reasoning.trace import Trace
 from vishwamai.reasoning.values import inline, with_memory
+from vishwamai.reasoning.verify import run_checker
 
 MAX_DRAWS = 4  # calls of the model to generate as many thoughts as are asked for
 
@@ -87,7 +89,23 @@ class TreeOfThoughts:
             stopped = yield from run_until_stopped(search, tree.budget, tree.notes, lambda: bool(tree.answers))
         if stopped is None and not (tree.is_solved and self.settings.stop_early):
             stopped = tree.budget.truncated_by
-        return _solution(tree, stopped)
+        answers = tree.ranked_answers()
+        best = answers[0] if answers else None
+        return submit_answer(
+            tree.trace,
+            best,
+            tree.budget.usage,
+            steps=() if best is None else tuple(itertools.starmap(self._judge_step, itertools.pairwise(best.ancestry))),
+            candidates=tuple(dict.fromkeys(node.answer for node in answers if node.answer is not None)),
+            confidence=None if best is None else best.value,
+            stopped=stopped,
+            notes=tuple(tree.notes),
+        )
+
+    def _judge_step(self, before: Node, after: Node) -> Step:
+        """The step from one node to the next, with the task's word on it."""
+        verdict = run_checker(partial(self.task.judge, before.state), after.thought.text)
+        return Step(after.thought.text.strip(), verdict.valid, verdict.why)
 
     def tree(self, problem: str, budget: Budget | None = None) -> SearchTree:
         """A tree with nothing but its root."""
@@ -124,35 +142,3 @@ def _follow(tree: SearchTree, steps: Sequence[str]) -> Node:
         if node is None:
             raise InputError(f"step {number} is wrong here: {text!r:.80}")
     return node
-
-
-def _solution(tree: SearchTree, stopped: str | None) -> Solution:
-    """What a tree has come to."""
-    answers = tree.ranked_answers()
-    best = answers[0] if answers else None
-    found = Solution(
-        problem=tree.problem,
-        method=tree.trace.method,
-        answer=None if best is None else best.answer,
-        verified=None if best is None else best.verified,
-        steps=() if best is None else _judged_steps(tree.task, best),
-        candidates=tuple(dict.fromkeys(node.answer for node in answers if node.answer is not None)),
-        confidence=None if best is None else best.value,
-        stopped=stopped,
-        trace=tree.trace,
-        notes=tuple(tree.notes),
-        **tree.budget.usage,
-    )
-    tree.trace.result = found.summary() | {"path": None if best is None else list(best.path)}
-    return found
-
-
-def _judged_steps(task: Task, node: Node) -> tuple[Step, ...]:
-    """The steps to a node, each with the task's word on it."""
-    steps = []
-    for before, after in itertools.pairwise(node.ancestry):
-        text = after.thought.text
-        verdict, why = call_safely(task.judge, before.state, text)
-        verdict = Verdict(None, why) if verdict is None else verdict
-        steps.append(Step(text.strip(), verdict.valid, verdict.why))
-    return tuple(steps)
