@@ -217,7 +217,7 @@ class VishwamAI:
             sharding=self.sharding,
             compute_dtype=self.precision.compute,
             cache_dtype=self.precision.cache,
-            new_stop_checker=None if self._tokenizer is None else self._text,
+            make_stop_checker=None if self._tokenizer is None else self._text,
             programs=Programs(self._progress),
         )
 
@@ -237,7 +237,7 @@ class VishwamAI:
         rows, gaps = self._rows(input_ids, attention_mask, asked.pad_token_id)
         made = self._generate(rows, asked)
         pad_id = self._pad_id(asked.pad_token_id)
-        before = asked.copy([[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True)])
+        before = asked.repeat([[pad_id] * gap + row for row, gap in zip(rows, gaps, strict=True)])
         whole = [old + new for old, new in zip(before, made.tokens, strict=True)]
         sequences = jax.device_put(pad_rows(whole, len(whole), max(map(len, whole)), pad_id))
         if not return_dict:
@@ -339,7 +339,7 @@ class VishwamAI:
             if cache is not None:
                 raise InputError(f"a PromptCache has one row and num_beams is {asked.beams.num_beams}; leave one out")
             return self.generator.search(self.weights, rows, asked.beams, asked.row_params(rows))
-        return self.generator.generate(self.weights, asked.copy(rows), asked.row_params(rows), cache=cache)
+        return self.generator.generate(self.weights, asked.repeat(rows), asked.row_params(rows), cache=cache)
 
     def _text(self, prompt: Sequence[int], stop: Sequence[str] = ()) -> Continuation:
         """The text after a prompt, to come."""
@@ -347,7 +347,7 @@ class VishwamAI:
 
     def _texts(self, rows: list[list[int]], made: Made, asked: GenerationOptions) -> list[str]:
         """The new text of each row."""
-        pairs = zip(asked.copy(rows), made.tokens, strict=True)
+        pairs = zip(asked.repeat(rows), made.tokens, strict=True)
         return [self._text(row, asked.params.stop).push(new, last=True) for row, new in pairs]
 
     def _chunks(

@@ -248,7 +248,7 @@ def test_logprobs_are_asked_for_where_they_are_given_back():
         ({"max_tokens": 2}, "'max_tokens'; did you mean max_new_tokens"),
         ({"stop_strings": "x"}, "'stop_strings'; did you mean stop?"),
         ({"n": 2}, "'n'; did you mean num_return_sequences"),
-        ({"presence_penalty": 0.2}, "'presence_penalty'; did you mean repetition_penalty"),
+        ({"presence_penalty": 0.2}, "there is no presence_penalty, which adds; repetition_penalty multiplies"),
         ({"stop_token_ids": [1]}, "'stop_token_ids'; did you mean eos_token_id"),
     ],
 )

@@ -133,7 +133,7 @@ def test_numbers_do_not_depend_on_what_was_given_up():
     want = draw(small, prompts, params)
     scores = small.score(weights(), prompts, [run(6, 4)] * 5)
     for i in (2, 0, 4, 1, 3):
-        small.read(weights(), [(run(50 + 7 * i + j, 1 + j),) for j in range(6)])
+        small.prefill(weights(), [(run(50 + 7 * i + j, 1 + j),) for j in range(6)])
         assert draw(small, prompts[i : i + 1], params[i : i + 1]) == want[i : i + 1]
         assert small.score(weights(), prompts[i : i + 1], [run(6, 4)]) == scores[i : i + 1]
     assert small.counts.prefill_tokens > 2 * READ + 5 * 21 + 10 * 4
@@ -195,10 +195,10 @@ def test_prompts_that_do_not_fit_are_refused():
         ((run(1, 60), run(2, 5)), "65 tokens.*holds 64"),
     ):
         with pytest.raises(InputError, match=words):
-            some.read(weights(), [prompt])
+            some.prefill(weights(), [prompt])
     some.check((run(1, 60), run(2, 4)))
-    with pytest.raises(InputError, match="13 slots reads at most 6 prompts"):
-        some.read(weights(), [((i,),) for i in range(7)])
+    with pytest.raises(InputError, match="13 slots takes at most 6 prompts"):
+        some.prefill(weights(), [((i,),) for i in range(7)])
     with pytest.raises(InputError, match="context of 65 is longer"):
         cache(dataclasses.replace(SIZES, context=65))
 
@@ -217,7 +217,7 @@ class BreaksOff(Programs):
 def test_a_call_that_breaks_off_leaves_nothing_wrong_behind():
     prompts, params = rows_of(1)
     want = draw(cache(), prompts, params)
-    some, calls = cache(), [lambda f: f.read(weights(), prompts), lambda f: f.score(weights(), prompts, [(7,)] * 5)]
+    some, calls = cache(), [lambda f: f.prefill(weights(), prompts), lambda f: f.score(weights(), prompts, [(7,)] * 5)]
     for call in calls:
         some.programs = BreaksOff()
         with pytest.raises(KeyboardInterrupt):

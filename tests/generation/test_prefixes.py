@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vishwamai.generation.prefixes import Prefixes, PrefixRead, group_by_length
+from vishwamai.generation.prefixes import PlannedPrefill, Prefixes, group_by_length
 
 
 class Lists:
@@ -26,7 +26,7 @@ class Lists:
 def ask(prefixes, lists, prompts):
     """Has the prompts read, checks that they lie where they are said to, and returns how many tokens that took."""
     before = lists.read
-    for jobs in prefixes.plan_reads(prompts):
+    for jobs in prefixes.assign_slots(prompts):
         lists.carry_out(jobs)
     for prompt in prompts:
         assert lists.rows[prefixes.slot(prompt)] == [token for run in prompt for token in run]
@@ -98,15 +98,15 @@ def test_a_prompt_that_is_there_needs_none_of_its_parents():
 
 
 def test_a_round_has_one_depth():
-    rounds = list(Prefixes(8).plan_reads([((1,), (2,)), ((1,), (3,)), ((4,),)]))
+    rounds = list(Prefixes(8).assign_slots([((1,), (2,)), ((1,), (3,)), ((4,),)]))
     assert [[(job.n_cached, job.tokens) for job in jobs] for jobs in rounds] == [
         [(0, (1,)), (0, (4,))],
         [(1, (2,)), (1, (3,))],
     ]
-    assert list(Prefixes(2).plan_reads([])) == []
+    assert list(Prefixes(2).assign_slots([])) == []
 
 
 def test_jobs_go_by_the_length_to_which_they_are_filled_up():
-    jobs = [PrefixRead(0, i, 0, (7,) * n) for i, n in enumerate((1, 4, 5, 2))]
+    jobs = [PlannedPrefill(0, i, 0, (7,) * n) for i, n in enumerate((1, 4, 5, 2))]
     found = group_by_length(jobs, lambda n: 4 if n <= 4 else 16)
     assert found == {4: [(0, jobs[0]), (1, jobs[1]), (3, jobs[3])], 16: [(2, jobs[2])]}

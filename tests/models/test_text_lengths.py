@@ -100,7 +100,7 @@ def prefilled(lengths, size=24, sharding=None):
         jnp.asarray(TOKENS[:, :12]),
         cfg=CFG,
         cache=kv.init_cache(CFG, 3, size, **options),
-        lengths_B=jnp.asarray(lengths, jnp.int32),
+        n_new_B=jnp.asarray(lengths, jnp.int32),
         attend=attend_uncached,
         **options,
     )
@@ -122,7 +122,7 @@ def test_each_row_is_read_anew_where_it_crosses(mesh):
 def test_several_tokens_cross_at_once_and_some_rows_get_none():
     w, cache, _ = prefilled((6, 8, 3))
     more = jnp.asarray(np.stack([TOKENS[0, 6:12], TOKENS[1, 8:14], TOKENS[2, 3:9]]))
-    logits, cache = cached(w, more, cfg=CFG, cache=cache, lengths_B=jnp.array([6, 0, 4]))
+    logits, cache = cached(w, more, cfg=CFG, cache=cache, n_new_B=jnp.array([6, 0, 4]))
     assert_close(logits[0], alone(CFG, 0, 12)[6:])
     assert_close(logits[2, :4], alone(CFG, 2, 7)[3:])
     logits, _ = cached(w, jnp.asarray(TOKENS[[0, 1, 2], [12, 8, 7]][:, None]), cfg=CFG, cache=cache)

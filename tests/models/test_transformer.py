@@ -47,9 +47,7 @@ def test_two_stacks_hold_five_layers():
 def prefilled(lengths):
     """(logits, cache) of rows of these lengths; one program serves all tests."""
     cache, lengths = kv.init_cache(CFG, 3, 24), jnp.asarray(lengths, jnp.int32)
-    return cached(
-        weights(), TOKENS[:, :12], cfg=CFG, cache=cache, lengths_B=lengths, attend=transformer.attend_uncached
-    )
+    return cached(weights(), TOKENS[:, :12], cfg=CFG, cache=cache, n_new_B=lengths, attend=transformer.attend_uncached)
 
 
 def test_prefill_then_decode_equals_no_cache_for_rows_of_any_length():

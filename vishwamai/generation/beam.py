@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation import sampling
-from vishwamai.generation.decode import constrain_state, find_seen_tokens, read_prompts
+from vishwamai.generation.decode import constrain_state, find_seen_tokens, prefill_prompts
 from vishwamai.generation.sampling import BatchParams
 from vishwamai.models import transformer
 from vishwamai.models.cache import KVCache, select_rows
@@ -90,23 +90,23 @@ def begin(
     weights,
     tokens_PT,
     lengths_P,
-    index_B: Array | None,
+    prompt_of_row_B: Array | None,
     rules: BeamRules,
     *,
     cfg: ModelConfig,
     size: int,
     max_tokens: int,
-    settings: BeamParams,
+    beam_params: BeamParams,
     dtypes,
     sharding: Sharding,
 ) -> BeamState:
     """Reads the prompts once each, gives every beam its copy, and takes the first step.
 
-    The beams of search b continue prompt `index[b]` (None: b).
+    The beams of search b continue prompt `prompt_of_row[b]` (None: b).
     """
-    last, cache = read_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
-    index_B = jnp.arange(tokens_PT.shape[0]) if index_B is None else index_B
-    tokens_BT, lengths_B, W = tokens_PT[index_B], lengths_P[index_B], settings.num_beams
+    last, cache = prefill_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    prompt_of_row_B = jnp.arange(tokens_PT.shape[0]) if prompt_of_row_B is None else prompt_of_row_B
+    tokens_BT, lengths_B, W = tokens_PT[prompt_of_row_B], lengths_P[prompt_of_row_B], beam_params.num_beams
     B, T = tokens_BT.shape
     inside = jnp.arange(T, dtype=jnp.int32)[None] < lengths_B[:, None]
     empty = Hypotheses(
@@ -116,7 +116,7 @@ def begin(
         ended=jnp.zeros((B, W), bool),
     )
     state = BeamState(
-        cache=select_rows(cache, jnp.repeat(index_B, W)),
+        cache=select_rows(cache, jnp.repeat(prompt_of_row_B, W)),
         running=dataclasses.replace(empty, score=empty.score.at[:, 0].set(0.0)),  # the copies are equal: one counts
         finished=empty,
         seen=jnp.repeat(find_seen_tokens(tokens_BT, inside, cfg.vocab_size), W, axis=0),
@@ -124,12 +124,12 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         is_open=rules.params.limit > lengths_B,
     )
-    logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[index_B, 0]
-    return _constrain_state(beam_step(state, jnp.repeat(logits_BV, W, axis=0), rules, settings), sharding)
+    logits_BV = transformer.compute_logits(weights, last, cfg, sharding)[prompt_of_row_B, 0]
+    return _constrain_state(beam_step(state, jnp.repeat(logits_BV, W, axis=0), rules, beam_params), sharding)
 
 
 def search(
-    weights, state: BeamState, rules: BeamRules, steps, *, cfg: ModelConfig, settings: BeamParams, dtypes, sharding
+    weights, state: BeamState, rules: BeamRules, steps, *, cfg: ModelConfig, beam_params: BeamParams, dtypes, sharding
 ) -> BeamState:
     """Up to `steps` more steps, until no prompt is open."""
     head = transformer.lm_head(weights, sharding)
@@ -141,18 +141,18 @@ def search(
             weights, last_R1, cfg, state.cache, sharding=sharding, dtype=dtypes[0]
         )
         logits_RV = transformer.apply_lm_head(head, x, cfg)[:, 0]
-        return beam_step(dataclasses.replace(state, cache=cache), logits_RV, rules, settings)
+        return beam_step(dataclasses.replace(state, cache=cache), logits_RV, rules, beam_params)
 
     state = jax.lax.while_loop(lambda s: jnp.any(s.is_open) & (s.step < last_step), body, state)
     return _constrain_state(state, sharding)
 
 
-def beam_step(state: BeamState, logits_RV: Array, rules: BeamRules, settings: BeamParams) -> BeamState:
+def beam_step(state: BeamState, logits_RV: Array, rules: BeamRules, beam_params: BeamParams) -> BeamState:
     """One step: candidates, what of them has ended, and the beams that go on."""
-    candidates, beam_BK = _candidates(state, logits_RV, rules, settings)
-    finished = _finish(state, candidates, rules, settings)
+    candidates, beam_BK = _candidates(state, logits_RV, rules, beam_params)
+    finished = _finish(state, candidates, rules, beam_params)
     going = dataclasses.replace(candidates, score=candidates.score + jnp.where(candidates.ended, NO_SCORE, 0.0))
-    running, picked_BW = _best(going, settings.num_beams)
+    running, picked_BW = _best(going, beam_params.num_beams)
     rows_R = _rows(jnp.take_along_axis(beam_BK, picked_BW, axis=1))
     last_R = running.tokens[:, :, state.step].reshape(-1)
     step = state.step + 1
@@ -163,11 +163,13 @@ def beam_step(state: BeamState, logits_RV: Array, rules: BeamRules, settings: Be
         seen=state.seen[rows_R].at[jnp.arange(last_R.shape[0]), last_R].set(True),
         prompt_length=state.prompt_length,
         step=step,
-        is_open=state.is_open & _may_improve(running, finished, state.prompt_length, step, rules, settings),
+        is_open=state.is_open & _may_improve(running, finished, state.prompt_length, step, rules, beam_params),
     )
 
 
-def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, settings: BeamParams) -> tuple[Hypotheses, Array]:
+def _candidates(
+    state: BeamState, logits_RV: Array, rules: BeamRules, beam_params: BeamParams
+) -> tuple[Hypotheses, Array]:
     """The K likeliest (or drawn) continuations of each prompt, and the beam that each continues, `[B, K]`."""
     B, W, _ = state.running.tokens.shape
     V, E = logits_RV.shape[1], rules.params.end_ids.shape[1]
@@ -175,11 +177,11 @@ def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, settings: 
     logprobs_RV = sampling.apply_repetition_penalty(
         jax.nn.log_softmax(logits_RV, axis=-1), state.seen, params_R.repetition_penalty
     )
-    if settings.sample:
+    if beam_params.sample:
         logprobs_RV = sampling.warp_logits(logprobs_RV, params_R, min_tokens_to_keep=max(2, 1 + E))
     total = (logprobs_RV.reshape(B, W, V) + state.running.score[:, :, None]).reshape(B, W * V)
     order = total
-    if settings.sample:
+    if beam_params.sample:
         order = total + sampling.gumbel_noise(
             sampling.sampling_keys(rules.params.seed, state.prompt_length + state.step), W * V
         )
@@ -196,9 +198,9 @@ def _candidates(state: BeamState, logits_RV: Array, rules: BeamRules, settings: 
     return candidates, beam_BK
 
 
-def _finish(state: BeamState, candidates: Hypotheses, rules: BeamRules, settings: BeamParams) -> Hypotheses:
+def _finish(state: BeamState, candidates: Hypotheses, rules: BeamRules, beam_params: BeamParams) -> Hypotheses:
     """The finished texts after those candidates have joined that ended among the first W."""
-    W = settings.num_beams
+    W = beam_params.num_beams
     first = (jnp.arange(candidates.score.shape[1]) < W)[None]
     joins = candidates.ended & first
     length = (state.step + 1).astype(jnp.float32)
@@ -224,17 +226,17 @@ def _may_improve(
     prompt_length_B: Array,
     step: Array,
     rules: BeamRules,
-    settings: BeamParams,
+    beam_params: BeamParams,
 ) -> Array:
     """Whether a prompt's finished texts may still change, `[B]`; `step` new tokens are made."""
     limit_B = rules.params.limit - prompt_length_B
     length_B = jnp.broadcast_to(step, limit_B.shape)
-    if settings.early_stopping == "never":
+    if beam_params.early_stopping == "never":
         length_B = jnp.where(rules.length_penalty > 0, limit_B, length_B)
     best_B = running.score[:, 0] / length_B.astype(jnp.float32) ** rules.length_penalty
     worst_BW = jnp.where(finished.ended, jnp.min(finished.score, axis=1, keepdims=True), NO_SCORE)
     goes_on = (step < limit_B) & jnp.any(best_B[:, None] > worst_BW, axis=1)
-    return goes_on & ~jnp.all(finished.ended, axis=1) if settings.early_stopping is True else goes_on
+    return goes_on & ~jnp.all(finished.ended, axis=1) if beam_params.early_stopping is True else goes_on
 
 
 def _rows(beam_BW: Array) -> Array:

@@ -1,9 +1,10 @@
 """Prefill and decoding as pure functions: a batch's state as a value, and one loop that makes many tokens on device.
 
-P prompts, B rows, T prompt positions, S cache positions, D d_model, V vocabulary, n likeliest tokens reported. Prompts
-are read (`read_prompts`, or after what is cached `prefill_cached`), then each row has its first token (`sample_first`)
-and more (`decode`); the prefix cache forks its rows by the same functions. The state is donated to each call. The loop
-takes the number of steps as an argument, so that streaming, stop strings and long generations run one program.
+P prompts, B rows, T prompt positions, S cache positions, D d_model, V vocabulary, n likeliest tokens reported. A
+prefill reads prompts (`prefill_prompts`, or `prefill_cached` after what is cached), then each row has its first token
+(`sample_first`) and more (`decode`); the prefix cache forks its rows by the same functions. The state is donated to
+each call. The loop takes the number of steps as an argument, so that streaming, stop strings and long generations run
+one program.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from vishwamai.weights.spec import pytree
 Array = jax.Array
 RUNNING, STOP, LENGTH = 0, 1, 2
 REASONS = {RUNNING: None, STOP: "stop", LENGTH: "length"}
-CHUNK_STEPS = 64  # steps between two looks at the rows
+CHUNK_STEPS = 64  # steps between two fetches of the state
 
 
 @pytree
@@ -47,7 +48,7 @@ def prefill(
     weights,
     tokens_PT: Array,
     lengths_P: Array,
-    index_B: Array | None,
+    prompt_of_row_B: Array | None,
     params: BatchParams,
     *,
     cfg: ModelConfig,
@@ -56,16 +57,16 @@ def prefill(
     dtypes,
     sharding: Sharding,
 ) -> DecodeState:
-    """Reads P prompts and chooses the first new token of each row, which continues prompt `index[b]` (None: b).
+    """Reads P prompts and chooses the first new token of each row, which continues prompt `prompt_of_row[b]` (None: b).
 
     `size` is at least T, `dtypes` are those of activations and cache. A row whose limit is not above its length (one
     that only fills the batch) has ended already.
     """
-    last, cache = read_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
+    last, cache = prefill_prompts(weights, tokens_PT, lengths_P, cfg=cfg, size=size, dtypes=dtypes, sharding=sharding)
     tokens, lengths = jnp.pad(tokens_PT, ((0, 0), (0, size - tokens_PT.shape[1]))), lengths_P
-    if index_B is not None:
-        last, tokens, lengths = last[index_B], tokens[index_B], lengths[index_B]
-        cache = select_rows(cache, index_B)
+    if prompt_of_row_B is not None:
+        last, tokens, lengths = last[prompt_of_row_B], tokens[prompt_of_row_B], lengths[prompt_of_row_B]
+        cache = select_rows(cache, prompt_of_row_B)
     head = transformer.lm_head(weights, sharding)
     state = sample_first(head, last, cache, tokens, lengths, params, cfg=cfg, n_top=n_top)
     return constrain_state(state, sharding)
@@ -100,7 +101,7 @@ def prefill_cached(
         new_BT = jnp.take_along_axis(tokens_BS, index_BT, axis=1)
         n_B = jnp.clip(lengths_B - cache.length, 0, chunk)
         x_BTD, cache = transformer.cached_hidden_states(
-            weights, new_BT, cfg, cache, lengths_B=n_B, sharding=sharding, dtype=dtypes[0]
+            weights, new_BT, cfg, cache, n_new_B=n_B, sharding=sharding, dtype=dtypes[0]
         )
         return jnp.where(n_B[:, None, None] > 0, select_last(x_BTD, n_B), last_B1D), cache
 
@@ -111,7 +112,7 @@ def prefill_cached(
     return constrain_state(state, sharding)
 
 
-def read_prompts(
+def prefill_prompts(
     weights, tokens_BT: Array, lengths_B: Array, *, cfg: ModelConfig, size: int, dtypes, sharding: Sharding
 ) -> tuple[Array, KVCache]:
     """Reads whole prompts into a new cache of `size` positions.
@@ -119,7 +120,7 @@ def read_prompts(
     Returns (the hidden states of each last token `[B, 1, D]`, the cache).
     """
     cache = init_cache(cfg, tokens_BT.shape[0], size, dtypes[1], sharding)
-    options = {"attend": attend_uncached, "lengths_B": lengths_B, "sharding": sharding, "dtype": dtypes[0]}
+    options = {"attend": attend_uncached, "n_new_B": lengths_B, "sharding": sharding, "dtype": dtypes[0]}
     x_BTD, cache = transformer.cached_hidden_states(weights, tokens_BT, cfg, cache, **options)
     return select_last(x_BTD, lengths_B), cache
 
@@ -182,7 +183,7 @@ def decode_steps(
         last_B1 = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
         active_B = (state.reason == RUNNING).astype(jnp.int32)
         x_B1D, cache = transformer.cached_hidden_states(
-            weights, last_B1, cfg, state.cache, lengths_B=active_B, sharding=sharding, dtype=dtypes[0]
+            weights, last_B1, cfg, state.cache, n_new_B=active_B, sharding=sharding, dtype=dtypes[0]
         )
         logits_BV = transformer.apply_lm_head(head, x_B1D, cfg)[:, 0]
         return step + 1, sample_and_append(dataclasses.replace(state, cache=cache), logits_BV, params)
@@ -197,30 +198,30 @@ def sample_and_append(state: DecodeState, logits_BV: Array, params: BatchParams)
     logprob_B = (jnp.take_along_axis(logits_BV, token_B[:, None], axis=1) - total_B1)[:, 0]
     rows_B = jnp.arange(token_B.shape[0])
     running_B = state.reason == RUNNING
-    index_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
+    write_at_B = jnp.where(running_B, state.length, state.tokens.shape[1])  # out of range: dropped
     length_B = state.length + running_B.astype(jnp.int32)
     ended_B = jnp.any(token_B[:, None] == params.end_ids, axis=1)
     reason_B = jnp.where(ended_B, STOP, jnp.where(length_B >= params.limit, LENGTH, RUNNING))
     return dataclasses.replace(
         state,
-        **_top_logprobs(state, logits_BV - total_B1, rows_B, index_B),
-        tokens=state.tokens.at[rows_B, index_B].set(token_B, mode="drop"),
-        logprobs=state.logprobs.at[rows_B, index_B].set(logprob_B, mode="drop"),
+        **_top_logprobs(state, logits_BV - total_B1, rows_B, write_at_B),
+        tokens=state.tokens.at[rows_B, write_at_B].set(token_B, mode="drop"),
+        logprobs=state.logprobs.at[rows_B, write_at_B].set(logprob_B, mode="drop"),
         seen=state.seen.at[rows_B, token_B].max(running_B),
         length=length_B,
         reason=jnp.where(running_B, reason_B, state.reason),
     )
 
 
-def _top_logprobs(state: DecodeState, logprobs_BV: Array, rows_B: Array, index_B: Array) -> dict[str, Array]:
+def _top_logprobs(state: DecodeState, logprobs_BV: Array, rows_B: Array, write_at_B: Array) -> dict[str, Array]:
     """The fields of the n likeliest tokens, with this step's noted."""
     n = state.top_ids.shape[2]
     if n == 0:
         return {}
     values, ids = jax.lax.top_k(logprobs_BV, n)
     return {
-        "top_ids": state.top_ids.at[rows_B, index_B].set(ids.astype(jnp.int32), mode="drop"),
-        "top_logprobs": state.top_logprobs.at[rows_B, index_B].set(values, mode="drop"),
+        "top_ids": state.top_ids.at[rows_B, write_at_B].set(ids.astype(jnp.int32), mode="drop"),
+        "top_logprobs": state.top_logprobs.at[rows_B, write_at_B].set(values, mode="drop"),
     }
 
 

@@ -1,6 +1,6 @@
 """`Generator`: prompts in, new tokens out. It rounds shapes up, decodes in chunks and watches for stop strings.
 
-Rows are lists of token ids of any lengths. Text is known only through `new_stop_checker`, and made only where stop
+Rows are lists of token ids of any lengths. Text is known only through `make_stop_checker`, and made only where stop
 strings are asked for. It knows no file and no tokenizer, and holds no weights.
 """
 
@@ -28,7 +28,7 @@ from vishwamai.generation.requests import (
     pad_rows,
     put_on_device,
 )
-from vishwamai.generation.results import Generation, HostState, NewStopChecker, RowChunk, fetch_state, generation
+from vishwamai.generation.results import Generation, HostState, MakeStopChecker, RowChunk, fetch_state, generation
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.generation.score import logits_rows, score_rows
 from vishwamai.models.cache import enlarge
@@ -36,16 +36,16 @@ from vishwamai.models.config import ModelConfig
 from vishwamai.models.fingerprint import fingerprint_model
 from vishwamai.parallel.sharding import SINGLE, Sharding
 
-Prompts = Sequence[Sequence[int]]
+TokenRows = Sequence[Sequence[int]]
 Params = SamplingParams | Sequence[SamplingParams]
-CHUNK_STEPS_WITH_STOPS = 16  # steps between two looks at the rows, where stop strings are looked for
+CHUNK_STEPS_WITH_STOPS = 16  # steps between two fetches of the state, where rows have stop strings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
     """How one model generates: its end tokens, layout and dtypes. It keeps the programs that it compiles.
 
-    `compute_dtype` is that of activations, `cache_dtype` of keys and values. `new_stop_checker` makes what looks for a
+    `compute_dtype` is that of activations, `cache_dtype` of keys and values. `make_stop_checker` makes what looks for a
     row's stop strings, and is needed for these alone.
     """
 
@@ -54,11 +54,11 @@ class Generator:
     sharding: Sharding = SINGLE
     compute_dtype: str = "float32"
     cache_dtype: str = "float32"
-    new_stop_checker: NewStopChecker | None = None
+    make_stop_checker: MakeStopChecker | None = None
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def generate(
-        self, weights, prompts: Prompts, params: Params = DEFAULTS, *, cache: PromptCache | None = None
+        self, weights, prompts: TokenRows, params: Params = DEFAULTS, *, cache: PromptCache | None = None
     ) -> Generation:
         """Continues every prompt; `params` are for all of them, or one for each. Raises `InputError` for bad input.
 
@@ -76,7 +76,7 @@ class Generator:
     def stream(
         self,
         weights,
-        prompts: Prompts,
+        prompts: TokenRows,
         params: Params = DEFAULTS,
         *,
         cache: PromptCache | None = None,
@@ -89,17 +89,17 @@ class Generator:
         chunks = self._decode_chunks(weights, request, 1, Clock(self.programs), _checked(cache, request))
         return (chunk for gained in chunks for chunk in gained)
 
-    def search(self, weights, prompts: Prompts, beams: BeamParams, params: Params = DEFAULTS) -> Generation:
+    def search(self, weights, prompts: TokenRows, beam_params: BeamParams, params: Params = DEFAULTS) -> Generation:
         """Beam search or beam sampling; `num_return` texts of each prompt in turn, the best first, with `scores`.
 
         A row's `max_tokens`, `seed`, `repetition_penalty` and end tokens count (the last must be the same for all
-        rows), and with `beams.sample` its temperature and filters. Stop strings and logprobs are refused.
+        rows), and with `beam_params.sample` its temperature and filters. Stop strings and logprobs are refused.
         """
         request, clock = self._request(prompts, params), Clock(self.programs)
         with self.programs.progress("searching"):
-            return search_rows(self.programs, weights, request, beams, clock, **self.static_arguments())
+            return search_rows(self.programs, weights, request, beam_params, clock, **self.static_arguments())
 
-    def score(self, weights, texts: Prompts, *, batch: int = 8) -> list[np.ndarray]:
+    def score(self, weights, texts: TokenRows, *, batch: int = 8) -> list[np.ndarray]:
         """The logprob of each token given those before it, float32: row i has `len(texts[i]) - 1` of them."""
         rows = check_rows(texts, self.cfg, "text")
         static = {"cfg": self.cfg, "dtype": self.compute_dtype, "sharding": self.sharding}
@@ -121,10 +121,10 @@ class Generator:
         """Returns two numbers that other weights are unlikely to have, and the same weights always have."""
         return np.asarray(self.programs.run(fingerprint_model, weights, cfg=self.cfg)).tolist()
 
-    def _request(self, prompts: Prompts, params: Params) -> GenerationRequest:
+    def _request(self, prompts: TokenRows, params: Params) -> GenerationRequest:
         prompts = check_rows(prompts, self.cfg)
         params = check_params(params, len(prompts))
-        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.new_stop_checker)
+        return make_request(prompts, params, self.cfg, self.eos_ids, self.sharding, self.make_stop_checker)
 
     def static_arguments(self) -> dict[str, Any]:
         """Returns what the programs of `decode` are compiled for, beside the arguments of each."""
@@ -141,7 +141,7 @@ class Generator:
             host_state = fetch_state(state)
         clock.lap("prefill")
         chunks = self._update_rows(request, host_state)
-        if any(row.reason is None for row in request.rows):  # or the second token would wait
+        if any(row.reason is None for row in request.rows):  # while the caller shows the first token
             self.programs.prepare(decode.decode, weights, state, *args, donate=(1,), **static)
         while True:
             try:

@@ -45,9 +45,8 @@ OTHER_NAMES = {
     "stop_token_ids": "eos_token_id",
     "n": "num_return_sequences",
     "temp": "temperature",
-    "presence_penalty": "repetition_penalty",
-    "frequency_penalty": "repetition_penalty",
 }
+ADDITIVE = ("presence_penalty", "frequency_penalty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class GenerationOptions:
         """The rows that are returned for each prompt."""
         return self.params.n if self.beams is None else self.beams.num_return
 
-    def copy(self, values: Sequence[Any]) -> list[Any]:
+    def repeat(self, values: Sequence[Any]) -> list[Any]:
         """Returns what there is for each prompt as often as rows are returned for it."""
         return [value for value in values for _ in range(self.num_return_sequences)]
 
@@ -103,7 +102,7 @@ def parse_options(
     returns_logprobs: bool = False,
     template_variables: Collection[str] = (),
 ) -> GenerationOptions:
-    """Returns what a call asks for that is `given` some of `ARGUMENTS`; None is as if it were left out.
+    """Returns what a call asks for that is `given` some of `ARGUMENTS`; None is as if it were left out, but for `seed`.
 
     An argument that is left out has its value in `defaults`, the model's generation_config.json, as in transformers, or
     else that of `ARGUMENTS`. `max_length` counts a row's tokens, its prompt included and padding not; `max_new_tokens`
@@ -119,6 +118,10 @@ def parse_options(
     """
     for name in given:
         if name not in ARGUMENTS:
+            if name in ADDITIVE:
+                raise InputError(
+                    f"there is no {name}, which adds; repetition_penalty multiplies, and 1 changes nothing"
+                )
             also = ", and the chat template reads no such variable" if template_variables else ""
             hint = suggestion(OTHER_NAMES.get(name, name), [*ARGUMENTS, *template_variables])
             raise InputError(f"generation has no argument {name!r}{also}; {hint}")

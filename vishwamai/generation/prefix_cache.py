@@ -1,4 +1,4 @@
-"""`PrefixCache`: automatic prefix caching. Prompts are read once where they begin alike, and continued many at a time.
+"""`PrefixCache`: automatic prefix caching. Prompts are prefilled once where they begin alike, and many rows go on.
 
 A prompt is given in runs of tokens, and prefixes are shared in whole runs. Each prefix has a slot of the pool to
 itself, with room for the whole context; the slot that was not used for longest is given up first.
@@ -17,14 +17,16 @@ from vishwamai.errors import InputError
 from vishwamai.generation import prefix_pool
 from vishwamai.generation.decode import STOP
 from vishwamai.generation.generator import Generator
-from vishwamai.generation.prefix_pool import PoolSizes, PrefixReads
-from vishwamai.generation.prefixes import Prefixes, PrefixRead, Runs, group_by_length
+from vishwamai.generation.prefix_pool import PoolSizes, PrefillBatch
+from vishwamai.generation.prefixes import PlannedPrefill, Prefixes, Runs, group_by_length
 from vishwamai.generation.programs import PREFILL_CHUNKS, bucket, prefill_chunk
 from vishwamai.generation.requests import LEAST_NEW_TOKENS, n_top_logprobs
 from vishwamai.generation.results import GeneratedRow, fetch_state, make_rows
 from vishwamai.generation.sampling import SamplingParams, batch_params
 
-CHUNK_TOKENS = 128  # new tokens after which rows that go on are read again, so that rows that have ended cost nothing
+CHUNK_TOKENS = (
+    128  # new tokens after which rows that go on are prefilled again, so that rows that have ended cost nothing
+)
 
 
 @dataclasses.dataclass
@@ -36,7 +38,7 @@ class PrefixCounts:
 
 
 class PrefixCache:
-    """A pool of prefixes of one model, which a `Generator` reads and continues.
+    """A pool of prefixes of one model, which a `Generator` prefills and continues.
 
     A row's numbers depend on its prompt, the runs in which it is given, and its parameters alone, bit for bit.
     """
@@ -57,14 +59,14 @@ class PrefixCache:
         """Empties the pool; to be called when the weights change."""
         self._prefixes, self._pool = Prefixes(self.sizes.slots), None
 
-    def read(self, weights, prompts: Sequence[Runs]) -> list[int]:
-        """Returns the pool's slot of each prompt, after what is not there yet was read."""
+    def prefill(self, weights, prompts: Sequence[Runs]) -> list[int]:
+        """Returns the pool's slot of each prompt, after what is not there yet was prefilled."""
         for prompt in prompts:
             self.check(prompt)
         if len(set(prompts)) > self.max_prompts:
-            raise InputError(f"a pool of {self.sizes.slots} slots reads at most {self.max_prompts} prompts at once")
-        for reads in self._prefixes.plan_reads(prompts):
-            self._read(weights, reads, with_logprobs=False)
+            raise InputError(f"a pool of {self.sizes.slots} slots takes at most {self.max_prompts} prompts at once")
+        for prefills in self._prefixes.assign_slots(prompts):
+            self._prefill(weights, prefills, with_logprobs=False)
         return [self._prefixes.slot(prompt) for prompt in prompts]
 
     def score(self, weights, prompts: Sequence[Runs], continuations: Sequence[tuple[int, ...]]) -> list[float]:
@@ -73,16 +75,16 @@ class PrefixCache:
             if not 0 < len(new) <= PREFILL_CHUNKS[-1]:
                 raise InputError(f"a continuation has {len(new)} tokens; it must be from 1 to {PREFILL_CHUNKS[-1]}")
             self.check((*prompt, new))
-        slots, nowhere = self.read(weights, prompts), self.sizes.slots
-        reads = [
-            PrefixRead(slot, nowhere, sum(map(len, prompt)), new)
+        slots, nowhere = self.prefill(weights, prompts), self.sizes.slots
+        prefills = [
+            PlannedPrefill(slot, nowhere, sum(map(len, prompt)), new)
             for slot, prompt, new in zip(slots, prompts, continuations, strict=True)
         ]
-        return self._read(weights, reads, with_logprobs=True)
+        return self._prefill(weights, prefills, with_logprobs=True)
 
     def last_hidden_states(self, weights, prompts: Sequence[Runs]) -> np.ndarray:
         """Returns the hidden states of each prompt's last token, `[n, D]` float32."""
-        slots = self.read(weights, prompts)
+        slots = self.prefill(weights, prompts)
         return np.asarray(self._pool.last[jnp.asarray(slots)], np.float32)
 
     def generate(
@@ -103,7 +105,7 @@ class PrefixCache:
         for prompt in prompts:
             self.check(prompt)
         rows = make_rows(
-            [[token for run in prompt for token in run] for prompt in prompts], params, self.generator.new_stop_checker
+            [[token for run in prompt for token in run] for prompt in prompts], params, self.generator.make_stop_checker
         )
         for row in rows:
             row.reason = None if self._n_left(row) else "length"
@@ -136,8 +138,8 @@ class PrefixCache:
         return min(most, row.params.max_tokens or most) - len(row.tokens)
 
     def _generate_chunk(self, weights, part: Sequence[tuple[Runs, GeneratedRow]]) -> None:
-        """Reads the prompts of running rows and appends the tokens that follow to the rows, `CHUNK_TOKENS` at most."""
-        slots, rows = self.read(weights, [prompt for prompt, _ in part]), [row for _, row in part]
+        """Prefills the prompts of running rows and appends what follows, `CHUNK_TOKENS` tokens at most."""
+        slots, rows = self.prefill(weights, [prompt for prompt, _ in part]), [row for _, row in part]
         params, n_new = [row.params for row in rows], [min(CHUNK_TOKENS, self._n_left(row)) for row in rows]
         limits = [row.prompt_length + len(row.tokens) + n for row, n in zip(rows, n_new, strict=True)]
         size = _round_up(self.sizes.requests, self.sizes.batch)
@@ -158,44 +160,44 @@ class PrefixCache:
             reason = "stop" if new.reason[i] == STOP else "length" if n >= self._n_left(row) else None
             row.append(new, i, slice(0, n), reason)
 
-    def _read(self, weights, reads: Sequence[PrefixRead], *, with_logprobs: bool) -> list[float]:
-        """Reads tokens into the pool; returns the log-probability of each read's, `with_logprobs`."""
+    def _prefill(self, weights, prefills: Sequence[PlannedPrefill], *, with_logprobs: bool) -> list[float]:
+        """Prefills the pool; returns the log-probability of each one's tokens, `with_logprobs`."""
         try:
-            return self._run_reads(weights, reads, with_logprobs)
-        except BaseException:  # slots are noted before they are read, and the pool is donated
+            return self._run_prefills(weights, prefills, with_logprobs)
+        except BaseException:  # slots are assigned before they are filled, and the pool is donated
             self.clear()
             raise
 
-    def _run_reads(self, weights, reads: Sequence[PrefixRead], with_logprobs: bool) -> list[float]:
+    def _run_prefills(self, weights, prefills: Sequence[PlannedPrefill], with_logprobs: bool) -> list[float]:
         if self._pool is None:
             sizes = {"slots": self.sizes.slots, "size": self.sizes.context}
             self._pool = self.programs.run(prefix_pool.init_pool, **sizes, **self._fixed)
         logprobs: dict[int, float] = {}
-        for T, group in group_by_length(reads, prefill_chunk).items():
+        for T, group in group_by_length(prefills, prefill_chunk).items():
             batch = max(self.sizes.batch_tokens // T, 1)
             for begin in range(0, len(group), self.sizes.requests):
                 part = group[begin : begin + self.sizes.requests]
-                args = self._read_arrays([read for _, read in part], T), np.int32(-(-len(part) // batch))
+                args = self._prefill_arrays([one for _, one in part], T), np.int32(-(-len(part) // batch))
                 shape = {"batch": batch, "with_logprobs": with_logprobs, **self._fixed}
                 args = jax.tree.map(jax.device_put, args)
-                run = self.programs.run(prefix_pool.read_prefixes, weights, self._pool, *args, donate=(1,), **shape)
+                run = self.programs.run(prefix_pool.prefill_prefixes, weights, self._pool, *args, donate=(1,), **shape)
                 self._pool, found = run
                 self.counts.device_calls += 1
-                self.counts.prefill_tokens += sum(len(read.tokens) for _, read in part)
+                self.counts.prefill_tokens += sum(len(one.tokens) for _, one in part)
                 if with_logprobs:
                     logprobs |= {i: float(x) for (i, _), x in zip(part, np.asarray(found), strict=False)}
         return [logprobs[i] for i in sorted(logprobs)]
 
-    def _read_arrays(self, reads: Sequence[PrefixRead], T: int) -> PrefixReads:
+    def _prefill_arrays(self, prefills: Sequence[PlannedPrefill], T: int) -> PrefillBatch:
         M = _round_up(self.sizes.requests, max(self.sizes.batch_tokens // T, 1))
         columns = np.zeros((4, M), np.int32)
         columns[1] = self.sizes.slots
         tokens = np.zeros((M, T), np.int32)
-        for i, read in enumerate(reads):
-            columns[:, i] = read.src, read.dst, read.n_cached, len(read.tokens)
-            tokens[i, : len(read.tokens)] = read.tokens
-        src, dst, n_cached, lengths = columns
-        return PrefixReads(src=src, dst=dst, n_cached=n_cached, tokens=tokens, lengths=lengths)
+        for i, one in enumerate(prefills):
+            columns[:, i] = one.src, one.dst, one.n_cached, len(one.tokens)
+            tokens[i, : len(one.tokens)] = one.tokens
+        src, dst, n_cached, n_new = columns
+        return PrefillBatch(src=src, dst=dst, n_cached=n_cached, tokens=tokens, n_new=n_new)
 
 
 def _round_up(n: int, batch: int) -> int:

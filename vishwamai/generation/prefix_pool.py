@@ -1,7 +1,7 @@
-"""The prefix cache's programs: prefixes are read into the slots of a pool, and any number of rows forked from them.
+"""The prefix cache's programs: prompts are prefilled into the slots of a pool, and any number of rows forked from them.
 
-R slots of the pool, S cache positions, M requests of a call, B requests of a batch, T tokens read, N new tokens, D
-d_model, V vocabulary, n likeliest tokens. The pool is a value, donated to each call that changes it.
+R slots of the pool, S cache positions, M requests of a call, B requests of a batch, T tokens of a prefill, N new
+tokens, D d_model, V vocabulary, n likeliest tokens. The pool is a value, donated to each call that changes it.
 
 A call loops over its requests in batches of one shape, as many as there are. So one program serves any number of
 requests, and a row's numbers do not depend on how many others there are: XLA's matrix products differ in the last bits
@@ -33,7 +33,7 @@ class PoolSizes:
     context: int  # S
     requests: int  # M
     batch: int  # rows that are decoded at once
-    batch_tokens: int = 256  # tokens that are read at once: a batch of T tokens has `batch_tokens // T` rows
+    batch_tokens: int = 256  # tokens of one prefill: a batch of T tokens has `batch_tokens // T` rows
 
 
 @pytree
@@ -46,14 +46,14 @@ class PrefixPool:
 
 
 @pytree
-class PrefixReads:
-    """What is to be read: slot `dst` becomes slot `src` with these tokens after its first `n_cached` ones."""
+class PrefillBatch:
+    """A prefill: slot `dst` becomes slot `src` with these tokens after its first `n_cached` ones."""
 
     src: Array  # [M] int32
     dst: Array  # [M] int32; R (out of range): what is read is not kept
     n_cached: Array  # [M] int32, 0 for a prefix that begins here
     tokens: Array  # [M, T] int32
-    lengths: Array  # [M] int32, 0 for a request that only fills the call
+    n_new: Array  # [M] int32, 0 for a request that only fills the call
 
 
 @pytree
@@ -78,10 +78,10 @@ def init_pool(*, cfg: ModelConfig, slots: int, size: int, dtypes, sharding: Shar
     return constrain_state(pool, sharding)
 
 
-def read_prefixes(
+def prefill_prefixes(
     weights,
     pool: PrefixPool,
-    reads: PrefixReads,
+    requests: PrefillBatch,
     n_batches,
     *,
     batch: int,
@@ -90,7 +90,7 @@ def read_prefixes(
     dtypes,
     sharding: Sharding,
 ) -> tuple[PrefixPool, Array]:
-    """Reads the first `n_batches * batch` requests into the pool.
+    """Prefills the first `n_batches * batch` requests into the pool.
 
     Returns (pool, `[M]`: with `with_logprobs` the log-probability of each request's tokens after the slot it forks).
     """
@@ -98,19 +98,19 @@ def read_prefixes(
 
     def body(i, carry):
         pool, logprobs_M = carry
-        part = _slice_batch(reads, i, batch)
+        part = _slice_batch(requests, i, batch)
         prefix = crop(select_rows(pool.cache, part.src), part.n_cached)
         x_BTD, cache = transformer.cached_hidden_states(
-            weights, part.tokens, cfg, prefix, lengths_B=part.lengths, sharding=sharding, dtype=dtypes[0]
+            weights, part.tokens, cfg, prefix, n_new_B=part.n_new, sharding=sharding, dtype=dtypes[0]
         )
         if with_logprobs:
             before_BTD = jnp.concatenate([pool.last[part.src][:, None], x_BTD[:, :-1]], axis=1)
             new_B = _sum_logprobs(transformer.apply_lm_head(head, before_BTD, cfg), part)
             logprobs_M = jax.lax.dynamic_update_slice_in_dim(logprobs_M, new_B, i * batch, 0)
-        pool = _store(pool, part, cache, select_last(x_BTD, part.lengths)[:, 0])
+        pool = _store(pool, part, cache, select_last(x_BTD, part.n_new)[:, 0])
         return constrain_state(pool, sharding), logprobs_M
 
-    return jax.lax.fori_loop(0, n_batches, body, (pool, jnp.zeros(reads.src.shape, jnp.float32)))
+    return jax.lax.fori_loop(0, n_batches, body, (pool, jnp.zeros(requests.src.shape, jnp.float32)))
 
 
 def fork_rows(
@@ -146,7 +146,9 @@ def fork_rows(
         src_B, own = _slice_batch((src_M, params), i, batch)
         last_B1D, cache, start_B = pool.last[src_B][:, None], select_rows(pool.cache, src_B), pool.cache.length[src_B]
         state = decode.sample_first(head, last_B1D, cache, pool.tokens[src_B], start_B, own, cfg=cfg, n_top=n_top)
-        state = decode.decode_steps(weights, head, state, own, max_tokens, cfg=cfg, dtypes=dtypes, sharding=sharding)
+        state = decode.decode_steps(
+            weights, head, state, own, max_tokens - 1, cfg=cfg, dtypes=dtypes, sharding=sharding
+        )
         index_BN = jnp.minimum(start_B[:, None] + jnp.arange(max_tokens)[None], state.tokens.shape[1] - 1)
 
         def select_new(x: Array) -> Array:
@@ -165,12 +167,12 @@ def _slice_batch(requests, i, batch: int):
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * batch, batch), requests)
 
 
-def _store(pool: PrefixPool, part: PrefixReads, cache: KVCache, last_BD: Array) -> PrefixPool:
-    """Returns the pool with what a batch has read in its slots."""
+def _store(pool: PrefixPool, part: PrefillBatch, cache: KVCache, last_BD: Array) -> PrefixPool:
+    """Returns the pool with what a batch has prefilled in its slots."""
     R, S = pool.tokens.shape
-    dst_B = jnp.where(part.lengths > 0, part.dst, R)
+    dst_B = jnp.where(part.n_new > 0, part.dst, R)
     offsets_1T = jnp.arange(part.tokens.shape[1])[None]
-    index_BT = jnp.where(offsets_1T < part.lengths[:, None], part.n_cached[:, None] + offsets_1T, S)
+    index_BT = jnp.where(offsets_1T < part.n_new[:, None], part.n_cached[:, None] + offsets_1T, S)
     rows_B1 = jnp.arange(dst_B.shape[0])[:, None]
     tokens_BS = pool.tokens[part.src].at[rows_B1, index_BT].set(part.tokens, mode="drop")
 
@@ -192,7 +194,7 @@ def _store(pool: PrefixPool, part: PrefixReads, cache: KVCache, last_BD: Array) 
     )
 
 
-def _sum_logprobs(logits_BTV: Array, part: PrefixReads) -> Array:
+def _sum_logprobs(logits_BTV: Array, part: PrefillBatch) -> Array:
     """Returns the log-probability of each request's tokens, `[B]`, from the logits before each of them."""
-    inside_BT = jnp.arange(part.tokens.shape[1])[None] < part.lengths[:, None]
+    inside_BT = jnp.arange(part.tokens.shape[1])[None] < part.n_new[:, None]
     return jnp.where(inside_BT, token_logprobs(logits_BTV, part.tokens), 0.0).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Which prefix lies in which slot of a pool, and what must be read for a prompt: the host's part of forking.
+"""Which prefix lies in which slot of a pool, and what a prompt needs to be prefilled.
 
 A prompt is runs of tokens, one after the other; a prefix is the first of them. Prompts share a prefix in whole runs
-only. Each run is read once, after its parent; runs of one depth are read together. It knows no arrays and no text.
+only. Each run is prefilled once, after its parent, together with runs of the same depth.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ Runs = tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixRead:
-    """One run to read: `tokens` after the first `n_cached` of slot `src`, into slot `dst`."""
+class PlannedPrefill:
+    """One run to prefill: `tokens` after the first `n_cached` of slot `src`, into slot `dst`."""
 
     src: int
     dst: int
@@ -32,11 +32,11 @@ class Prefixes:
         return len(self._slots)
 
     def slot(self, prefix: Runs) -> int:
-        """The slot of a prefix that was read."""
+        """The slot of a prefix that was prefilled."""
         return self._slots[prefix]
 
-    def plan_reads(self, prompts: Sequence[Runs]) -> Iterator[list[PrefixRead]]:
-        """What must be read, parents before children; when all is done each prompt has its slot.
+    def assign_slots(self, prompts: Sequence[Runs]) -> Iterator[list[PlannedPrefill]]:
+        """Gives each missing prefix a slot, evicting others, and yields what to prefill, parents before children.
 
         At most half of the slots may be prompts.
         """
@@ -54,12 +54,12 @@ class Prefixes:
         """The longest prefix of a prompt that has a slot; () where none has."""
         return next((prompt[:n] for n in range(len(prompt), 0, -1) if prompt[:n] in self._slots), ())
 
-    def _next_read(self, prefix: Runs, needed: set[Runs]) -> PrefixRead:
+    def _next_read(self, prefix: Runs, needed: set[Runs]) -> PlannedPrefill:
         parent = prefix[:-1]
         src = self._slots[parent] if parent else 0
         dst = self._free.pop() if self._free else self._evict(needed)
         self._slots[prefix] = dst
-        return PrefixRead(src, dst, sum(map(len, parent)), prefix[-1])
+        return PlannedPrefill(src, dst, sum(map(len, parent)), prefix[-1])
 
     def _evict(self, needed: set[Runs]) -> int:
         """Frees and returns the slot of the prefix that was not used for longest and is not needed now."""
@@ -67,9 +67,11 @@ class Prefixes:
         return self._slots.pop(oldest)
 
 
-def group_by_length(reads: Sequence[PrefixRead], size: Callable[[int], int]) -> dict[int, list[tuple[int, PrefixRead]]]:
-    """Groups reads, each with its index, by the length to which its tokens are padded, which depends on it alone."""
-    groups: dict[int, list[tuple[int, PrefixRead]]] = {}
-    for i, read in enumerate(reads):
-        groups.setdefault(size(len(read.tokens)), []).append((i, read))
+def group_by_length(
+    prefills: Sequence[PlannedPrefill], size: Callable[[int], int]
+) -> dict[int, list[tuple[int, PlannedPrefill]]]:
+    """Groups prefills, each with its index, by the length to which its tokens are padded, which depends on it alone."""
+    groups: dict[int, list[tuple[int, PlannedPrefill]]] = {}
+    for i, prefill in enumerate(prefills):
+        groups.setdefault(size(len(prefill.tokens)), []).append((i, prefill))
     return groups

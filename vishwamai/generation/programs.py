@@ -12,7 +12,7 @@ import jax
 from vishwamai.progress import Progress, silent
 
 PREFILL_CHUNKS = (4, 16, 64, 256)  # tokens after a cached prefix are read in runs that are filled up to one of these
-HALF_BYTES = ("int4", "float4_e2m1fn")  # JAX 0.10 compiles ahead for another layout than a mesh gives such arrays
+FOUR_BIT_DTYPES = ("int4", "float4_e2m1fn")  # JAX 0.10 compiles ahead for another layout than a mesh gives such arrays
 
 
 def bucket(n: int, least: int = 1, most: int | None = None) -> int:
@@ -44,7 +44,7 @@ class Programs:
         key = _key(f, args, donate, static)
         if key not in self._compiled:
             jitted = _jitted(f, donate, key[1])
-            if not _has_half_bytes(args):
+            if not _has_four_bits(args):
                 self._compile(key, jitted, args)
             else:
                 with self._compiling(f):
@@ -55,7 +55,7 @@ class Programs:
     def prepare(self, f: Callable, *args, donate: tuple[int, ...] = (), **static) -> None:
         """Compiles what `run` would, and runs nothing: for whoever must not be held up later."""
         key = _key(f, args, donate, static)
-        if key not in self._compiled and not _has_half_bytes(args):
+        if key not in self._compiled and not _has_four_bits(args):
             self._compile(key, _jitted(f, donate, key[1]), args)
 
     def _compile(self, key: tuple, jitted: Any, args: tuple) -> None:
@@ -81,8 +81,8 @@ def _jitted(f: Callable, donate: tuple[int, ...], static: tuple[tuple[str, Any],
     return jax.jit(partial(f, **dict(static)), donate_argnums=donate)
 
 
-def _has_half_bytes(args: tuple) -> bool:
-    return any(x.dtype.name in HALF_BYTES for x in jax.tree.leaves(args))
+def _has_four_bits(args: tuple) -> bool:
+    return any(x.dtype.name in FOUR_BIT_DTYPES for x in jax.tree.leaves(args))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _unpadded_spans(rows: list[np.ndarray], padding: PaddingToken | None) -> lis
     """
     if padding is None:
         return [(0, len(row)) for row in rows]
-    runs = [_runs(row, padding.id) for row in rows]
+    runs = [_count_padding(row, padding.id) for row in rows]
     if not padding.doubles_as:
         spans = [(before, len(row) - after) for row, (before, after) in zip(rows, runs, strict=True)]
     else:
@@ -127,7 +127,7 @@ def _unpadded_spans(rows: list[np.ndarray], padding: PaddingToken | None) -> lis
     return spans
 
 
-def _runs(row: np.ndarray, pad_id: int) -> tuple[int, int]:
+def _count_padding(row: np.ndarray, pad_id: int) -> tuple[int, int]:
     """How many padding tokens a row begins and ends with; all of it counts as the end."""
     real = np.flatnonzero(row != pad_id)
     return (int(real[0]), len(row) - int(real[-1]) - 1) if len(real) else (0, len(row))

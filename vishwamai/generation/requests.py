@@ -13,7 +13,7 @@ import numpy as np
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
 from vishwamai.generation.programs import bucket
-from vishwamai.generation.results import GeneratedRow, NewStopChecker, make_rows
+from vishwamai.generation.results import GeneratedRow, MakeStopChecker, make_rows
 from vishwamai.generation.sampling import MAX_LOGPROBS, BatchParams, SamplingParams, batch_params
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.sharding import Sharding
@@ -114,7 +114,7 @@ def make_request(
     cfg: ModelConfig,
     eos_ids: tuple[int, ...],
     sharding: Sharding,
-    new_stop_checker: NewStopChecker | None,
+    make_stop_checker: MakeStopChecker | None,
 ) -> GenerationRequest:
     """Returns checked prompts, one a row, as a request, its shapes rounded up: rows, prompts, cache, end tokens."""
     limits = row_limits(prompts, params, cfg)
@@ -130,7 +130,7 @@ def make_request(
     arrays = pad_rows(unique, n_prompts, T), lengths, index, batch_params(params, limits, eos_ids, n_rows)
     tokens, lengths, index, own = put_on_device(arrays, sharding)
     return GenerationRequest(
-        rows=make_rows(prompts, params, new_stop_checker),
+        rows=make_rows(prompts, params, make_stop_checker),
         unique_prompts=unique,
         tokens=tokens,
         lengths=lengths,

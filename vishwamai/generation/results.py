@@ -28,7 +28,7 @@ class StopChecker(Protocol):
         ...
 
 
-NewStopChecker = Callable[[Sequence[int], Sequence[str]], StopChecker]  # of a prompt's ids and stop strings
+MakeStopChecker = Callable[[Sequence[int], Sequence[str]], StopChecker]  # of a prompt's ids and stop strings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +102,16 @@ class GeneratedRow:
 
 
 def make_rows(
-    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], new_stop_checker: NewStopChecker | None
+    prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], make_stop_checker: MakeStopChecker | None
 ) -> list[GeneratedRow]:
     """Returns rows with nothing made yet. Raises `InputError` for stop strings where nothing makes text."""
     rows = []
     for i, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
         row = GeneratedRow(index=i, prompt_length=len(prompt), params=own)
         if own.stop:
-            if new_stop_checker is None:
+            if make_stop_checker is None:
                 raise InputError("stop strings need a tokenizer, and there is none here; use stop_token_ids")
-            row.stop_checker = new_stop_checker(prompt, own.stop)
+            row.stop_checker = make_stop_checker(prompt, own.stop)
         rows.append(row)
     return rows
 

@@ -32,11 +32,12 @@ NEVER = -jnp.inf
 class SamplingParams:
     """What is asked for after one prompt, by vLLM's names. Raises `InputError` for values out of range.
 
-    `n` rows continue the prompt, row j with seed + j. `temperature` 0 takes the likeliest token; `top_k` 0 (or -1),
-    `top_p` 1 and `min_p` 0 filter nothing. `max_tokens` counts new tokens (None: to the end of the context). A row ends
-    with an end-of-text token, a token of `stop_token_ids`, or when one of the strings `stop` is complete; `ignore_eos`
-    leaves out the first of these. The same `seed` gives the same text, alone or among other rows (None: another text
-    each time). `logprobs` asks for that many likeliest tokens at each step beside the chosen one.
+    `n` rows continue the prompt, row j with seed + j; a `Generator` has one row of each prompt that it is given.
+    `temperature` 0 takes the likeliest token; `top_k` 0 (or -1), `top_p` 1 and `min_p` 0 filter nothing. `max_tokens`
+    counts new tokens (None: to the end of the context). A row ends with an end-of-text token, a token of
+    `stop_token_ids`, or when one of the strings `stop` is complete; `ignore_eos` leaves out the first of these. The
+    same `seed` gives the same text, alone or among other rows (None: another text each time). `logprobs` asks for that
+    many likeliest tokens at each step beside the chosen one.
     """
 
     n: int = 1

@@ -3,8 +3,8 @@
 B batch, T positions, D d_model, F d_ff, V vocab, L repeats of a stack's pattern.
 
 It knows no file format, optimiser or sampling. Layers that differ are places in a stack's pattern, and each place's
-weights carry a leading axis of the repeats that a scan walks. Training, prefill and decoding are one function: they
-differ by shapes and by the `attend` of their `LayerInputs`.
+weights carry a leading axis of the repeats that a scan walks. `hidden_states` is for training and scoring,
+`cached_hidden_states` for prefill and decoding: both run the same layers, with another `attend` in `LayerInputs`.
 """
 
 import dataclasses
@@ -141,8 +141,8 @@ def hidden_states(
 ) -> tuple[Array, RouterSums]:
     """Returns the normed residual stream after the last layer, `[B, T, D]`, and the routers' sums over all layers.
 
-    For packed rows, pass `segments` (0: padding) and `positions` that restart in each segment. Otherwise row b has
-    `lengths[b]` tokens (None: T) and is padded on the right. `dtype` is that of the activations, `remat` one
+    For packed rows, pass `segments_BT` (0: padding) and `positions_BT` that restart in each segment. Otherwise row b
+    has `lengths_B[b]` tokens (None: T) and is padded on the right. `dtype` is that of the activations, `remat` one
     of `REMAT`.
     """
     if positions_BT is None:
@@ -152,7 +152,10 @@ def hidden_states(
     else:
         lengths = (jnp.max(positions_BT, 1) + 1 if lengths_B is None else lengths_B)[:, None]
         mask = (positions_BT < lengths).astype(jnp.int32)
-    inputs = LayerInputs(positions_BT, lengths, segments_BT, mask, attend_uncached, {}, sharding, implementations)
+    inputs = LayerInputs(
+        positions=positions_BT, seq_lengths=lengths, segments=segments_BT, token_mask=mask, attend=attend_uncached,
+        sharding=sharding, implementations=implementations,
+    )  # fmt: skip
     x, _, sums = _run_layers(w, tokens_BT, cfg, inputs, None, dtype, remat)
     return x, sums
 
@@ -164,22 +167,22 @@ def cached_hidden_states(
     cache: KVCache,
     *,
     attend: Callable = attend_cached,
-    lengths_B: Array | None = None,
+    n_new_B: Array | None = None,
     sharding: Sharding = SINGLE,
     dtype="float32",
 ) -> tuple[Array, KVCache]:
     """Returns the `hidden_states` of tokens that continue `cache`, and the cache after them.
 
-    Row b has `lengths[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_uncached` is for an
+    Row b has `n_new_B[b]` tokens (None: all T), the rest is padding at the right. `attend=attend_uncached` is for an
     empty cache, and then uses the kernels for whole rows.
     """
     B, T = tokens_BT.shape
-    lengths_B = jnp.full((B,), T, jnp.int32) if lengths_B is None else lengths_B
-    start_B, end_B = cache.length, cache.length + lengths_B
-    inputs = _continued_inputs(start_B, T, lengths_B, end_B)
+    n_new_B = jnp.full((B,), T, jnp.int32) if n_new_B is None else n_new_B
+    start_B, end_B = cache.length, cache.length + n_new_B
+    inputs = _continued_inputs(start_B, T, n_new_B, end_B)
     inputs = inputs._replace(attend=attend, sharding=sharding)
     if kv.can_cross_rope_switch(cache, cfg) and attend is not attend_uncached:
-        cache = _recompute_keys(w, cfg, cache, lengths_B, inputs, dtype)
+        cache = _recompute_keys(w, cfg, cache, n_new_B, inputs, dtype)
     x, stacks, _ = _run_layers(w, tokens_BT, cfg, inputs, cache, dtype)
     switch = cache.rope_switch
     switch = None if switch is None else kv.note_tokens(switch, tokens_BT, inputs.positions, end_B)
@@ -194,21 +197,21 @@ def _continued_inputs(start_B: Array, T: int, n_new_B: Array, seq_lengths_B: Arr
 
 
 def _recompute_keys(
-    w: Transformer, cfg: ModelConfig, cache: KVCache, lengths_B: Array, inputs: LayerInputs, dtype
+    w: Transformer, cfg: ModelConfig, cache: KVCache, n_new_B: Array, inputs: LayerInputs, dtype
 ) -> KVCache:
-    """Recomputes the cached keys of rows that cross the rope switch, because `lengths` new tokens take them past it or
+    """Recomputes the cached keys of rows that cross the rope switch, because `n_new` tokens take them past it or
     because they were cropped back below it.
 
     Crossing changes the rotation of every position, so everything that is cached of such a row is wrong (`generate` in
     transformers reads it again too). It is recomputed once, from all the tokens that the cache has stored for it.
     """
     tokens_BT, longest_B = cache.rope_switch.tokens, cache.rope_switch.longest
-    T, end_B = tokens_BT.shape[1], cache.length + lengths_B
-    crosses_B = ((longest_B > T) != (end_B > T)) & (lengths_B > 0) & (cache.length > 0)
+    switch, end_B = tokens_BT.shape[1], cache.length + n_new_B
+    crosses_B = ((longest_B > switch) != (end_B > switch)) & (n_new_B > 0) & (cache.length > 0)
 
     def reread(cache: KVCache) -> KVCache:
-        kept_B = jnp.where(crosses_B, jnp.minimum(cache.length, T), 0)
-        first = _continued_inputs(jnp.zeros_like(kept_B), T, kept_B, end_B)
+        kept_B = jnp.where(crosses_B, jnp.minimum(cache.length, switch), 0)
+        first = _continued_inputs(jnp.zeros_like(kept_B), switch, kept_B, end_B)
         first = first._replace(sharding=inputs.sharding)
         _, stacks, _ = _run_layers(w, tokens_BT, cfg, first, cache, dtype)
         return dataclasses.replace(cache, stacks=stacks)

@@ -99,7 +99,9 @@ class SearchTree:
         return seed_of(self.seed, *node.path, *purpose)
 
     def expand(self, nodes: Sequence[Node], n: Sequence[int]) -> Search[list[Node]]:
-        """New nodes after `n[i]` thoughts of node i: those that are right steps and lead to states not seen before.
+        """Generates `n[i]` thoughts after node i, and evaluates the states that they lead to.
+
+        Returns new nodes: those of right steps that lead to states not seen before.
 
         Raises `BudgetExhausted` where the budget allows none.
         """

@@ -33,6 +33,9 @@ MAX_DRAWS = 4  # calls of the model to generate as many thoughts as are asked fo
 class TreeOfThoughts:
     """Searches over thoughts (Yao et al. 2023, arXiv:2305.10601).
 
+    A level of breadth-first and beam search has `max_branches * beam_width` thoughts, spread evenly over the states
+    that are gone on from, so the root has all of them; with `even=False`, and in the other searches, each state has
+    `max_branches`.
     `task` is a `Task` or the name of one. `search` is one of `SEARCHES`, `settings` the rest of `TreeSettings`.
     `values` evaluates states (`values.py`; None: by what the model writes in passing), `proposals` generates thoughts
     (`proposals.py`; None: each is drawn by itself, and where a step begins with a choice, each distinct choice is
