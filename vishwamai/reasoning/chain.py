@@ -87,7 +87,7 @@ class ChainOfThought:
             samples=tuple(chain.answer for chain in best_attempts(chains)),
             confidence=confidence,
             stopped=stopped,
-            notes=tuple(dict.fromkeys(sampler.notes)),
+            notes=tuple(sampler.notes),
         )
 
 

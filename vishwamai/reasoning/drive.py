@@ -18,6 +18,7 @@ from vishwamai.generation.sampling import SamplingParams
 from vishwamai.reasoning.budget import Budget, BudgetExhausted, cap
 from vishwamai.reasoning.model import Completion, Model, Prompt
 from vishwamai.reasoning.solution import Solution, failed_solution
+from vishwamai.reasoning.task import Notes
 
 T = TypeVar("T")
 FAILURES = (BackendError, InputError)  # of a model: it cannot be reached, or a prompt does not fit
@@ -106,7 +107,7 @@ def ask_features(budget: Budget, prompts: Sequence[Prompt]) -> Search[list[np.nd
 
 
 def run_until_stopped(
-    search: Search[None], budget: Budget, notes: list[str], has_results: Callable[[], bool]
+    search: Search[None], budget: Budget, notes: Notes, has_results: Callable[[], bool]
 ) -> Search[str | None]:
     """Runs a search to its end, or until a limit or a failing model ends it. Returns what ended it early, or None.
 
@@ -118,7 +119,7 @@ def run_until_stopped(
         return error.limit
     except FAILURES as error:
         if budget.remaining("seconds") <= 0:  # a model that gives nothing in time fails
-            notes.append(str(error))
+            notes.add(str(error))
             return "seconds"
         if not has_results():
             raise

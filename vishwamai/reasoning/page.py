@@ -33,14 +33,10 @@ def write_page(traces: Sequence[Trace] | Trace, path: str | Path) -> None:
     data = json.dumps(entries, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
     data = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", data)
     page = _asset("tree.html").replace("__SCRIPT__", "".join(map(_asset, SCRIPTS)))
-    rules = [
-        "default-src 'none'",
-        _allow(page, "style"),
-        _allow(page, "script"),
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    before, after = page.replace("__POLICY__", "; ".join(rules), 1).split("__DATA__")
+    policy = (
+        f"default-src 'none'; {_allow(page, 'style')}; {_allow(page, 'script')}; base-uri 'none'; form-action 'none'"
+    )
+    before, after = page.replace("__POLICY__", policy, 1).split("__DATA__")
     Path(path).write_text(before + data + after, encoding="utf-8", newline="\n")
 
 

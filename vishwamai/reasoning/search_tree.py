@@ -14,7 +14,7 @@ from vishwamai.errors import InputError
 from vishwamai.reasoning.budget import Budget, cap
 from vishwamai.reasoning.drive import Search
 from vishwamai.reasoning.model import Completion, seed_of, split_prompt
-from vishwamai.reasoning.task import Task, call_safely
+from vishwamai.reasoning.task import Notes, Task, call_safely
 from vishwamai.reasoning.trace import Thought, Trace
 
 
@@ -81,7 +81,7 @@ class SearchTree:
     budget: Budget
     seed: int
     trace: Trace
-    notes: list[str] = dataclasses.field(default_factory=list)
+    notes: Notes = dataclasses.field(default_factory=Notes)
     nodes: dict[Any, Node] = dataclasses.field(default_factory=dict)
     answers: list[Node] = dataclasses.field(default_factory=list)
 
@@ -133,7 +133,7 @@ class SearchTree:
         values = yield from self.evaluator(self, nodes)
         for node, value in zip(nodes, values, strict=True):
             if value is not None and math.isnan(value):
-                self.note("a value was no number (nan); it counts as 0")
+                self.notes.add("a value was no number (nan); it counts as 0")
                 value = None
             if value is not None and not 0 <= value <= 1:
                 step = node.steps[-1] if node.steps else self.problem
@@ -165,7 +165,7 @@ class SearchTree:
         thought.state, why = call_safely(self.task.step, parent.state, thought.text)
         if thought.state is None:
             thought.status, thought.why = "wrong", why
-            self.note(why)
+            self.notes.add(why)
             return None
         if (known := self._find(thought.state)) is not None:
             thought.status, thought.why = "repeat", ".".join(map(str, known.path))
@@ -178,11 +178,10 @@ class SearchTree:
         node = self.nodes[thought.state] = Node(thought, parent, steps, completion)
         if parent is not None:
             parent.children.append(node)
-        answer = self.call(self.task.answer, self.problem, steps, node.state)
+        answer = self.notes.call(self.task.answer, self.problem, steps, node.state)
         if answer is not None:
             node.answer = str(answer)
-            right = self.call(self.task.check, self.problem, node.answer)
-            node.verified = None if right is None else bool(right)
+            node.verified = self.notes.check_answer(self.task, self.problem, node.answer)
             thought.status = "refuted" if node.verified is False else "answer"
             thought.value = {True: 1.0, False: 0.0, None: 0.5}[node.verified]
             self.answers.append(node)
@@ -197,17 +196,6 @@ class SearchTree:
             raise InputError(
                 f"a state of the task {self.task.name!r} is a {kind}, which has no hash; make it a tuple or a text"
             ) from None
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function of the user's returns; None where it raises, and the notes say so."""
-        found, why = call_safely(function, *args)
-        self.note(why)
-        return found
-
-    def note(self, why: str) -> None:
-        """Adds a sentence to the notes, once."""
-        if why and why not in self.notes:
-            self.notes.append(why)
 
     @property
     def is_solved(self) -> bool:

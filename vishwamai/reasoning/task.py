@@ -116,3 +116,23 @@ def call_safely(check: Callable[..., Any], *args: Any) -> tuple[Any, str]:
         return check(*args), ""
     except Exception as error:
         return None, f"the checker raised {type(error).__name__}: {error}"
+
+
+class Notes(list[str]):
+    """What went wrong while a problem was solved, each sentence once."""
+
+    def add(self, note: str) -> None:
+        """Adds a sentence, if there is one."""
+        if note and note not in self:
+            self.append(note)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Returns what a function of the user's returns; None where it raises, which is noted."""
+        result, why = call_safely(function, *args)
+        self.add(why)
+        return result
+
+    def check_answer(self, task: Task, problem: str, answer: str) -> bool | None:
+        """Returns whether the task calls an answer right; None where no program can tell."""
+        verdict = self.call(task.check, problem, answer)
+        return None if verdict is None else bool(verdict)

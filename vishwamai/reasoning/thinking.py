@@ -7,8 +7,7 @@ so and tried again (Self-Refine, Madaan et al. 2023, arXiv:2303.17651).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from vishwamai.checks import check_whole
 from vishwamai.errors import InputError
@@ -18,7 +17,7 @@ from vishwamai.reasoning.choose import CHOICES, WEIGHTS, Chain, is_decided
 from vishwamai.reasoning.drive import Search, ask, wait_for_tokens
 from vishwamai.reasoning.model import Completion, seed_of, split_prompt
 from vishwamai.reasoning.solution import Step
-from vishwamai.reasoning.task import Checker, Task, Verdict, call_safely
+from vishwamai.reasoning.task import Checker, Notes, Task, Verdict
 
 ANSWER_TOKENS = 48  # of a forced answer
 ANSWER_SHARE = 4  # of a small budget, one token in so many is kept for forced answers
@@ -75,7 +74,7 @@ class ChainSampler:
     ):
         self.task, self.settings, self.checker, self.problem, self.budget = task, settings, checker, problem, budget
         self.validate = validate
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.is_cut_short = False  # whether the budget left a chain fewer tokens than it was to have
         self._chains: dict[tuple[int, ...], Chain] = {}
         self._truncated: list[tuple[Chain, bool]] = []  # without an answer, and whether the model's context ended them
@@ -86,11 +85,8 @@ class ChainSampler:
         self._answer_mark = task.closing.strip()  # before an answer, such as "Answer:"
         # A direct prompt may end with the mark of an answer: it begins the chain, and is no part of the question.
         *before, last = split_prompt(self._prompt) or ("",)
-        at = (
-            last.rindex(self._answer_mark)
-            if self._answer_mark and last.rstrip().endswith(self._answer_mark)
-            else len(last)
-        )
+        has_mark = self._answer_mark and last.rstrip().endswith(self._answer_mark)
+        at = last.rindex(self._answer_mark) if has_mark else len(last)
         self._question, self._chain_start = (*before, last[:at]), last[at:]
 
     @property
@@ -138,9 +134,9 @@ class ChainSampler:
         if completion.finish_reason == "length" and not is_forced and not self._has_answered(chain.text):
             self._truncated.append((chain, completion.tokens < (sampling.max_tokens or 0)))
             self.is_cut_short |= sampling.max_tokens != self._max_tokens
-        elif (answer := self._call(self.task.extract, chain.text)) is not None:
-            verdict = self._call(self.task.check, self.problem, str(answer))
-            chain = dataclasses.replace(chain, answer=str(answer), verified=None if verdict is None else bool(verdict))
+        elif (answer := self.notes.call(self.task.extract, chain.text)) is not None:
+            verified = self.notes.check_answer(self.task, self.problem, str(answer))
+            chain = dataclasses.replace(chain, answer=str(answer), verified=verified)
         self._chains[chain.path] = chain
 
     def _force_answers(self) -> Search[None]:
@@ -152,7 +148,7 @@ class ChainSampler:
             if fills_context and chain.tokens <= CUT_TOKENS:
                 self.budget.check()  # raises where the time, and not the context, ended the chain
                 why = "a chain filled the model's context before its answer"
-                self.notes.append(f"{why}; shorten the prompt or make the context larger")
+                self.notes.add(f"{why}; shorten the prompt or make the context larger")
                 continue
             if fills_context:
                 text = text[: len(text) * (chain.tokens - CUT_TOKENS) // chain.tokens]
@@ -193,10 +189,8 @@ class ChainSampler:
 
     def _stated_answer(self, text: str) -> str | None:
         """Returns what follows the last mark of an answer; None without a mark."""
-        _, mark, answer = (
-            text.casefold().rpartition(self._answer_mark.casefold()) if self._answer_mark else ("", "", "")
-        )
-        return answer.lstrip() if mark else None
+        mark = self._answer_mark.casefold()
+        return text.casefold().rpartition(mark)[2].lstrip() if mark and mark in text.casefold() else None
 
     def _has_answered(self, text: str) -> bool:
         """Whether a chain states an answer and has come to its end."""
@@ -208,7 +202,7 @@ class ChainSampler:
         if chain.verified:
             return None
         for step in self.steps(chain.text) if self.validate else ():
-            if step.valid is False and not self._call(self.task.takes_back, step.text):
+            if step.valid is False and not self.notes.call(self.task.takes_back, step.text):
                 return f"{step.text!r} {step.why}".rstrip() + "."
         if chain.answer is None:
             return "there is no answer."
@@ -222,27 +216,20 @@ class ChainSampler:
         if text in self._steps:
             return self._steps[text]
         steps, state = [], self.task.read(self.problem)
-        for line in self._call(self.task.split, text) or ():
+        for line in self.notes.call(self.task.split, text) or ():
             if not self.validate:
                 verdict = Verdict(None)
             elif self.checker is not None:
-                verdict = self._call(self.checker, line)
+                verdict = self.notes.call(self.checker, line)
             elif state is None:
                 verdict = Verdict(None, "a step before it is wrong, or nobody can tell")
             else:
-                verdict = self._call(self.task.judge, state, line)
-                if not self._call(self.task.takes_back, line):
-                    state = self._call(self.task.step, state, line)
+                verdict = self.notes.call(self.task.judge, state, line)
+                if not self.notes.call(self.task.takes_back, line):
+                    state = self.notes.call(self.task.step, state, line)
             if not isinstance(verdict, Verdict):
                 why = "the checker could not tell: see the notes" if verdict is None else f"it gave {verdict!r:.60}"
                 verdict = Verdict(None, why)
             steps.append(Step(line.strip(), verdict.valid, verdict.why))
         self._steps[text] = tuple(steps)
         return self._steps[text]
-
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Returns what a task or a checker returns, or None where it raises, and notes why."""
-        result, error = call_safely(function, *args)
-        if error:
-            self.notes.append(error)
-        return result

@@ -85,7 +85,7 @@ class TreeOfThoughts:
         """The search as a generator, to be run by `drive.run` or as a part of another."""
         tree = self.tree(problem, budget.sub_budget())  # what is spent in it is the problem's own
         if (needed := self.task.depth_of(problem) or 0) > self.settings.max_depth:
-            tree.note(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
+            tree.notes.add(f"the problem may take {needed} steps, and max_depth is {self.settings.max_depth}")
         stopped = None
         if tree.root.answer is None:
             search = SEARCHES[self.method](tree, self.settings)

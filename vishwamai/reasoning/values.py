@@ -110,7 +110,7 @@ def program(value: Callable[[str, Any], float]) -> StateEvaluator:
     """A function of (problem, state); where it raises, the state counts as 0 and the solution's notes say so."""
 
     def evaluate(tree: SearchTree, nodes: Sequence[Node]) -> Search[list[float]]:
-        return [tree.call(lambda node: float(value(tree.problem, node.state)), node) or 0.0 for node in nodes]
+        return [tree.notes.call(lambda node: float(value(tree.problem, node.state)), node) or 0.0 for node in nodes]
         yield  # it asks the model for nothing
 
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
@@ -132,7 +132,7 @@ def with_memory(evaluator: StateEvaluator, memory: ThoughtMemory, identity: str)
                 place = (tree.problem if tree.task.scoped else "", node.state)
                 return method(identity, f"{tree.task.name}: {kind}", place, *args)
             except (DataError, InputError) as error:
-                tree.note(str(error))
+                tree.notes.add(str(error))
                 return None
 
         values = {node: use(memory.value, node) for node in nodes}
