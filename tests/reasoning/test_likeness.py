@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vishwamai.errors import InputError
 from vishwamai.reasoning.likeness import likeness
 
 
@@ -59,3 +60,22 @@ def test_any_text_can_be_compared():
     found = likeness("!", strange)
     assert np.isfinite(found).all() and found[3] == 1 and max(found[[0, 1, 2, 4]]) < 0.1
     assert likeness("a", []).shape == (0,)
+
+
+def test_embeddings_stand_in_the_place_of_counts():
+    vectors = {
+        "sum": [2.0, 0.0],
+        "plus": [3.0, 0.3],
+        "triangle": [0.0, 1.0],
+        "minus": [-1.0, 0.0],
+        "nothing": [0.0, 0.0],
+    }
+    others = ["plus", "triangle", "minus", "nothing"]
+    found = likeness("sum", others, lambda texts: np.array([vectors[text] for text in texts]))
+    np.testing.assert_allclose(found, [3 / math.hypot(3, 0.3), 0, -1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 4)), np.full((3, 4), np.nan)])
+def test_embeddings_are_one_vector_for_each_text(wrong):
+    with pytest.raises(InputError, match="embed gave .* for 3 texts; it must be finite"):
+        likeness("a", ["b", "c"], lambda texts: wrong)

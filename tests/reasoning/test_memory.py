@@ -303,3 +303,11 @@ def test_recall_is_the_same_in_every_process():
     runs = [begin(RECALL, PYTHONHASHSEED=seed) for seed in ("0", "1", "2")]
     said = [run.communicate(timeout=60)[0] for run in runs]
     assert said[0].count("(") == 60 and said[0] == said[1] == said[2]
+
+
+def test_recall_by_embeddings():
+    """By the length of a text, which its words do not tell."""
+    memory = ThoughtMemory(embed=lambda texts: np.array([[len(text), 10.0] for text in texts]))
+    for text in ("aaaa bbbb cccc", "dd", "eeeeeee"):
+        memory.add(text)
+    assert [entry.text for entry in memory.recall("xx yy z", n=2)] == ["eeeeeee", "aaaa bbbb cccc"]

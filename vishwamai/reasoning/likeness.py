@@ -1,4 +1,4 @@
-"""How alike texts are: the cosine of their counts of words, pairs of words and three-letter pieces.
+"""How alike texts are: the cosine of embeddings, or of counts of words, pairs of words and three-letter pieces.
 
 Pieces are hashed with CRC-32 into 2^18 buckets (feature hashing: Weinberger et al., 2009), so equal texts give equal
 figures in every process. Case and width do not count.
@@ -8,19 +8,32 @@ import functools
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vishwamai.errors import InputError
+
+Embed = Callable[[list[str]], np.ndarray]
 BUCKETS = 1 << 18
 TOKEN = re.compile(r"\w+|[^\w\s]")
 DIGITS = 6  # figures that differ by less are a tie: sums of floats differ in their last bits
 
 
-def likeness(text: str, others: Sequence[str]) -> np.ndarray:
-    """Returns the cosine of a text and each of the others, [others], 0 to 1."""
+def likeness(text: str, others: Sequence[str], embed: Embed | None = None) -> np.ndarray:
+    """Returns the cosine of a text and each of the others, [others], by `embed`'s vectors [texts, width] or by counts.
+
+    Raises `InputError` for vectors that are not finite, or not one for each text.
+    """
     if not others:
         return np.zeros(0)
+    if embed is not None:
+        vectors = np.asarray(embed([text, *others]), np.float64)
+        if vectors.ndim != 2 or len(vectors) != len(others) + 1 or not np.isfinite(vectors).all():
+            n = len(others) + 1
+            raise InputError(f"embed gave {list(vectors.shape)} for {n} texts; it must be finite and [{n}, width]")
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+        return np.round(vectors[1:] @ vectors[0], DIGITS)
     query = np.zeros(BUCKETS)
     places, values = _text_vector(text)
     query[places] = values

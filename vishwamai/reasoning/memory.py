@@ -18,7 +18,7 @@ from typing import Any
 
 from vishwamai.checks import check_number, check_whole
 from vishwamai.errors import InputError
-from vishwamai.reasoning.likeness import likeness
+from vishwamai.reasoning.likeness import Embed, likeness
 from vishwamai.reasoning.store import Store
 
 MAX_INTEGER = (1 << 62) - 1  # that the file can hold
@@ -58,7 +58,7 @@ LEAST_ENTRY = "SELECT id, bytes FROM entry WHERE priority < :most ORDER BY prior
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A thought that is remembered; `similarity`, 0 to 1, is to what was asked for, and None where nothing was."""
+    """A thought that is remembered; `similarity`, -1 to 1, is to what was asked for, and None where nothing was."""
 
     id: int
     text: str
@@ -74,7 +74,8 @@ class ThoughtMemory:
     """A memory in RAM, or in the file `path`, which is made where there is none.
 
     Bounds: `max_entries` thoughts, `max_bytes` of their texts and problems in UTF-8, `max_values` states. They stand in
-    the file; None is what it has, and for a new one 10 000, 16 MiB and a million. Raises `DataError` for a file
+    the file; None is what it has, and for a new one 10 000, 16 MiB and a million. `embed` gives the vectors that
+    texts are compared by, [texts, width]; without it they are compared by their words. Raises `DataError` for a file
     that is damaged, not a memory, or out of reach. A memory may be used from several threads.
     """
 
@@ -85,6 +86,7 @@ class ThoughtMemory:
         max_entries: int | None = None,
         max_bytes: int | None = None,
         max_values: int | None = None,
+        embed: Embed | None = None,
     ):
         bounds = {"max_entries": max_entries, "max_bytes": max_bytes, "max_values": max_values}
         bounds = {name: check_whole(name, most, 1, MAX_INTEGER, optional=True) for name, most in bounds.items()}
@@ -96,7 +98,7 @@ class ThoughtMemory:
             _evict_entries(db)
             _evict_values(db)
 
-        self._store = Store(path, SCHEMA, apply_bounds)
+        self._store, self._embed = Store(path, SCHEMA, apply_bounds), embed
 
     def value(self, identity: str, task: str, state: Hashable) -> float | None:
         """The mean of the values noted for a state with these weights in this task (name and version), or None."""
@@ -154,7 +156,7 @@ class ThoughtMemory:
         n, text = check_whole("n", n, 0), _check_text("text", text)
         with self._store.lock:
             entries = [e for e in self.entries() if task in (None, e.task) and kind in (None, e.kind)]
-            similarities = likeness(text, [e.text for e in entries]).tolist()
+            similarities = likeness(text, [e.text for e in entries], self._embed).tolist()
             found = [dataclasses.replace(e, similarity=s) for e, s in zip(entries, similarities, strict=True)]
             found = sorted(found, key=lambda e: (e.similarity, e.priority, e.id), reverse=True)[:n]
             if found:
