@@ -152,7 +152,13 @@ def clock():
 @pytest.fixture
 def remote(fake_endpoint, clock):
     """Makes models of the fake endpoint that wait by the test's clock."""
-    return lambda **options: Remote(fake_endpoint.url, "tiny", **{"sleep": clock.sleep, "clock": clock} | options)
+    return lambda **settings: by_clock(clock, Remote(fake_endpoint.url, "tiny", **settings))
+
+
+def by_clock(clock, model: Remote) -> Remote:
+    """A remote model that waits by a test's clock."""
+    model._client.sleep, model._client.clock = clock.sleep, clock
+    return model
 
 
 class Land(Task):

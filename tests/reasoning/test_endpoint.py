@@ -119,7 +119,9 @@ def test_a_server_that_takes_too_long(fault, fake, clock):
     """Which answers well in the end: whoever waits for that has no error."""
     fake.faults = [fault] * 2
     with pytest.raises(BackendError, match="did not answer in time at try 2 of 2: raise timeout"):
-        one(Remote(fake.url, "tiny", timeout=0.2, retries=1, sleep=clock.sleep))
+        model = Remote(fake.url, "tiny", timeout=0.2, retries=1)
+        model._client.sleep = clock.sleep
+        one(model)
     fake.faults = [fault]
     with pytest.raises(BackendError, match="before the deadline"):
         one(Remote(fake.url, "tiny", retries=0), deadline=time.monotonic() + 1)
@@ -127,7 +129,8 @@ def test_a_server_that_takes_too_long(fault, fake, clock):
 
 
 def test_nobody_answers(clock):
-    model = Remote("http://127.0.0.1:9/v1", "tiny", retries=1, sleep=clock.sleep)
+    model = Remote("http://127.0.0.1:9/v1", "tiny", retries=1)
+    model._client.sleep = clock.sleep
     with pytest.raises(BackendError, match=r"^http://127.0.0.1:9/v1/completions could not be reached \(.*refused"):
         one(model)
     assert model.usage.device_calls == 2

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -60,8 +59,6 @@ class EndpointSettings:
     supports_seed: bool = True
     seed_bits: int = 63  # how many of a seed's are sent
     identity: str | None = None  # None: it stands for URL and model, for an endpoint does not say when weights change
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  # this and `clock` are for tests
-    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self):
         check_number("timeout", self.timeout, above=0)
@@ -103,8 +100,6 @@ class Remote:
             content="completion",
             advice=ADVICE,
             on_request=lambda: self._add_usage(device_calls=1),
-            sleep=how.sleep,
-            clock=how.clock,
         )
         digest = hashlib.blake2b(repr((self._client.url, model)).encode(), digest_size=8).hexdigest()
         self.identity = f"remote-{digest}" if how.identity is None else how.identity
@@ -151,7 +146,7 @@ class Remote:
             async with self._client.session(deadline) as post:
                 return await work(post)
 
-        start = self.settings.clock()
+        start = self._client.clock()
         try:
             try:
                 asyncio.get_running_loop()
@@ -160,7 +155,7 @@ class Remote:
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(asyncio.run, main()).result()
         finally:
-            self._add_usage(calls=1, seconds=self.settings.clock() - start)
+            self._add_usage(calls=1, seconds=self._client.clock() - start)
 
     async def _draw(
         self, post: Post, sampling: SamplingParams, prompt: str, n: int, seed: int
