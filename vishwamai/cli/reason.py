@@ -123,7 +123,7 @@ def _fill_flags(args: argparse.Namespace) -> None:
             raise InputError(f"{' and '.join(given)} would do nothing: the model at --url is loaded; leave it out")
 
 
-def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Callable[..., Solution]:
+def _solver(args: argparse.Namespace, problem: str, task: Task, status: Status) -> Callable[..., Any]:
     """The function that solves a problem as `--method` says."""
     from vishwamai.reasoning import ChainOfThought, IntegratedReasoning, ThoughtMemory, TreeOfThoughts
 

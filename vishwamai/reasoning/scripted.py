@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from vishwamai.errors import BackendError
 from vishwamai.generation.sampling import SamplingParams
@@ -58,9 +57,13 @@ class Scripted:
         self._record(texts, [len(own) for own in continuations], [], [], None)
         return [[self._score(text, c) for c in own] for text, own in zip(texts, continuations, strict=True)]
 
-    def _record(self, texts: list[str], rows: Sequence[int], *how: Any) -> None:
-        for calls, own in zip((self.asked, self.n, self.seeds, self.sampling), (texts, *how), strict=True):
-            calls.append(own)
+    def _record(
+        self, texts: list[str], rows: Sequence[int], n: list[int], seeds: list[int], sampling: SamplingParams | None
+    ) -> None:
+        self.asked.append(texts)
+        self.n.append(n)
+        self.seeds.append(seeds)
+        self.sampling.append(sampling)
         words = [len(text.split()) for text in texts]
         self.usage.calls += 1
         self.usage.device_calls += 1
