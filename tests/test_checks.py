@@ -1,12 +1,13 @@
 """Numbers that callers give: those in range come back as Python's own, all others are refused with what was wanted."""
 
+import dataclasses
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from vishwamai.checks import check_number, check_whole
+from vishwamai.checks import check_number, check_whole, make_settings
 from vishwamai.errors import InputError
 
 
@@ -57,3 +58,14 @@ def test_what_is_no_number_in_range_is_refused(value):
 def test_the_bounds_are_said(bounds, outside, wanted):
     with pytest.raises(InputError, match=f"; it must be a {wanted}$"):
         check_number("p", outside, **bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Some:
+    timeout: float = 1.0
+
+
+def test_settings_are_known_by_their_names():
+    assert make_settings(Some, "Thing", {"timeout": 2.0}) == Some(2.0)
+    with pytest.raises(InputError, match="Thing has no setting 'timeot'; did you mean timeout?"):
+        make_settings(Some, "Thing", {"timeot": 2.0})

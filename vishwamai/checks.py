@@ -1,14 +1,18 @@
-"""Checks of the numbers that callers give: whole or not, and within a range.
+"""Checks of what callers give: numbers, whole or not and within a range, and settings by their names.
 
 NumPy's numbers count as Python's; true and false are no numbers. Fields of a configuration are checked in `config`.
 """
 
 import contextlib
+import dataclasses
 import math
 import numbers
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from vishwamai.errors import InputError
+from vishwamai.errors import InputError, suggestion
+
+T = TypeVar("T")
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None, *, optional: bool = False) -> Any:
@@ -36,3 +40,12 @@ def check_number(
         wanted = " and ".join(bound for bound in (lower, upper) if bound)
         raise InputError(f"{name} is {value!r}; it must be a {f'number, {wanted}' if wanted else 'finite number'}")
     return number
+
+
+def make_settings(kind: type[T], owner: str, given: Mapping[str, Any]) -> T:
+    """Returns a dataclass of `owner`'s settings. Raises `InputError` for a name that it has not."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in names:
+            raise InputError(f"{owner} has no setting {name!r}; {suggestion(name, names)}")
+    return kind(**given)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from vishwamai.checks import make_settings
 from vishwamai.reasoning.answers import canonical
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.choose import best_attempts, select_answer
@@ -29,7 +30,7 @@ class ChainOfThought:
     """
 
     def __init__(self, model: Any, *, task: Task | str = "text", checker: Checker | None = None, **settings: Any):
-        self.settings = ChainSettings(**settings)
+        self.settings = make_settings(ChainSettings, "ChainOfThought", settings)
         self.model: Model = as_model(model)
         self.task, self.checker = task_of(task), checker
         self.settings.sampling(self.task)  # refuses a temperature out of range now and not at the first problem

@@ -136,7 +136,7 @@ class ThoughtMemory:
         words = {"text": _check_text("text", text), "kind": _check_text("kind", kind), "problem": problem, "task": task}
         sizes = {name: _count_bytes(name, word) for name, word in words.items()}
         entry = words | {
-            "priority": priority if priority == math.inf else check_number("priority", priority),
+            "priority": priority if priority == math.inf else check_number("priority (infinity pins)", priority),
             "score": None if score is None else check_number("score", score),
             "same": hashlib.blake2b(json.dumps(list(words.values())).encode(), digest_size=16).digest(),
             "bytes": sizes["text"] + sizes["problem"],

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-from vishwamai.checks import check_number, check_whole
-from vishwamai.errors import InputError, suggestion
+from vishwamai.checks import check_number, check_whole, make_settings
+from vishwamai.errors import InputError
 from vishwamai.generation.sampling import MAX_LOGPROBS, SamplingParams
 from vishwamai.http_client import DeadlineExceeded, JSONClient, Post, RequestError
 from vishwamai.reasoning import replies
@@ -81,12 +81,9 @@ class Remote:
     """
 
     def __init__(self, url: str, model: str, **settings: Any):
-        names = [field.name for field in dataclasses.fields(EndpointSettings)]
-        for name in settings.keys() - names:
-            raise InputError(f"Remote has no setting {name!r}; {suggestion(name, names)}")
         if not isinstance(model, str) or not model:
             raise InputError(f"model is {model!r}; it must be the name by which the endpoint knows it")
-        self.settings = how = EndpointSettings(**settings)
+        self.settings = how = make_settings(EndpointSettings, "Remote", settings)
         self.usage, self.model, self._lock = Usage(), model, threading.Lock()
         self._can_echo = False if how.chat else None  # None: nobody knows yet
         self._client = JSONClient(

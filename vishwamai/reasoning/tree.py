@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vishwamai.checks import check_whole
+from vishwamai.checks import check_whole, make_settings
 from vishwamai.errors import InputError
 from vishwamai.reasoning.budget import Budget
 from vishwamai.reasoning.drive import Search, run, run_until_stopped, solve_all
@@ -64,7 +64,8 @@ class TreeOfThoughts:
         self.model: Model = as_model(model)
         self.task = task_of(task)
         widths = {"max_branches": max_branches, "max_depth": max_depth, "beam_width": beam_width}
-        self.settings = TreeSettings(**widths, temperature=temperature, **settings)
+        settings = widths | {"temperature": temperature} | settings
+        self.settings = make_settings(TreeSettings, "TreeOfThoughts", settings)
         self.method, self.seed = search, seed
         self._values = values or inline()
         if memory is not None:
