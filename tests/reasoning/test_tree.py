@@ -7,6 +7,7 @@ import pytest
 from vishwamai.errors import BackendError, InputError
 from vishwamai.reasoning import drive
 from vishwamai.reasoning.budget import Budget
+from vishwamai.reasoning.memory import ThoughtMemory
 from vishwamai.reasoning.model import Completion
 from vishwamai.reasoning.proposals import distinct, proposed, sampled
 from vishwamai.reasoning.scripted import Scripted
@@ -232,6 +233,16 @@ def test_a_seed_is_of_the_problem_and_of_the_solver(land):
         return TreeOfThoughts(Scripted({}), task="text", seed=seed).tree(problem).seed
 
     assert seeds(0, "a") == seeds(0, "a") and len({seeds(0, "a"), seeds(1, "a"), seeds(0, "b")}) == 3
+
+
+def test_states_with_one_key_are_one_place(land):
+    task = land({"start": ["a", "b", "c"]}, {"a": 0.5, "b": 0.5, "c": 0.5})
+    task.key = lambda state: "first" if state in ("a", "b") else state
+    memory = ThoughtMemory()
+    made = solver(task, depth=1, memory=memory).solve("x")
+    assert {t.text: (t.status, t.why) for t in made.trace.thoughts if t.path}["b"] == ("repeat", "0")
+    valued = {state for (state,) in memory._store.rows("SELECT state FROM value")}
+    assert len(valued) == 2 and any("first" in state for state in valued)
 
 
 def test_a_task_whose_states_cannot_be_known_again_is_told_so(land):

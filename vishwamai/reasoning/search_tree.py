@@ -175,7 +175,7 @@ class SearchTree:
     def _add_node(self, thought: Thought, parent: Node | None = None, completion: Completion | None = None) -> Node:
         """The node of a state not seen before, with the answer, if it is one, checked."""
         steps = () if parent is None else (*parent.steps, thought.text)
-        node = self.nodes[thought.state] = Node(thought, parent, steps, completion)
+        node = self.nodes[self.task.key(thought.state)] = Node(thought, parent, steps, completion)
         if parent is not None:
             parent.children.append(node)
         answer = self.notes.call(self.task.answer, self.problem, steps, node.state)
@@ -189,10 +189,11 @@ class SearchTree:
 
     def _find(self, state: Any) -> Node | None:
         """The node of a state, if it was seen before. Raises `InputError` for a state that has no hash."""
+        key = self.task.key(state)
         try:
-            return self.nodes.get(state)
+            return self.nodes.get(key)
         except TypeError:
-            kind = type(state).__name__
+            kind = type(key).__name__
             raise InputError(
                 f"a state of the task {self.task.name!r} is a {kind}, which has no hash; make it a tuple or a text"
             ) from None

@@ -79,6 +79,10 @@ class Task(abc.ABC):
         """Whether a step of a whole chain takes itself back, so that the next goes on from the state before it."""
         return False
 
+    def key(self, state: State) -> Hashable:
+        """What two states share that are the same place of a search."""
+        return state
+
     def depth_of(self, problem: str) -> int | None:
         """How many steps this problem may take at most."""
         return self.depth

@@ -129,7 +129,7 @@ def with_memory(evaluator: StateEvaluator, memory: ThoughtMemory, identity: str)
         def use(method: Callable[..., Any], node: Node, *args: Any) -> Any:
             """What the memory says of a node; None where its file cannot be used, or the state not be written to it."""
             try:
-                place = (tree.problem if tree.task.scoped else "", node.state)
+                place = (tree.problem if tree.task.scoped else "", tree.task.key(node.state))
                 return method(identity, f"{tree.task.name}: {kind}", place, *args)
             except (DataError, InputError) as error:
                 tree.notes.add(str(error))
