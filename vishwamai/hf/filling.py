@@ -24,6 +24,9 @@ from vishwamai.weights.spec import Param
 
 BLOCK_BYTES = 8 * 2**20  # bytes of a tensor that are put on devices at once
 IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
+# Likewise blocks, of which each is at most three programs: XLA's CPU devices may wait for one another for ever where more
+# than 32 programs are under way and one of them reduces over devices.
+BLOCKS_IN_FLIGHT = 8
 ViewTensor = Callable[[str], np.ndarray | View]
 
 
@@ -84,15 +87,16 @@ class Loader:
         self, leaf: Leaf, pieces: list[TensorPiece], view: ViewTensor, *, at_once: bool = False
     ) -> Iterator[tuple[jax.Array, TensorPiece, int]]:
         """The blocks of a leaf's tensors on their devices, not too many of them under way."""
-        pending = 0
+        pending = blocks = 0
         for piece in pieces:
             for block, start in _blocks(view(piece.name)[piece.part], leaf.ways, leaf.own, at_once=at_once):
                 stored = _put(block, leaf.layout)
                 yield stored, piece, start
                 pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
-                if pending > IN_FLIGHT:
+                blocks += 1
+                if pending > IN_FLIGHT or blocks == BLOCKS_IN_FLIGHT:
                     self._release_after(leaf.array)
-                    pending = 0
+                    pending = blocks = 0
 
     def _release_after(self, arrays) -> None:
         """Waits until these arrays are there, and then lets go of what was read for them."""
