@@ -385,26 +385,3 @@ def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
     monkeypatch.setattr(filling, "BLOCK_BYTES", 1000)
     load(saved("qwen3_moe")[1])
     assert 0 < most <= 2
-
-
-def test_few_blocks_are_under_way_at_a_time(saved, monkeypatch):
-    """XLA's CPU devices wait for one another for ever where more than 32 programs are, and one reduces over devices."""
-    blocks, most, put, wait = 0, 0, filling._put, filling.Loader._release_after
-
-    def counted(values, place):
-        nonlocal blocks, most
-        blocks += 1
-        most = max(most, blocks)
-        return put(values, place)
-
-    def waited(self, arrays):
-        nonlocal blocks
-        blocks = 0
-        wait(self, arrays)
-
-    monkeypatch.setattr(filling, "_put", counted)
-    monkeypatch.setattr(filling.Loader, "_release_after", waited)
-    monkeypatch.setattr(filling, "BLOCK_BYTES", 200)
-    load(saved("qwen3_moe")[1])
-    assert most == filling.BLOCKS_IN_FLIGHT
-    assert 3 * most <= 32

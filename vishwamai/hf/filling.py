@@ -24,8 +24,8 @@ from vishwamai.weights.spec import Param
 
 BLOCK_BYTES = 8 * 2**20  # bytes of a tensor that are put on devices at once
 IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
-# Likewise blocks, of which each is at most three programs: XLA's CPU devices may wait for one another for ever where more
-# than 32 programs are under way and one of them reduces over devices.
+# Likewise blocks, each of which is at most three programs: XLA's CPU devices may wait for one another for ever where
+# more than 32 programs are under way and one of them reduces over devices.
 BLOCKS_IN_FLIGHT = 8
 ViewTensor = Callable[[str], np.ndarray | View]
 
