@@ -19,17 +19,18 @@ FRONT_DOOR = f"{PACKAGE}/__init__.py"
 HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
-        "api outputs planner reasoning training generation hf models data checkpoint parallel "
+        "api outputs planner reasoning training generation gguf hf models data checkpoint parallel "
         "weights text ops monitor hub config precision progress compile_cache",
     ),
     "__init__": (8, "api generation.sampling text.tokenizer"),
     "__main__": (9, "cli"),
     "api": (
         7,
-        "outputs hf generation text weights models parallel hub precision config progress compile_cache "
+        "outputs gguf hf generation text weights models parallel hub precision config progress compile_cache "
         "reasoning.model",
     ),
     "outputs": (6, "generation"),
+    "gguf": (6, "files hf hub models text weights config precision progress"),
     "planner": (
         6,
         "training.step training.optim generation.decode data.packing hf.config models parallel weights config",

@@ -1,0 +1,1 @@
+"""GGUF files: llama.cpp's single-file checkpoints, read as any other checkpoint is."""
