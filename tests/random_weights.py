@@ -1,9 +1,12 @@
 """Weights from NumPy's numbers: nothing is compiled to draw them."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vishwamai.weights import spec
+from vishwamai.weights import quantize, spec
 
 
 def random_weights(specs, seed: int = 0):
@@ -15,3 +18,15 @@ def random_weights(specs, seed: int = 0):
         return jnp.asarray(start + 0.1 * rng.standard_normal(p.shape), p.dtype)
 
     return spec.map_params(drawn, specs)
+
+
+def with_offsets(weights):
+    """The weights, each quantised one with an offset beside each of its scales."""
+
+    def one(w):
+        if not quantize.is_quantized(w):
+            return w
+        drawn = np.random.default_rng(w.scale.size).standard_normal(w.scale.shape, np.float32)
+        return dataclasses.replace(w, offset=w.scale.astype("float32") * 4 * drawn)
+
+    return jax.tree.map(one, weights, is_leaf=quantize.is_quantized)

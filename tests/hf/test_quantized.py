@@ -22,6 +22,8 @@ from vishwamai.weights import quantize, spec
 from vishwamai.weights.linear import materialize
 from vishwamai.weights.quantize import Scheme
 
+from ..random_weights import with_offsets
+
 pytestmark = pytest.mark.by_turns
 
 SIZES = {"vocab_size": 24, "d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "max_length": 64}
@@ -103,8 +105,10 @@ def test_a_quantised_model_of_stacked_experts_is_written_as_our_own(saved, tmp_p
     assert_same(load(tmp_path, quantization="keep"), w)
 
 
-def test_what_cannot_be_written_in_few_bits_is_written_whole(saved, tmp_path):
-    w = load(saved("llama")[1], quantization="fp8:16")
+@pytest.mark.parametrize("scheme, offsets", [("fp8:16", False), ("int4", True)])
+def test_what_cannot_be_written_in_few_bits_is_written_whole(scheme, offsets, saved, tmp_path):
+    w = load(saved("llama")[1], quantization=scheme)
+    w = with_offsets(w) if offsets else w
     saving.save_model(tmp_path, w, MODELS["llama"])
     assert config.read_pretrained(tmp_path).storage is None
     assert_same(load(tmp_path), dense(w))

@@ -20,6 +20,8 @@ from vishwamai.weights.lora import LowRank, Pair
 from vishwamai.weights.quantize import Scheme
 from vishwamai.weights.spec import Param
 
+from ..random_weights import with_offsets
+
 SIZES = {"vocab_size": 24, "d_model": 16, "d_ff": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "max_length": 32}
 DENSE = ModelConfig(**SIZES, stacks=uniform(2))
 MOE = ModelConfig(
@@ -128,10 +130,11 @@ def test_the_result_has_the_dtype_that_a_plain_weight_gives():
 
 @pytest.mark.by_turns
 @pytest.mark.filterwarnings("ignore:int4. groups of 8 inputs do not fit")
-@pytest.mark.parametrize("scheme", ["int8", "int4:8"])
-def test_the_base_may_be_quantised(scheme):
+@pytest.mark.parametrize("scheme, offsets", [("int8", False), ("int4:8", False), ("int4:8", True)])
+def test_the_base_may_be_quantised(scheme, offsets):
     w, pairs = weights_of(MOE), adapter_of(MOE)
     base = quantize.quantize(w, transformer.specs(MOE), Scheme.named(scheme))
+    base = with_offsets(base) if offsets else base
     tree = lora.attach(base, [pairs])
     assert tree.stacks[0][0].attn.q.w.values is base.stacks[0][0].attn.q.values
     whole = jax.tree.map(materialize, base, is_leaf=quantize.is_quantized)

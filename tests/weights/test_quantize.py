@@ -1,5 +1,7 @@
 """Weights of few bits: how far rounding takes them, and that every contraction is that of the array they stand for."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from vishwamai.weights.linear import einsum, grouped_einsum, materialize
 from vishwamai.weights.quantize import Quantized, Scheme
 from vishwamai.weights.spec import Param
 
-from ..random_weights import random_weights
+from ..random_weights import random_weights, with_offsets
 
 NAMES = ("int8", "int4", "fp8", "int8:16", "fp8:8")
 Q = Param((32, 4, 16), ("embed", "heads", "head_dim"), contract=("embed",))
@@ -33,11 +35,16 @@ def made(param: Param, name: str) -> tuple[np.ndarray, Quantized]:
 
 
 def stands_for(w: Quantized) -> np.ndarray:
-    """Values times scales in float64, each scale spread over what shares it."""
-    scale = np.asarray(w.scale, np.float64)
-    for axis, n in enumerate(w.values.shape):
-        scale = np.repeat(scale, n // scale.shape[axis], axis)
-    return np.asarray(w.values.astype(jnp.float32), np.float64) * scale
+    """Values times scales plus offsets in float64, each scale and offset spread over what shares it."""
+
+    def spread(of_groups) -> np.ndarray:
+        found = np.asarray(of_groups, np.float64)
+        for axis, n in enumerate(w.values.shape):
+            found = np.repeat(found, n // found.shape[axis], axis)
+        return found
+
+    scaled = np.asarray(w.values.astype(jnp.float32), np.float64) * spread(w.scale)
+    return scaled if w.offset is None else scaled + spread(w.offset)
 
 
 @pytest.mark.parametrize("param", [Q, OUT, EXPERTS], ids=["q", "o", "experts"])
@@ -70,9 +77,11 @@ def test_zeros_stay_zeros():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_contraction_is_that_of_the_array_it_stands_for(name, dtype):
+@pytest.mark.parametrize("offsets", [False, True], ids=["symmetric", "offsets"])
+def test_a_contraction_is_that_of_the_array_it_stands_for(name, dtype, offsets):
     for param, equation in EQUATIONS[:2]:
         _, w = made(param, name)
+        w = with_offsets(w) if offsets else w
         shape = (2, 3, 32) if param is Q else (2, 3, 4, 16)
         x = jax.random.normal(jax.random.key(1), shape).astype(dtype)
         wanted = np.einsum(equation, np.asarray(x, np.float64), stands_for(w))
@@ -84,13 +93,36 @@ def test_a_contraction_is_that_of_the_array_it_stands_for(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_experts_contract_their_own_rows(name):
+@pytest.mark.parametrize("offsets", [False, True], ids=["symmetric", "offsets"])
+def test_experts_contract_their_own_rows(name, offsets):
     _, w = made(EXPERTS, name)
+    w = with_offsets(w) if offsets else w
     x, sizes = jax.random.normal(jax.random.key(1), (9, 32)), [4, 0, 5]
     out = grouped_einsum(x, w, jnp.asarray(sizes, jnp.int32))
     rows = np.split(np.asarray(x, np.float64), np.cumsum(sizes)[:-1])
     wanted = np.concatenate([r @ e for r, e in zip(rows, stands_for(w), strict=True)])
     assert np.abs(out - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_blocks_of_a_gguf_are_kept_exactly():
+    """Its Q4_0 is d * (q - 8) and its Q4_1 d * q + m with q from 0 to 15, both in groups of 32, d and m in float16."""
+    rng = np.random.default_rng(2)
+    q, (d, m) = rng.integers(0, 16, (64, 8)), rng.standard_normal((2, 2, 8)).astype("float16")
+    assert {0, 15} < set(q.ravel())
+    of_each = [np.repeat(a, 32, 0).astype("float32") for a in (d, m)]
+    kept = Quantized(values=jnp.asarray(q - 8, "int4"), scale=jnp.asarray(d))
+    np.testing.assert_array_equal(materialize(kept), of_each[0] * (q - 8))
+    kept = dataclasses.replace(kept, offset=jnp.float32(m) + 8 * jnp.float32(d))
+    np.testing.assert_array_equal(materialize(kept), of_each[0] * q + of_each[1])
+
+
+@pytest.mark.parametrize("offset_dtype", [None, "float32"])
+@pytest.mark.parametrize("group", [None, 16])
+def test_a_declared_weight_says_its_scheme(group, offset_dtype):
+    scheme = Scheme("int8", group, "float16", offset_dtype)
+    declared = quantize.specs(OUT, scheme)
+    assert quantize.scheme_of(declared, OUT) == scheme
+    assert offset_dtype is None or (declared.offset.shape, declared.offset.dtype) == (declared.scale.shape, "float32")
 
 
 @pytest.mark.parametrize("name", ["int3", "", "int8:", "int8:4", "int8:x", "mxfp4", "int4:-8", "keep", 8, True])
@@ -130,11 +162,13 @@ def logits(w, sharding: Sharding = SINGLE):
 
 
 @pytest.mark.by_turns
-@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("name, offset_dtype", [("int8", None), ("int4", None), ("int4", "float32")])
 @pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"tensor": 8}], ids=str)
-def test_a_quantised_model_is_the_same_on_eight_devices(name, sizes):
+def test_a_quantised_model_is_the_same_on_eight_devices(name, offset_dtype, sizes):
     scheme, sharding = Scheme.named(name), Sharding(make_mesh(**sizes))
     w = quantize.quantize(WEIGHTS, SPECS, scheme)
+    if offset_dtype:
+        w, scheme = with_offsets(w), dataclasses.replace(scheme, offset_dtype=offset_dtype)
     targets = quantize.quantizable_specs(SPECS, scheme)
     there = jax.tree.map(jax.device_put, w, shardings(targets, sharding))
     alone = np.asarray(logits(w))

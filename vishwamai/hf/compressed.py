@@ -25,12 +25,12 @@ def common_scheme(weights: Mapping[str, Any], params: Mapping[str, Param]) -> Sc
     """The one scheme in which a model's quantised weights are written; weights and their specs are by path.
 
     Groups of several sizes are written as the smaller ones that divide them all. None where there are no such weights,
-    or they have to be dequantised first.
+    or they have to be dequantised first: compressed-tensors has whole numbers for zero points, and no offsets.
     """
     pairs = [(w, params[path]) for path, w in weights.items() if is_quantized(w)]
     found = [(quantize.scheme_of(w, p), p.shape[quantize.last_contracted(p)]) for w, p in pairs]
     kinds, grouped = {(s.kind, s.scale_dtype) for s, _ in found}, any(s.group for s, _ in found)
-    if len(kinds) != 1:
+    if len(kinds) != 1 or any(s.offset_dtype for s, _ in found):
         return None
     [(kind, dtype)] = kinds
     if kind == "mxfp4" or (kind == "fp8" and grouped):

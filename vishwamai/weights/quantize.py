@@ -1,9 +1,9 @@
 """Quantised weights: values of a few bits, and a scale for each output or for each group of inputs.
 
-Only what is stored is small: where such a weight meets an activation it has the activation's dtype. Rounding is to the
-nearest, symmetric around zero, with the largest magnitude at the end of the grid (absmax; Dettmers et al., 2022,
-"LLM.int8()", section 2). Embedding, output matrix, routers, norms and biases stay as they are. It knows no model and no
-file.
+Some that are read have an offset beside each scale (the asymmetric blocks of GGUF). Only what is stored is small: where
+such a weight meets an activation it has the activation's dtype. Rounding is to the nearest, symmetric around zero, with
+the largest magnitude at the end of the grid (absmax; Dettmers et al., 2022, "LLM.int8()", section 2). Embedding, output
+matrix, routers, norms and biases stay as they are. It knows no model and no file.
 """
 
 import dataclasses
@@ -37,12 +37,14 @@ class Scheme:
     """How a weight is quantised: `kind` is one of `GRIDS`.
 
     With a `group`, so many inputs that follow one another share a scale (or fewer, as many as divide the last of the
-    contracted axes); without one, all inputs of an output do.
+    contracted axes); without one, all inputs of an output do. With an `offset_dtype` each scale has an offset beside
+    it: such weights are read, and nothing is rounded to them.
     """
 
     kind: str
     group: int | None = None
     scale_dtype: str = "float32"
+    offset_dtype: str | None = None
 
     @classmethod
     def named(cls, text: str) -> "Scheme":
@@ -64,10 +66,14 @@ class Scheme:
 
 @pytree
 class Quantized:
-    """A weight as values times scales. A scale's axes are the values', with 1 or the groups where values contract."""
+    """A weight as values times scales, plus offsets where there are some.
+
+    A scale's axes are the values', with 1 or the groups where values contract; an offset's are the scale's.
+    """
 
     values: Array
     scale: Array
+    offset: Array | None = None
 
 
 def is_quantized(x) -> bool:
@@ -113,15 +119,16 @@ def check_groups(tree, scheme: Scheme) -> None:
 def scheme_of(w: Quantized, param: Param) -> Scheme:
     """How a weight, or what declares one, is quantised."""
     kind = next(name for name, (dtype, _) in GRIDS.items() if w.values.dtype == dtype)
-    pairs, dtype = zip(w.scale.shape, param.axes, strict=True), jnp.dtype(w.scale.dtype).name
-    if all(n == 1 for n, axis in pairs if axis in param.contract):
-        return Scheme(kind, None, dtype)
+    dtype = jnp.dtype(w.scale.dtype).name
+    offset_dtype = None if w.offset is None else jnp.dtype(w.offset.dtype).name
+    if all(n == 1 for n, axis in zip(w.scale.shape, param.axes, strict=True) if axis in param.contract):
+        return Scheme(kind, None, dtype, offset_dtype)
     last = last_contracted(param)
-    return Scheme(kind, w.values.shape[last] // w.scale.shape[last], dtype)
+    return Scheme(kind, w.values.shape[last] // w.scale.shape[last], dtype, offset_dtype)
 
 
 def specs(param: Param, scheme: Scheme) -> Quantized:
-    """A weight's values and scales, declared."""
+    """A weight's values, scales and offsets, declared."""
     group, last = group_of(param, scheme), last_contracted(param)
     sizes = list(param.shape)
     for i, axis in enumerate(param.axes):
@@ -130,7 +137,13 @@ def specs(param: Param, scheme: Scheme) -> Quantized:
     if group is not None:
         sizes[last] //= group
     values = dataclasses.replace(param, dtype=jnp.dtype(GRIDS[scheme.kind][0]))
-    return Quantized(values=values, scale=dataclasses.replace(param, shape=tuple(sizes), dtype=scheme.scale_dtype))
+    scale = dataclasses.replace(param, shape=tuple(sizes), dtype=scheme.scale_dtype)
+    has_offset = scheme.offset_dtype is not None
+    return Quantized(
+        values=values,
+        scale=scale,
+        offset=dataclasses.replace(scale, dtype=scheme.offset_dtype) if has_offset else None,
+    )
 
 
 def quantizable_specs(tree, scheme: Scheme):
@@ -171,8 +184,12 @@ def quantize(weights, specs_tree, scheme: Scheme):
 @materialize.register
 def _(w: Quantized) -> Array:
     parts = w.values.astype(jnp.float32).reshape(_split(w.values.shape, w.scale.shape))
-    scale = w.scale.astype(jnp.float32).reshape([n for size in w.scale.shape for n in (size, 1)])
-    return (parts * scale).reshape(w.values.shape)
+
+    def spread(of_groups: Array) -> Array:
+        return of_groups.astype(jnp.float32).reshape([n for size in of_groups.shape for n in (size, 1)])
+
+    parts = parts * spread(w.scale)
+    return (parts if w.offset is None else parts + spread(w.offset)).reshape(w.values.shape)
 
 
 @contract.register
@@ -181,7 +198,8 @@ def _(w: Quantized, eqn: str, x: Array, preferred_element_type) -> Array:
     letters = inputs.split(",")[1]
     kept = "".join(letter for letter in letters if letter in out)
     shape = tuple(n for n, letter in zip(w.scale.shape, letters, strict=True) if letter in out)
-    if math.prod(shape) != math.prod(w.scale.shape):  # groups: a sum over inputs mixes scales
+    is_grouped = math.prod(shape) != math.prod(w.scale.shape)
+    if is_grouped or w.offset is not None:  # a sum over inputs mixes scales, or does not end at them
         return contract(materialize(w).astype(x.dtype), eqn, x, preferred_element_type)
     y = jnp.einsum(eqn, x, w.values.astype(x.dtype), preferred_element_type=jnp.float32)
     scaled = jnp.einsum(f"{out},{kept}->{out}", y, w.scale.astype(jnp.float32).reshape(shape))
@@ -195,7 +213,7 @@ def _(w: Quantized, x_GD: Array, sizes_E: Array, implementation: str | None) -> 
 
 @layout.register
 def _(w: Quantized, axes: tuple[str | None, ...]):
-    return Quantized(values=axes, scale=axes)
+    return Quantized(values=axes, scale=axes, offset=None if w.offset is None else axes)
 
 
 def _split(shape: tuple[int, ...], scale_shape: tuple[int, ...]) -> list[int]:
