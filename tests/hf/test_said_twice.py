@@ -268,6 +268,7 @@ HARMLESS = {
     "nanotron": {"is_llama_config": True, "rope_interleaved": False},
     "vicuna": {"max_sequence_length": 16384},
     "dtypes": {"dtype": "float16", "torch_dtype": "bfloat16"},
+    "read from a GGUF": {"_model_name_or_path": "Smollm2 135M", "unk_token_id": 0},
 }
 
 

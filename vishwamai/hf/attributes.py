@@ -83,14 +83,14 @@ EXPERT_ATTRIBUTES = {"num_experts_per_tok": size(2, HEADS), "num_local_experts":
 
 HARMLESS = frozenset(
     """
-    _attn_implementation_autoset _commit_hash _name_or_path _num_labels _sliding_window_pattern architectures
-    attention_dropout
+    _attn_implementation_autoset _commit_hash _model_name_or_path _name_or_path _num_labels _sliding_window_pattern
+    architectures attention_dropout
     attn_implementation cache_implementation chunk_size_feed_forward decoder_start_token_id dtype finetuning_task
     id2label initializer_range is_decoder label2id max_sequence_length max_window_layers mm_tokens_per_image
     model_type name_or_path num_labels output_attentions output_hidden_states output_router_logits prefix
     pretraining_tp problem_type return_dict router_aux_loss_coef router_jitter_noise sep_token_id tf_legacy_loss
     tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config transformers_version
-    unsloth_fixed unsloth_version use_bfloat16 use_cache
+    unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     aux_loss_alpha num_nextn_predict_layers qk_head_dim seq_aux
     experts_per_token initial_context_length is_llama_config
     attn_pdrop embd_pdrop n_ctx summary_activation summary_first_dropout summary_proj_to_labels summary_type
