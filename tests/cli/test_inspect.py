@@ -75,7 +75,7 @@ def test_long_lists_of_problems_are_cut(capsys, damaged, monkeypatch):
 def test_json_is_the_same(capsys, damaged, folder):
     assert main(["inspect", str(folder), "--json", "--length", "8"]) == 0
     told = json.loads(capsys.readouterr().out)
-    found = inspection.inspect_folder(folder, length=8)
+    found = inspection.inspect_checkpoint(folder, length=8)
     assert told["parameters"] == found.parameters and told["problems"] == [] and told["model"] == str(folder)
     assert told["memory"] == found.memory and told["stored"][0]["size"] == found.stored[0].size
     assert main(["inspect", damaged("config.json", lambda raw: raw.replace(b"{", b'{"banana": 3,', 1)), "--json"]) == 2

@@ -67,7 +67,9 @@ def test_a_target_in_fewer_bits_is_further_away(source, tmp_path, monkeypatch):
     convert.convert_checkpoint(source, tmp_path / "new", dtype="bfloat16")
     monkeypatch.setattr(reference, "logits", raising(ModuleNotFoundError("no", name="transformers")))
     made = certificate.write_certificate(source, tmp_path / "new", ASKED, name="x")
-    before, after = (certificate.folder_logits(folder, [ASKED[0].tokens])[0] for folder in (source, tmp_path / "new"))
+    before, after = (
+        certificate.checkpoint_logits(folder, [ASKED[0].tokens])[0] for folder in (source, tmp_path / "new")
+    )
     wanted = np.abs(after - before).max() / np.abs(before).max()
     assert made["source_to_target"]["distance"] == pytest.approx(wanted) and 1e-4 < wanted < 0.1
     assert made["target_to_transformers"] == {
@@ -78,7 +80,10 @@ def test_a_target_in_fewer_bits_is_further_away(source, tmp_path, monkeypatch):
 
 def test_rows_of_other_lengths_change_nothing(source):
     long, short = references.TOKENS[0].tolist(), references.TOKENS[0, :9].tolist()
-    together, alone = certificate.folder_logits(source, [short, long]), certificate.folder_logits(source, [long])
+    together, alone = (
+        certificate.checkpoint_logits(source, [short, long]),
+        certificate.checkpoint_logits(source, [long]),
+    )
     assert [len(x) for x in together] == [9, 24]
     np.testing.assert_allclose(together[0], alone[0][:9], atol=1e-5)
 
@@ -104,7 +109,7 @@ def test_what_could_not_be_compared_is_said_in_words(source, target, monkeypatch
     assert reasons() == ["skipped: it needs 0.0 GiB of memory, and 0.0 GiB are free"] * 2
     monkeypatch.undo()
     monkeypatch.setattr(certificate.weights, "load_weights", raising(RuntimeError("RESOURCE_EXHAUSTED: Out of memory")))
-    monkeypatch.setattr(certificate, "folder_logits", lambda *_: certificate.weights.load_weights(None, None))
+    monkeypatch.setattr(certificate, "checkpoint_logits", lambda *_: certificate.weights.load_weights(None, None))
     assert reasons() == ["our logits could not be computed: RESOURCE_EXHAUSTED: Out of memory"] * 2
 
 
@@ -116,14 +121,14 @@ def test_our_own_format_has_no_reference(source, tmp_path):
 
 
 def test_hashes_alone_load_no_model(source, target, monkeypatch):
-    monkeypatch.setattr(certificate, "folder_logits", raising(AssertionError))
+    monkeypatch.setattr(certificate, "checkpoint_logits", raising(AssertionError))
     made = certificate.write_certificate(source, target, [], name="x", compare=False)
     assert made["source_to_target"] == {"distance": None, "reason": "it was not computed"}
     assert certificate.changed_files(target) == []
 
 
 def test_hashes_are_written_before_a_model_is_loaded(source, target, monkeypatch):
-    monkeypatch.setattr(certificate, "folder_logits", raising(KeyboardInterrupt))
+    monkeypatch.setattr(certificate, "checkpoint_logits", raising(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         certificate.write_certificate(source, target, ASKED, name="x")
     assert certificate.changed_files(target) == []

@@ -44,13 +44,13 @@ def rewrite(folder, spoil):
 
 
 def problems(folder):
-    return {problem.name: problem.why for problem in inspection.inspect_folder(folder).problems}
+    return {problem.name: problem.why for problem in inspection.inspect_checkpoint(folder).problems}
 
 
 @pytest.mark.parametrize("case", references.CASES)
 def test_every_family_is_supported_and_counted_as_its_files_are(case, tmp_path):
     references.write(tmp_path, references.CASES[case])
-    found = inspection.inspect_folder(tmp_path)
+    found = inspection.inspect_checkpoint(tmp_path)
     assert found.problems == () and not found.partial
     assert found.model_type == references.CASES[case]["model_type"]
     [stored] = found.stored
@@ -64,7 +64,7 @@ def test_every_family_is_supported_and_counted_as_its_files_are(case, tmp_path):
 
 
 def test_switches_are_what_differs_from_the_defaults(folder):
-    found = inspection.inspect_folder(folder, batch=3, length=7)
+    found = inspection.inspect_checkpoint(folder, batch=3, length=7)
     assert found.switches["attn_softcap"] == 0.7 and found.switches["post_norms"] is True
     assert "qk_norm" not in found.switches and found.switches["rope"] == {"theta": 10000.0}
     assert found.layers == ["1 x (window 5)", "1 x (full)", "1 x (window 5)"]
@@ -89,30 +89,30 @@ def test_switches_are_what_differs_from_the_defaults(folder):
 )
 def test_the_dtype_that_it_is_loaded_in(folder, values, note):
     change(folder, **values)
-    [found] = inspection.inspect_folder(folder).notes
+    [found] = inspection.inspect_checkpoint(folder).notes
     assert found.startswith(note) and (", and" in found) == (", and" in note)
 
 
 def test_what_of_generating_is_not_followed(folder):
     (folder / "generation_config.json").write_text('{"suppress_tokens": [3], "eos_token_id": 2}')
     assert (
-        inspection.inspect_folder(folder).notes[1]
+        inspection.inspect_checkpoint(folder).notes[1]
         == "in generating it asks for suppress_tokens=[3], which is not followed"
     )
 
 
 def test_kinds_of_positions_are_told_apart(tmp_path):
     references.write(tmp_path, references.CASES["gemma3_text"])
-    found = inspection.inspect_folder(tmp_path)
+    found = inspection.inspect_checkpoint(tmp_path)
     assert found.switches["rope 1"] == {"theta": 50.0} and found.switches["rope 2"]["scaling"] == "linear"
     assert found.layers[0].startswith("2 x (window 5 rope 1, window 5 rope 1, full rope 2)")
     references.write(tmp_path, references.CASES["smollm3"])
-    assert "full without positions" in inspection.inspect_folder(tmp_path).layers[0]
+    assert "full without positions" in inspection.inspect_checkpoint(tmp_path).layers[0]
 
 
 def test_all_attributes_that_are_not_supported_are_told_at_once(folder):
     change(folder, auto_map={"AutoModel": "x.Y"}, banana=3, hidden_activation="relu", rms_norm_eps=-1, head_dim="16")
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert {p.name: p.why for p in found.problems} == {
         "auto_map": "names code to be run from the checkpoint, which is never done",
         "banana": "is not known for gemma2, so it is not loaded",
@@ -133,19 +133,19 @@ def test_the_raised_error_is_the_first_of_those_that_are_told(folder):
 
 
 def test_what_is_left_is_counted_without_what_is_not_supported(folder):
-    whole = inspection.inspect_folder(folder)
+    whole = inspection.inspect_checkpoint(folder)
     change(folder, quantization_config={"quant_method": "awq"}, hidden_activation="relu")
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert found.partial and found.parameters == whole.parameters and found.stored == whole.stored
     assert {p.name for p in found.problems} == {"quantization_config", "hidden_activation"}
     change(folder, hidden_size=None)
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert not found.partial and not found.parameters and found.stored == whole.stored
 
 
 def test_values_that_contradict_one_another(folder):
     change(folder, num_key_value_heads=3, eos_token_id=["x"], banana=1)
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert [p.name for p in found.problems] == ["banana", "config.json", "config.json"]
     assert "n_heads 4 is not a multiple of n_kv_heads 3" in found.problems[1].why
     assert "eos_token_id" in found.problems[2].why and str(folder) not in found.problems[1].why
@@ -177,14 +177,14 @@ def test_all_tensors_that_do_not_fit_are_told_at_once(folder):
     }
     with pytest.raises(CheckpointError, match="up_proj.weight' is missing from the weights"):
         weights.load_weights(folder, config.read_pretrained(folder))
-    by_name = {problem.name: problem for problem in inspection.inspect_folder(folder).problems}
+    by_name = {problem.name: problem for problem in inspection.inspect_checkpoint(folder).problems}
     assert by_name["visual.x"].value == "float32 [3]"
-    assert [row.dtype for row in inspection.inspect_folder(folder).stored] == ["float32", "int8"]
+    assert [row.dtype for row in inspection.inspect_checkpoint(folder).stored] == ["float32", "int8"]
 
 
 def test_an_unknown_family_is_named_and_its_tensors_are_counted(folder):
     change(folder, model_type="mamba")
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert found.model_type == "mamba" and not found.parameters and found.stored[0].size > 0
     [problem] = found.problems
     assert "'mamba' is not known; known are LlamaForCausalLM (llama)" in problem.why
@@ -197,7 +197,7 @@ def test_no_value_is_read(folder, monkeypatch):
     monkeypatch.setattr(Folder, "view", lambda *_: pytest.fail("a value was read"))
     monkeypatch.setattr(safetensors.Tensor, "view", lambda *_: pytest.fail("a value was read"))
     rewrite_header_only(folder)
-    assert inspection.inspect_folder(folder).problems == ()
+    assert inspection.inspect_checkpoint(folder).problems == ()
 
 
 def rewrite_header_only(folder):
@@ -212,23 +212,23 @@ def rewrite_header_only(folder):
 def test_damaged_weights_are_a_problem_and_no_error(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
-    found = inspection.inspect_folder(folder)
+    found = inspection.inspect_checkpoint(folder)
     assert found.parameters and found.stored == [] and "truncated" in problems(folder)["weights"]
     path.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
     assert "is a pickle, which is never read" in problems(folder)["weights"]
     (folder / "pytorch_model.bin").unlink()
-    assert inspection.inspect_folder(folder).stored is None and problems(folder) == {}
+    assert inspection.inspect_checkpoint(folder).stored is None and problems(folder) == {}
 
 
 def test_a_cached_repository_without_its_weights_is_no_problem(folder, tmp_path_factory):
     snapshot = tmp_path_factory.mktemp("hub") / "snapshots" / "0" / "x"
     snapshot = snapshot.parent.parent / ("0" * 40)
     shutil.copytree(folder, snapshot)
-    assert inspection.inspect_folder(snapshot).stored
+    assert inspection.inspect_checkpoint(snapshot).stored
     (snapshot / "model.safetensors").unlink()
     (snapshot / hub.INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
-    assert inspection.inspect_folder(snapshot).stored is None and problems(snapshot) == {}
+    assert inspection.inspect_checkpoint(snapshot).stored is None and problems(snapshot) == {}
 
 
 def test_our_own_format(folder, tmp_path_factory):
@@ -239,7 +239,8 @@ def test_our_own_format(folder, tmp_path_factory):
     )
     saving.save_model(own, w, found.model, model_type="vishwamai")
     assert (
-        inspection.inspect_folder(own).problems == () and inspection.inspect_folder(own).switches["attn_softcap"] == 0.7
+        inspection.inspect_checkpoint(own).problems == ()
+        and inspection.inspect_checkpoint(own).switches["attn_softcap"] == 0.7
     )
     data = json.loads((own / "config.json").read_text())
     data["model"]["banana"] = 1

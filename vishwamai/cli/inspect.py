@@ -53,7 +53,7 @@ def _inspect(args: argparse.Namespace) -> Inspection:
     asked = {"batch": args.batch, "length": args.length}
     if args.model.endswith(".json"):
         return inspection.inspect_model(read_config(args.model), **asked)
-    return inspection.inspect_folder(resolve(args.model, revision=args.revision, part="config"), **asked)
+    return inspection.inspect_checkpoint(resolve(args.model, revision=args.revision, part="config"), **asked)
 
 
 def _verify(args: argparse.Namespace) -> int:

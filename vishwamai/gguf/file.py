@@ -80,6 +80,16 @@ class TensorInfo:
     start: int  # from the file's first byte
     nbytes: int
 
+    @property
+    def end(self) -> int:
+        """Where its bytes end."""
+        return self.start + self.nbytes
+
+    @property
+    def stored_as(self) -> str:
+        """The name of its type."""
+        return self.type
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vishwamai import hub
 from vishwamai.config import load_json
 from vishwamai.errors import CheckpointError, ConfigError, VishwamAIError
 from vishwamai.hf import config, reference, safetensors, weights
 from vishwamai.hf.families.own import OWN
+from vishwamai.hf.source import CheckpointSource, as_source
 from vishwamai.models import cost, transformer
 from vishwamai.models.config import ModelConfig
 
@@ -62,27 +62,32 @@ def choose_prompts(cfg: ModelConfig, encode: Callable[[str], Sequence[int]] | No
 
 
 def write_certificate(
-    source: Path, target: Path, asked: Sequence[TokenPrompt], *, name: str, compare: bool = True
+    source: Path | CheckpointSource,
+    target: Path,
+    asked: Sequence[TokenPrompt],
+    *,
+    name: str,
+    compare: bool = True,
 ) -> dict[str, Any]:
-    """Writes `parity.json` to the folder `target`, converted from the folder `source`, called `name`; returns it.
+    """Writes `parity.json` to the folder `target`, converted from `source`, called `name`; returns it.
 
     With `compare=False` no model is loaded. The hashes are on disk before the first model is loaded.
     """
-    found = config.read_pretrained(target)
+    source, found = as_source(source), config.read_pretrained(target)
     data = load_json(target / "config.json")
     made: dict[str, Any] = {
         "format": FORMAT,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "source": {
             "name": name,
-            "model_type": config.read_pretrained(source).model_type,
-            "files": hash_files(_read_files(source)),
+            "model_type": source.pretrained.model_type,
+            "files": hash_files((file.name, file) for file in source.model_files()),
         },
         "target": {"model_type": found.model_type, "dtype": data.get("dtype"), "files": hash_files(_all_files(target))},
         "prompts": [dataclasses.asdict(prompt) for prompt in asked],
     }
-    if source.parent.name == "snapshots":
-        made["source"]["commit"] = source.name
+    if source.path.parent.name == "snapshots":
+        made["source"]["commit"] = source.path.name
     made |= dict.fromkeys(DISTANCES, _none("it was not computed")) | {"versions": versions()}
     made["platform"] = f"{platform.platform()}, Python {platform.python_version()}, logits on the CPU"
     _write(target, made)
@@ -141,13 +146,6 @@ def _read(folder: Path) -> dict[str, str]:
     return files
 
 
-def _read_files(folder: Path) -> list[tuple[str, Path]]:
-    """The files that a model is read from: its configuration and its weights."""
-    kept = [name for name in ("config.json", "generation_config.json", hub.INDEX) if (folder / name).is_file()]
-    kept += {tensor.path.name for tensor in safetensors.read_folder(folder).values()}
-    return [(name, folder / name) for name in kept]
-
-
 def _all_files(folder: Path) -> list[tuple[str, Path]]:
     found = [path for path in folder.rglob("*") if path.is_file() and path != folder / FILE]
     return [(path.relative_to(folder).as_posix(), path) for path in found]
@@ -156,13 +154,13 @@ def _all_files(folder: Path) -> list[tuple[str, Path]]:
 # Distances
 
 
-def _distances(source: Path, target: Path, cfg: ModelConfig, rows: list[tuple[int, ...]]) -> dict[str, Any]:
+def _distances(source: CheckpointSource, target: Path, cfg: ModelConfig, rows: list[tuple[int, ...]]) -> dict[str, Any]:
     needed, free = needed_memory(cfg, rows), free_memory()
     if free is not None and needed > free:
         reason = f"skipped: it needs {needed / GIB:,.1f} GiB of memory, and {free / GIB:,.1f} GiB are free"
         return dict.fromkeys(DISTANCES, _none(reason))
     try:
-        before, after = folder_logits(source, rows), folder_logits(target, rows)
+        before, after = checkpoint_logits(source, rows), checkpoint_logits(target, rows)
     except (VishwamAIError, RuntimeError, MemoryError) as error:  # a lack of memory, a tied matrix that is not
         return dict.fromkeys(DISTANCES, _none(f"our logits could not be computed: {_sentence(error)}"))
     return dict(zip(DISTANCES, (logit_distance(after, before), _to_reference(target, after, rows)), strict=True))
@@ -190,13 +188,14 @@ def _sentence(error: BaseException) -> str:
 _forward = jax.jit(transformer.forward, static_argnames="cfg")
 
 
-def folder_logits(folder: Path, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Returns the logits `[T, V]` of each row of ids by the folder's model, float32, on the CPU."""
-    found = config.read_pretrained(folder)
+def checkpoint_logits(folder: Path | CheckpointSource, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Returns the logits `[T, V]` of each row of ids by a checkpoint's model, float32, on the CPU."""
+    source = as_source(folder)
+    found = source.pretrained
     longest = max(map(len, rows))
     tokens = np.asarray([[*row, *[0] * (longest - len(row))] for row in rows], np.int32)  # what follows changes nothing
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
-        w = weights.load_weights(folder, found)
+        w = weights.load_weights(source, found)
         made = np.asarray(_forward(w, tokens, cfg=found.model)[0])
     return [made[i, : len(row)] for i, row in enumerate(rows)]
 

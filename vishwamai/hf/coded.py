@@ -1,4 +1,5 @@
-"""A tensor that is stored quantised: its codes, its scales and its values, part by part. It knows no format."""
+"""Tensors that are stored in another form than their values, and quantised ones among them: codes, scales and values,
+part by part. It knows no format."""
 
 import dataclasses
 import math
@@ -50,11 +51,27 @@ def as_readable(values: "np.ndarray | View") -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class DecodedTensor:
+    """A tensor whose values are made of what is stored: `decode` returns a part of them."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    decode: Callable[[AxisRanges], np.ndarray]
+    dtype: np.dtype = np.dtype(np.float32)  # of its values
+
+    def plain(self) -> View:
+        """Its values."""
+        return View(self.decode, _whole(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
 class QuantizedTensor:
     """A tensor that is stored as codes and scales, each scale for a block of codes (`block`: its size on each axis).
 
-    `codes` returns a part of the codes and `scale` the scales at indices of their grid. `inputs` is the axis along
-    which a matmul sums.
+    `codes` returns a part of the codes, and `scale` the scales at indices of their grid; so does `offset`, what is
+    added to codes times scales, where there is something. `inputs` is the axis along which a matmul sums. `decode`
+    returns a part of the values where that is quicker than by codes and scales.
     """
 
     name: str
@@ -66,17 +83,20 @@ class QuantizedTensor:
     block: tuple[int, ...]
     inputs: int = -1
     dtype: np.dtype = np.dtype(np.float32)  # of its values
+    offset: Callable[[tuple[np.ndarray, ...]], np.ndarray] | None = None
+    decode: Callable[[AxisRanges], np.ndarray] | None = None
 
     @property
     def scheme(self) -> Scheme:
         """The scheme of a weight that keeps these codes."""
         group = self.block[self.inputs]
         whole = group >= self.shape[self.inputs]
-        return Scheme(self.kind, None if whole else group, "bfloat16" if self.kind == "mxfp4" else "float32")
+        dtypes = "bfloat16" if self.kind == "mxfp4" else "float32", None if self.offset is None else "float32"
+        return Scheme(self.kind, None if whole else group, *dtypes)
 
     def plain(self) -> View:
         """Its values, float32."""
-        return View(self._decoded, _whole(self.shape))
+        return View(self.decode or self._decoded, _whole(self.shape))
 
     def values(self) -> View:
         """Its codes, in the dtype of the kind."""
@@ -84,27 +104,37 @@ class QuantizedTensor:
 
     def scales(self, group: int | None) -> View:
         """A scale for each output and each `group` of inputs (None: for each output)."""
+        return self._by_group(self.scale, group)
+
+    def offsets(self, group: int | None) -> View:
+        """An offset for each of these scales, where there are some."""
+        assert self.offset is not None
+        return self._by_group(self.offset, group)
+
+    def _by_group(self, of: Callable[[tuple[np.ndarray, ...]], np.ndarray], group: int | None) -> View:
         step = group or self.shape[self.inputs]
         at = self.inputs % len(self.shape)
 
         def make(axes: AxisRanges) -> np.ndarray:
-            return self._scale(tuple(_times(axis, step) if i == at else axis for i, axis in enumerate(axes)))
+            return self._at(of, tuple(_times(axis, step) if i == at else axis for i, axis in enumerate(axes)))
 
         return View(make, _whole(tuple(n // step if i == at else n for i, n in enumerate(self.shape))))
 
     def _decoded(self, axes: AxisRanges) -> np.ndarray:
         codes = self.codes(axes)
         values = TABLES[self.kind][codes] if self.kind in TABLES else codes.astype(np.float32)
-        values *= self._scale(axes)
-        return values
+        values *= self._at(self.scale, axes)
+        return values if self.offset is None else values + self._at(self.offset, axes)
 
-    def _scale(self, axes: AxisRanges) -> np.ndarray:
+    def _at(self, of: Callable[[tuple[np.ndarray, ...]], np.ndarray], axes: AxisRanges) -> np.ndarray:
+        """The scale, or the offset, of each number of a part."""
         grid = np.ix_(*(np.atleast_1d(np.asarray(axis)) // n for axis, n in zip(axes, self.block, strict=True)))
         kept = tuple(slice(None) if isinstance(axis, range) else 0 for axis in axes)
-        scale = np.asarray(self.scale(grid), np.float32)[kept]
-        if not np.isfinite(scale).all():
-            raise CheckpointError(f"{self.path}: tensor {self.name!r} has a scale that is not finite; it is damaged")
-        return scale
+        found = np.asarray(of(grid), np.float32)[kept]
+        if not np.isfinite(found).all():
+            what = "an offset" if of is self.offset else "a scale"
+            raise CheckpointError(f"{self.path}: tensor {self.name!r} has {what} that is not finite; it is damaged")
+        return found
 
 
 def _whole(shape: tuple[int, ...]) -> tuple[range, ...]:

@@ -4,7 +4,7 @@ It knows no weights and no tensor names.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,15 @@ class Pretrained:
 def read_pretrained(folder: Path) -> Pretrained:
     """Returns a folder's configuration. Raises `ConfigError` that names the file and the attribute."""
     path, data = Path(folder) / "config.json", load_config_json(folder)
+    return parse_pretrained(data, path, lambda: read_generation_config(path.parent, data))
+
+
+def parse_pretrained(data: Mapping[str, Any], path: Path, generation: Callable[[], GenerationConfig]) -> Pretrained:
+    """Returns what the object of a config.json says, with its settings for generating. `path` is for messages."""
     return Pretrained(
         model_type=data.get("model_type", ""),
         model=_model(data, path),
-        generation=read_generation_config(path.parent, data),
+        generation=generation(),
         storage=parse_quantization(_quantization(data, f"{path}: "), str(path)),
         dtype=_dtype(data),
     )
@@ -87,11 +92,17 @@ def config_problems(folder: Path) -> Iterator[CheckpointProblem]:
     """
     path = Path(folder) / "config.json"
     data = load_json(path)
+    yield from data_problems(data, path, lambda: read_generation_config(path.parent, data))
+
+
+def data_problems(
+    data: Mapping[str, Any], path: Path, generation: Callable[[], GenerationConfig]
+) -> Iterator[CheckpointProblem]:
+    """Yields all that is not supported in the object of a config.json; nothing where `parse_pretrained` reads it."""
     found = [*_attribute_problems(data), *_storage_problems(data)]
     yield from found
     rest = drop_unsupported(data, found)
-    readers = (lambda: rest is not None and _model(rest, path)), (lambda: read_generation_config(path.parent, data))
-    for read in readers:
+    for read in (lambda: rest is not None and _model(rest, path)), generation:
         try:
             read()
         except ConfigError as error:

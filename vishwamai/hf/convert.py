@@ -1,4 +1,4 @@
-"""Writes a checkpoint's folder anew: as another family's, in our own format or out of it, in any dtype.
+"""Writes a checkpoint anew, as a folder: as another family's, in our own format or out of it, in any dtype.
 
 No model is ever in memory: each tensor is put together from the source's memory maps when its turn to be written comes.
 The tokenizer's files are copied.
@@ -12,21 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from vishwamai import hub
 from vishwamai.errors import CheckpointError, InputError
-from vishwamai.hf import config, export, safetensors, weights
+from vishwamai.hf import export, safetensors, weights
 from vishwamai.hf.assembly import StoredWeights, assemble
 from vishwamai.hf.folder import Folder
 from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.hf.saving import make_folder, stage_folder
+from vishwamai.hf.source import CheckpointSource, as_source
 from vishwamai.models import transformer
 from vishwamai.weights import quantize
 from vishwamai.weights.quantize import Scheme
 
-COPIED = """
-    tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt
-    vocab.txt chat_template.json chat_template*.jinja additional_chat_templates/*.jinja
-""".split()
 GIB = 2**30
 
 
@@ -40,7 +36,7 @@ class Conversion:
 
 
 def convert_checkpoint(
-    source: Path,
+    source: Path | CheckpointSource,
     target: Path,
     *,
     model_type: str | None = None,
@@ -49,15 +45,16 @@ def convert_checkpoint(
     max_file_bytes: int = 5_000_000_000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Conversion:
-    """Writes the model in the folder `source` to `target`, which must be empty or new, with its tokenizer's files.
+    """Writes the model in the folder (or other) `source` to the folder `target`, empty or new, with its tokenizer.
 
     `model_type` is the family to write it as (None: its own), `dtype` that of the weights (None: each as it is stored;
     a quantised one as the embedding), and `quantization` the scheme that the layers' projections get. `progress` is
     told the bytes made so far and in all. A conversion that fails leaves nothing, one that is killed leaves no
     config.json. Raises `InputError`, `CheckpointError` or `ConfigError`.
     """
-    check_target(source, target)
-    found = config.read_pretrained(source)
+    source = as_source(source)
+    check_target(source.path, target)
+    found = source.pretrained
     specs = transformer.specs(found.model)
     if quantization is not None:
         scheme = Scheme.named(quantization)
@@ -67,7 +64,7 @@ def convert_checkpoint(
     folder, pieces = weights.open_checkpoint(source, found)
     stored = StoredWeights(folder, pieces, transformer.specs(found.model), dtype)
     model_type, how, tensors = assemble(model_type, found.model, specs, stored)
-    copied = tokenizer_files(source)
+    copied = source.tokenizer_files()
     total = sum(t.size for t in tensors)
     _check_space(target, total + sum(file.stat().st_size for file in copied))
     named = dtype or tensors[0].dtype.name  # the embedding is the first of our tree
@@ -77,25 +74,13 @@ def convert_checkpoint(
         with stage_folder(target) as staging:
             tensors = _counted(folder, tensors, total, progress)
             safetensors.write_folder(staging, tensors, max_file_bytes=max_file_bytes)
-            for file in copied:
-                copy = staging / file.relative_to(source)
-                copy.parent.mkdir(exist_ok=True)
-                safetensors.write_bytes(copy, [file.read_bytes()])
+            source.write_tokenizer(staging)
             export.write_configs(staging, found.model, model_type, found.generation, named, how)
     except BaseException:
         if not was_there:
             shutil.rmtree(target, ignore_errors=True)
         raise
     return Conversion(model_type, named, sum(f.stat().st_size for f in target.rglob("*") if f.is_file()))
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a folder that its tokenizer is read from. Raises `CheckpointError` for a link out of the folder."""
-    found = sorted({path for pattern in COPIED for path in folder.glob(pattern) if path.is_file()})
-    for path in found:
-        if not hub.stays_inside(folder, path):
-            raise CheckpointError(f"{path} is a link that leads out of its folder; put the file itself there")
-    return found
 
 
 def _counted(

@@ -112,22 +112,27 @@ class GenerationConfig:
 
 
 def read_generation_config(folder: Path, data: Mapping[str, Any]) -> GenerationConfig:
-    """Returns the settings of a folder whose config.json holds `data`.
+    """Returns the settings of a folder whose config.json holds `data`. Raises `ConfigError`."""
+    path = folder / "generation_config.json"
+    if path.exists():
+        return parse_settings(data, str(path), load_json(path))
+    return parse_settings(data, str(folder / "config.json"))
+
+
+def parse_settings(data: Mapping[str, Any], where: str, own: Mapping[str, Any] | None = None) -> GenerationConfig:
+    """Returns the settings in the object of a config.json, `data`, and that of a generation_config.json, `own`.
 
     As in transformers, settings in config.json, or in its text model, count only where there is no
     generation_config.json, except for a start and a padding token that the file leaves out. Raises `ConfigError` that
-    names the file and the key.
+    names the file, `where`, and the key.
     """
-    path = folder / "generation_config.json"
-    settings = load_json(path) if path.exists() else data
-    where = f"{path if path.exists() else folder / 'config.json'}"
-    text = data.get("text_config")
+    settings, text = data if own is None else own, data.get("text_config")
     files = (settings, data, text if isinstance(text, dict) else {})
     names = ("eos_token_id", "bos_token_id", "pad_token_id")
     eos, bos, pad = (_ids(_first(*(file.get(name) for file in files)), f"{where}: {name}") for name in names)
-    elsewhere = path.exists() and settings.get("eos_token_id") is None
+    elsewhere = own is not None and settings.get("eos_token_id") is None
     unused = eos if elsewhere and "eos_token_id" not in settings else ()
-    has_eos = bool(eos) or (path.exists() and "eos_token_id" in settings)
+    has_eos = bool(eos) or (own is not None and "eos_token_id" in settings)
     acting = (name for name, neutral in UNSUPPORTED.items() if settings.get(name) not in (None, *neutral))
     return GenerationConfig(
         eos_ids=None if not has_eos else () if elsewhere else eos,

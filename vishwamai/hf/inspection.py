@@ -11,15 +11,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vishwamai import hub
 from vishwamai.config import to_dict
-from vishwamai.errors import CheckpointError, ConfigError
-from vishwamai.hf import config, safetensors, weights
-from vishwamai.hf.families import FAMILIES
+from vishwamai.errors import CheckpointError, ConfigError, VishwamAIError
+from vishwamai.hf import config, weights
+from vishwamai.hf.config import Pretrained
+from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.pieces import tensor_pieces
 from vishwamai.hf.problem import CheckpointProblem
 from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
+from vishwamai.hf.source import CheckpointSource, as_source
 from vishwamai.models import cost, transformer
 from vishwamai.models.config import Layer, ModelConfig, Rope
 from vishwamai.precision import AUTO, choose_dtype
@@ -27,7 +28,6 @@ from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Scheme
 
 WEIGHT_FORMATS = {"float32": 4, "bfloat16": 2}  # bytes of a weight, and of a number in the cache
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +61,18 @@ class Inspection:
     notes: Sequence[str] = ()
 
 
-def inspect_folder(folder: Path, *, batch: int = 1, length: int | None = None) -> Inspection:
-    """Describes a folder. The cache is counted for `batch` rows of `length` positions (None: the model's context).
+def inspect_checkpoint(folder: Path | CheckpointSource, *, batch: int = 1, length: int | None = None) -> Inspection:
+    """Describes a folder, or another source. The cache is counted for `batch` rows of `length` positions (None: the
+    model's context).
 
     Raises `ConfigError` where there is no config.json that is JSON.
     """
-    data = config.load_config_json(folder)
-    problems = list(config.config_problems(folder))
+    source = as_source(folder)
+    data, problems = source.config_json, list(source.config_problems())
     model_type, cfg = str(data.get("model_type")), _model(data, problems)
-    found, unread = _headers(folder)
+    found, unread = _headers(source)
     if cfg is not None and found:
-        unread = _tensor_problems(folder, cfg, model_type, config.storage(data))
+        unread = _tensor_problems(source, cfg, model_type, config.storage(data))
     told = Inspection(model_type=model_type) if cfg is None else inspect_model(cfg, batch=batch, length=length)
     return dataclasses.replace(
         told,
@@ -79,12 +80,12 @@ def inspect_folder(folder: Path, *, batch: int = 1, length: int | None = None) -
         stored=None if found is None else by_dtype(found),
         partial=cfg is not None and bool(problems),
         problems=(*problems, *unread),
-        notes=() if problems else _notes(folder, found),
+        notes=() if problems else _notes(source.pretrained, found),
     )
 
 
-def _notes(folder: Path, tensors: Mapping[str, Tensor] | None) -> list[str]:
-    pretrained, notes = config.read_pretrained(folder), []
+def _notes(pretrained: Pretrained, tensors: Mapping[str, Tensor] | None) -> list[str]:
+    notes = []
     if tensors or pretrained.dtype:
         stored = weights.checkpoint_dtype(pretrained, tensors or {})
         (dtype, why), (elsewhere, _) = (choose_dtype(AUTO, stored, platform) for platform in ("cpu", "tpu"))
@@ -170,7 +171,7 @@ def by_dtype(tensors: Mapping[str, Tensor]) -> list[StoredTensors]:
     """The tensors by dtype, the most bytes first."""
     kinds: dict[str, list[Tensor]] = {}
     for tensor in tensors.values():
-        kinds.setdefault(tensor.dtype.name, []).append(tensor)
+        kinds.setdefault(tensor.stored_as, []).append(tensor)
     rows = [
         StoredTensors(name, len(of), sum(math.prod(t.shape) for t in of), sum(t.end - t.start for t in of))
         for name, of in kinds.items()
@@ -187,27 +188,28 @@ def _model(data: Mapping[str, Any], problems: Sequence[CheckpointProblem]) -> Mo
         return None
 
 
-def _headers(folder: Path) -> tuple[dict[str, Tensor] | None, list[CheckpointProblem]]:
-    """The tensors of a folder's files. None where it has no weights, or is a cached one that was not fetched whole."""
-    cached = folder.resolve().parent.name == "snapshots"
-    there = any(path.suffix in WEIGHT_SUFFIXES or path.name == hub.INDEX for path in folder.iterdir())
-    if not there or (cached and not hub.is_complete(folder)):
+def _headers(source: CheckpointSource) -> tuple[Mapping[str, Tensor] | None, list[CheckpointProblem]]:
+    """The tensors of a source as they are stored. None where it has no weights, or they were not fetched whole."""
+    if not source.has_weights():
         return None, []
     try:
-        return safetensors.read_folder(folder), []
+        return source.stored(), []
     except CheckpointError as error:
-        return {}, [CheckpointProblem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
+        return {}, [_weights_problem(source, error)]
 
 
 def _tensor_problems(
-    folder: Path, cfg: ModelConfig, model_type: str, storage: Storage | None
+    source: CheckpointSource, cfg: ModelConfig, model_type: str, storage: Storage | None
 ) -> list[CheckpointProblem]:
-    family = FAMILIES[model_type]
+    family = source.family(model_type)
+    found = Pretrained(model_type=model_type, model=cfg, generation=GenerationConfig(), storage=storage)
     try:
         wanted = tensor_pieces(family, transformer.specs(cfg), cfg)
-    except ConfigError as error:  # without an attribute that was left out, the family has no name for a weight
-        return [CheckpointProblem("weights", "", str(error), str(folder))]
-    try:
-        return list(weights.tensor_problems(weights.open_folder(folder, family, storage), family, wanted, cfg))
-    except CheckpointError as error:  # quantised weights whose scales do not fit them
-        return [CheckpointProblem("weights", "", str(error).removeprefix(f"{folder}: "), str(folder))]
+        return list(weights.tensor_problems(source.open(found), family, wanted, cfg))
+    except (ConfigError, CheckpointError) as error:
+        # Without an attribute that was left out, the family has no name for a weight; scales do not fit their weights.
+        return [_weights_problem(source, error)]
+
+
+def _weights_problem(source: CheckpointSource, error: VishwamAIError) -> CheckpointProblem:
+    return CheckpointProblem("weights", "", str(error).removeprefix(f"{source.path}: "), str(source.path))

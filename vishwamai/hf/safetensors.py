@@ -60,6 +60,11 @@ class Tensor:
     start: int
     end: int
 
+    @property
+    def stored_as(self) -> str:
+        """The name of its dtype."""
+        return self.dtype.name
+
     def view(self, data: mmap.mmap) -> np.ndarray:
         """The tensor as a read-only view of its mapped file."""
         count = math.prod(self.shape)

@@ -16,14 +16,13 @@ from vishwamai.errors import CheckpointError
 from vishwamai.hf import safetensors
 from vishwamai.hf.coded import QuantizedTensor, View
 from vishwamai.hf.config import Pretrained
-from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import Family
 from vishwamai.hf.filling import Loader
 from vishwamai.hf.folder import Folder
 from vishwamai.hf.pieces import TensorPiece, is_ignored, tensor_pieces
 from vishwamai.hf.problem import CheckpointProblem
-from vishwamai.hf.quantized import Storage
 from vishwamai.hf.safetensors import Tensor
+from vishwamai.hf.source import CheckpointSource, as_source
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
 from vishwamai.models.transformer import Transformer
@@ -39,7 +38,7 @@ TIED_ROWS = 1024  # of two matrices, compared at once
 
 
 def load_weights(
-    folder: Path,
+    folder: Path | CheckpointSource,
     pretrained: Pretrained,
     *,
     sharding: Sharding = SINGLE,
@@ -47,7 +46,7 @@ def load_weights(
     quantization: str | None = None,
     progress: Progress = silent,
 ) -> Transformer:
-    """The weights in a folder that `config.read` described, laid out by `sharding`, in `dtype`.
+    """The weights in a folder, or another source, that `pretrained` describes, laid out by `sharding`, in `dtype`.
 
     `quantization` is the name of a scheme that the layers' projections get as they are read; `KEEP` leaves those that
     are stored quantised as they are, which otherwise come in `dtype` like the rest. Every name and shape is checked
@@ -82,15 +81,22 @@ def _leaves(
         count(name)
         return source.tensors[name].values()
 
+    def load_stored(param: spec.Param, pieces: list[TensorPiece], scheme: Scheme) -> Quantized:
+        target, group = quantize.specs(param, scheme), group_of(param, scheme)
+        values = loader.load(target.values, pieces, codes)
+        scale = loader.load(target.scale, pieces, lambda name: source.tensors[name].scales(group))
+        if target.offset is None:
+            return Quantized(values=values, scale=scale)
+        offset = loader.load(target.offset, pieces, lambda name: source.tensors[name].offsets(group))
+        return Quantized(values=values, scale=scale, offset=offset)
+
     loader = Loader(sharding, source.release)
     for (path, param), pieces in zip(spec.named(specs), wanted, strict=True):
-        kept = _stored_scheme(source, pieces) if quantization == KEEP else None
+        kept = _stored_scheme(source, pieces) if quantization == KEEP and param.is_matmul else None
         if asked is not None and is_quantizable(path, param) and group_of(param, asked) != 0:
             yield loader.load_quantized(param, pieces, view, asked)
-        elif kept is not None and (group := group_of(param, kept)) != 0:
-            target, scales = quantize.specs(param, kept), lambda name, group=group: source.tensors[name].scales(group)
-            values = loader.load(target.values, pieces, codes)
-            yield Quantized(values=values, scale=loader.load(target.scale, pieces, scales))
+        elif kept is not None and group_of(param, kept) != 0:
+            yield load_stored(param, pieces, kept)
         else:
             yield loader.load(param, pieces, view)
 
@@ -114,14 +120,16 @@ def _counter(source: Folder, wanted: list[list[TensorPiece]], report: Report) ->
     return count
 
 
-def choose_load_dtype(folder: Path, pretrained: Pretrained, asked: str, platform: str) -> tuple[str, str]:
+def choose_load_dtype(
+    folder: Path | CheckpointSource, pretrained: Pretrained, asked: str, platform: str
+) -> tuple[str, str]:
     """(the dtype that a folder is loaded in, why) where `asked` was asked for, on a platform ("cpu", "gpu", "tpu")."""
     return choose_dtype(asked, "" if asked != AUTO else stored_dtype(folder, pretrained), platform)
 
 
-def stored_dtype(folder: Path, pretrained: Pretrained) -> str:
+def stored_dtype(folder: Path | CheckpointSource, pretrained: Pretrained) -> str:
     """The dtype of the checkpoint in a folder, whose headers are read where its config.json does not say."""
-    return checkpoint_dtype(pretrained, {} if pretrained.dtype else safetensors.read_folder(folder))
+    return checkpoint_dtype(pretrained, {} if pretrained.dtype else as_source(folder).stored())
 
 
 def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> str:
@@ -135,22 +143,14 @@ def checkpoint_dtype(pretrained: Pretrained, tensors: Mapping[str, Tensor]) -> s
     return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
-def open_folder(folder: Path, family: Family, storage: Storage | None = None) -> Folder:
-    """The tensors of a folder by the names that the family's tables have, where its files left a prefix away."""
-    found = safetensors.read_folder(Path(folder))
-    if family.prefix and not any(name.startswith(family.prefix) for name in found):
-        head = family.whole["lm_head"]
-        found = {name if name == head else family.prefix + name: tensor for name, tensor in found.items()}
-    return Folder(folder, found, storage)
-
-
-def open_checkpoint(folder: Path, pretrained: Pretrained) -> tuple[Folder, list[list[TensorPiece]]]:
-    """Returns a folder's tensors, and those that each weight is made of.
+def open_checkpoint(folder: Path | CheckpointSource, pretrained: Pretrained) -> tuple[Folder, list[list[TensorPiece]]]:
+    """Returns a folder's (or another source's) tensors, and those that each weight is made of.
 
     Raises `CheckpointError` unless the tensors are what the configuration says, in name, shape and kind.
     """
-    family, cfg = FAMILIES[pretrained.model_type], pretrained.model
-    source, wanted = open_folder(folder, family, pretrained.storage), tensor_pieces(family, transformer.specs(cfg), cfg)
+    checkpoint, cfg = as_source(folder), pretrained.model
+    family = checkpoint.family(pretrained.model_type)
+    source, wanted = checkpoint.open(pretrained), tensor_pieces(family, transformer.specs(cfg), cfg)
     found = list(tensor_problems(source, family, wanted, cfg))
     if found:
         alike = [problem.name for problem in found if problem.why == found[0].why]
