@@ -21,7 +21,7 @@ import pytest
 
 TOKEN = "hf_of-a-reader"
 STRANGER = "hf_of-a-stranger"  # known to the hub, and let in nowhere
-LARGE = (".safetensors", ".bin")
+LARGE = (".safetensors", ".bin", ".gguf")
 _API = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(/(?P<verb>revision|tree)/(?P<revision>.+))?")
 _FILE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 

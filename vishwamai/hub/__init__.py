@@ -1,4 +1,4 @@
-"""A model's name -> a folder on this disk: built in, local, cached, or downloaded from the Hugging Face hub.
+"""A model's name -> a folder or a GGUF file on this disk: built in, local, cached, or downloaded from the hub.
 
 What is in the standard cache is used as it lies there, without asking the network whether something newer exists; a
 `revision` asks for one commit, branch or tag. It knows file names, and nothing of what stands in the files.
@@ -10,7 +10,8 @@ import stat
 from pathlib import Path
 
 from vishwamai.errors import HubError, suggestion
-from vishwamai.hub.cache import INDEX, WANTED, Part, check_hashes, find_cached, has_part, is_complete
+from vishwamai.hub import gguf
+from vishwamai.hub.cache import INDEX, WANTED, Part, check_hashes, find_cached, find_cached_gguf, has_part, is_complete
 from vishwamai.hub.fetch import download, is_offline
 
 __all__ = ["BUILT_IN", "INDEX", "WANTED", "Part", "is_complete", "member", "resolve", "stays_inside"]
@@ -22,8 +23,12 @@ _REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*", re.ASCII)
 
 
-def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: Part = "model") -> Path:
-    """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`.
+def resolve(
+    name: str | os.PathLike[str], *, revision: str | None = None, part: Part = "model", gguf_file: str | None = None
+) -> Path:
+    """The folder of a model: `vishwamai/base`, a local folder, or a hub repository such as `Qwen/Qwen3-0.6B`; or the
+    GGUF file of one: a local file, `gguf_file` of a folder or a repository, or the only one where there is no other
+    model.
 
     Of a repository a `part` will do: for "tokenizer" no weights are downloaded, for "config" nothing but the
     configuration, for "adapter" nothing but an adapter's two files; a training run's folder is that of its adapter.
@@ -31,18 +36,22 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
     Raises `HubError` that says what was tried.
     """
     text = os.fspath(name)
-    if text in BUILT_IN:
+    if text in BUILT_IN and gguf_file is None:
         return _built_in(text, revision)
+    asked = None if gguf_file is None else gguf.check_name(gguf_file)
     if not text:
         raise HubError("the name of a model is empty; give a folder or a hub repository such as Qwen/Qwen3-0.6B")
     folder = Path(os.path.expanduser(text))
     if os.path.isdir(folder):  # which is False, where Path.is_dir raises, for a name longer than a name can be
         if revision is not None:
             raise HubError(f"{text} is a local folder, which has no revision {revision!r}; leave the revision out")
-        inner = folder / "adapter"  # where a run that trains one leaves it
-        return inner if part == "adapter" and has_part(inner, part) and not has_part(folder, part) else folder
+        return _in_folder(folder, part, asked)
     if os.path.exists(folder):
-        raise HubError(f"{text} is a file; name the folder that holds config.json and the weights")
+        if text.endswith(gguf.SUFFIX) and asked is None and part != "adapter":
+            return folder
+        raise HubError(f"{text} is a file; name the folder that holds config.json and the weights, or a .gguf file")
+    if text.endswith(gguf.SUFFIX):
+        raise HubError(f"there is no file {text}; of a hub repository, give owner/model and gguf_file (--gguf-file)")
     if not _is_repo(text):
         raise HubError(f"there is no folder {text}, and it is no name of a hub repository (owner/model) either")
     if text.startswith("vishwamai/"):
@@ -51,10 +60,24 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, part: 
         )
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise HubError(f"{revision!r} is no revision: give a commit, a branch or a tag")
-    cached = find_cached(text, revision, part=part, whole=not is_offline())
-    found = download(text, revision, part=part) if cached is None else cached
-    check_hashes(found)
+    cached = None if asked else find_cached(text, revision, part=part, whole=not is_offline())
+    if cached is None and part != "adapter":
+        cached = find_cached_gguf(text, revision, asked, guess=bool(is_offline()))
+    found = download(text, revision, part=part, gguf_file=asked) if cached is None else cached
+    check_hashes(found if found.is_dir() else next(up for up in found.parents if up.parent.name == "snapshots"))
     return found
+
+
+def _in_folder(folder: Path, part: Part, asked: str | None) -> Path:
+    """A local folder, or what is used of it: a run's adapter, a GGUF file."""
+    inner = folder / "adapter"  # where a run that trains one leaves it
+    if part == "adapter":
+        return inner if has_part(inner, part) and not has_part(folder, part) else folder
+    names = {path.name for path in folder.glob(f"*{gguf.SUFFIX}")} | ({asked} if asked else set())
+    if asked is None and (has_part(folder, "tokenizer" if part == "tokenizer" else "model") or not names):
+        return folder
+    found = gguf.choose_model((name for name in names if (folder / name).is_file()), str(folder), asked)
+    return folder if found is None else folder / found
 
 
 def member(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from vishwamai.errors import HubError
+from vishwamai.hub import gguf
 
 Part = Literal["model", "tokenizer", "config", "adapter"]
 WANTED: dict[Part, tuple[str, ...]] = {  # what is fetched
@@ -50,16 +51,36 @@ def find_cached(repo: str, revision: str | None = None, *, part: Part = "model",
     `whole` also asks for every file that the commit's listing has, where there is a listing; without it weights and
     config.json will do.
     """
+    folder = _snapshot(repo, revision)
+    if folder is None or not has_part(folder, part) or (whole and _lacks_listed(folder, part)):
+        return None
+    return folder
+
+
+def find_cached_gguf(repo: str, revision: str | None, asked: str | None, *, guess: bool) -> Path | None:
+    """A GGUF file of a repository in the cache: the one that is asked for, or the only one by the commit's listing.
+
+    `guess` takes the only one that lies there where there is no listing. Raises `HubError` where there are several.
+    """
+    folder = _snapshot(repo, revision)
+    if folder is None:
+        return None
+    names = [asked] if asked else _listed(folder)
+    if names is None and guess:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob(f"*{gguf.SUFFIX}")]
+    found = gguf.choose_model(names or (), repo, asked)
+    return folder / found if found is not None and gguf.has_model(folder, found) else None
+
+
+def _snapshot(repo: str, revision: str | None) -> Path | None:
+    """Where a commit's files are, if they are."""
     root, commit = repo_folder(repo), revision or "main"
     if not _COMMIT.fullmatch(commit):
         try:
             commit = (root / "refs" / commit).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
-    folder = root / "snapshots" / commit
-    if not _COMMIT.fullmatch(commit) or not has_part(folder, part) or (whole and _lacks_listed(folder, part)):
-        return None
-    return folder
+    return root / "snapshots" / commit if _COMMIT.fullmatch(commit) else None
 
 
 def has_part(folder: Path, part: Part) -> bool:
@@ -85,13 +106,17 @@ def is_complete(folder: Path) -> bool:
 
 
 def _lacks_listed(folder: Path, part: Part) -> bool:
+    wanted = [n for n in _listed(folder) or () if _matches(n, WANTED[part]) and not _matches(n, UNWANTED)]
+    return not all((folder / name).is_file() for name in wanted)
+
+
+def _listed(folder: Path) -> list[str] | None:
+    """The files of a snapshot's commit by its listing; None where there is none."""
     listing = folder.parents[1] / "trees" / f"{folder.name}.json"
     try:
-        names = list(json.loads(listing.read_text(encoding="utf-8"))["files"])
+        return [str(name) for name in json.loads(listing.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
-    wanted = [n for n in names if _matches(n, WANTED[part]) and not _matches(n, UNWANTED)]
-    return not all((folder / name).is_file() for name in wanted)
+        return None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

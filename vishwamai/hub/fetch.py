@@ -5,12 +5,15 @@ where two processes want one file, and shows its progress on a terminal. It know
 """
 
 import errno
+import glob
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from vishwamai.errors import HubError
+from vishwamai.hub import gguf
 from vishwamai.hub.cache import CHECKED, UNWANTED, WANTED, Part, cache_folder, has_part, repo_folder
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -23,28 +26,47 @@ def is_offline() -> str | None:
     return next((name for name in known if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), None)
 
 
-def download(repo: str, revision: str | None = None, *, part: Part = "model") -> Path:
-    """Fetches a part of a repository into the cache; never code. Raises `HubError` that says what was tried."""
+def download(repo: str, revision: str | None = None, *, part: Part = "model", gguf_file: str | None = None) -> Path:
+    """Fetches a part of a repository into the cache; never code. Raises `HubError` that says what was tried.
+
+    Returns its folder, or the GGUF file that was asked for, or that is its only model.
+    """
     tried = f"tried: a local folder {repo}, the cache {cache_folder()}"
     at = repo if revision is None else f"{repo} at {revision}"
     if by := is_offline():
         raise HubError(f"{at} is not on this machine and {by} is set ({tried})")
     try:
-        from huggingface_hub import constants, get_token, snapshot_download
+        from huggingface_hub import HfApi, constants, get_token, snapshot_download
     except ImportError:
         raise HubError(f"{repo} has to be downloaded, which needs the package huggingface_hub ({tried})") from None
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-    options = {"allow_patterns": list(WANTED[part]), "ignore_patterns": list(UNWANTED), "endpoint": endpoint}
+    options: dict[str, Any] = {"endpoint": endpoint, "cache_dir": cache_folder(), "tqdm_class": _progress()}
+
+    def fetch(patterns: Iterable[str], ignored: Iterable[str] = (), commit: str | None = revision) -> Path:
+        how = options | {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
+        return Path(snapshot_download(repo, revision=commit, **how))
+
     _check_token(get_token)
     try:
         (repo_folder(repo) / CHECKED).mkdir(parents=True, exist_ok=True)
-        options |= {"cache_dir": cache_folder(), "tqdm_class": _progress()}
-        found = Path(snapshot_download(repo, revision=revision, **options))
+        if gguf_file is None:
+            found = fetch(WANTED[part], UNWANTED)
+        else:
+            found = fetch(map(glob.escape, gguf.model_files(gguf_file)))
+        if part != "adapter" and (gguf_file or not has_part(found, part)):
+            names = HfApi(endpoint=endpoint).list_repo_files(repo, revision=found.name)
+            if (model := gguf.choose_model(names, at, gguf_file)) is not None:
+                return fetch(map(glob.escape, gguf.model_files(model)), commit=found.name) / model
+    except HubError:
+        raise
     except Exception as error:  # the client's errors share no base class with those of the network below it
         reason = _reason(error, f"{endpoint}/{repo}", revision)
         raise HubError(f"{at} could not be downloaded: {reason} ({tried}, the hub {endpoint})") from error
     if not has_part(found, part):
-        needs: dict[Part, str] = {"model": "config.json with weights in safetensors", "adapter": "adapter of PEFT"}
+        needs: dict[Part, str] = {
+            "model": "config.json with weights in safetensors, and no GGUF",
+            "adapter": "adapter of PEFT",
+        }
         needs |= {"tokenizer": "tokenizer", "config": "config.json"}
         raise HubError(f"{at}: the repository has no {needs[part]}; what it has of them is in {found}")
     return found
