@@ -8,7 +8,7 @@ the special tokens.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def load_sentencepiece(path: Path) -> tuple[Tokenizer, Settings]:
     if not model.pieces or model.kind not in (UNIGRAM, BPE):
         raise TokenizerError(f"{path}: is no SentencePiece model of kind unigram or BPE; other kinds are not read")
     with backend_errors(f"{path}: its pieces make no tokenizer"):
-        backend = _backend(model)
+        backend = make_backend(model)
     unk, bos, eos, pad = (model.pieces[i].text if 0 <= i < len(model.pieces) else None for i in model.named)
     return backend, Settings(unk_token=unk, bos_token=bos, eos_token=eos, pad_token=pad)
 
@@ -124,7 +124,8 @@ def _signed(value: int | bytes) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _backend(model: SentencePieceModel) -> Tokenizer:
+def make_backend(model: SentencePieceModel) -> Tokenizer:
+    """The tokenizer of a model. What `tokenizers` throws for pieces that make none is thrown on."""
     unknown = model.pieces[model.named[0]].text if 0 <= model.named[0] < len(model.pieces) else None
     if model.kind == UNIGRAM:
         scores = [(piece.text, piece.score) for piece in model.pieces]
@@ -137,12 +138,17 @@ def _backend(model: SentencePieceModel) -> Tokenizer:
     strip = [decoders.Strip(" ", 1, 0)] if model.add_prefix else []
     parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     tokenizer.decoder = decoders.Sequence(parts)
-    for piece in model.pieces:
-        if piece.kind in (UNKNOWN, CONTROL):
-            tokenizer.add_special_tokens([AddedToken(piece.text, normalized=False, special=True)])
-        elif piece.kind == USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=False)])
+    add_tokens(tokenizer, [piece.text for piece in model.pieces], [piece.kind for piece in model.pieces])
     return tokenizer
+
+
+def add_tokens(tokenizer: Tokenizer, texts: Sequence[str], kinds: Sequence[int]) -> None:
+    """Makes the tokenizer find those of its tokens in a text before all else that are control or user-defined ones."""
+    listed = list(zip(texts, kinds, strict=True))
+    special = [AddedToken(text, normalized=False, special=True) for text, kind in listed if kind in (UNKNOWN, CONTROL)]
+    others = [AddedToken(text, normalized=False, special=False) for text, kind in listed if kind == USER_DEFINED]
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens(others)
 
 
 def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
