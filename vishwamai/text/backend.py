@@ -43,7 +43,8 @@ def load_backend(path: Path) -> Tokenizer:
     raw = read_bounded(path, MAX_FILE_BYTES)
     with backend_errors(f"{path}: is not a tokenizer that the tokenizers library reads; is the file damaged?"):
         backend = Tokenizer.from_str(raw.decode("utf-8"))
-    return check_backend(backend, str(path))
+    check_backend(backend, str(path))
+    return backend
 
 
 def check_text(text: str, where: str = "the text") -> None:
@@ -70,16 +71,17 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     return raw
 
 
-def check_backend(backend: Tokenizer, where: str) -> Tokenizer:
-    """The same tokenizer, known to have tokens and sensible ids."""
-    ids = backend.get_vocab(with_added_tokens=True).values()
+def check_backend(backend: Tokenizer, where: str) -> dict[str, int]:
+    """Every token and its id, once the tokenizer is known to have tokens and sensible ids."""
+    vocab = backend.get_vocab(with_added_tokens=True)
+    ids = vocab.values()
     if not ids:
         raise TokenizerError(f"{where}: has an empty vocabulary")
     if max(ids) >= MAX_ID:
         raise TokenizerError(f"{where}: has the id {max(ids)}; ids from {MAX_ID} up are refused as damage")
     if (growth := _growth(backend)) > MAX_GROWTH:
         raise TokenizerError(f"{where}: its normalizer can make a text {growth:,.0f} times as long; refused as hostile")
-    return backend
+    return vocab
 
 
 def _growth(backend: Tokenizer) -> float:

@@ -176,15 +176,12 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
         known = ", ".join(sorted(SPLITS))
         raise vocabulary.error(f"tokenizer.ggml.pre is {name!r:.80}, which is not known here; known are {known}")
     lines = _texts(vocabulary, "ggml.merges", MAX_MERGES) or []
-    spaces = [line.find(" ", 1) for line in lines]
-    if wrong := [line for line, space in zip(lines, spaces, strict=True) if not 0 < space < len(line) - 1]:
-        raise vocabulary.error(
-            f"tokenizer.ggml.merges has {wrong[0]!r:.80}, which is not two tokens and a space between"
-        )
-    merges = dict.fromkeys((line[:space], line[space + 1 :]) for line, space in zip(lines, spaces, strict=True))
+    merges = [tuple(line.split(" ")) for line in lines]
+    if wrong := [line for line, pair in zip(lines, merges, strict=True) if len(pair) != 2]:
+        raise vocabulary.error(f"tokenizer.ggml.merges has {wrong[0]!r:.80}, which is not two tokens with a space between")
     listed = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
     ids = {token: index for index, (token, kind) in enumerate(listed) if kind != UNUSED}
-    backend = Tokenizer(models.BPE(ids, list(merges), ignore_merges=SPLITS[name].ignore_merges))
+    backend = Tokenizer(models.BPE(ids, merges, ignore_merges=SPLITS[name].ignore_merges))
     backend.pre_tokenizer = make_pre_tokenizer(SPLITS[name])
     backend.decoder = decoders.ByteLevel()
     add_tokens(backend, vocabulary.tokens, vocabulary.kinds)

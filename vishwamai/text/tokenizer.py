@@ -58,10 +58,10 @@ class VishwamAITokenizer:
         `special_ids` are the ids that `skip_special_tokens` skips, `control_ids` those that text must not forge.
         """
         self.settings = with_padding(settings or Settings(), backend.padding)
-        self.backend = check_backend(apply_settings(backend, self.settings), "the tokenizer")
+        self.backend = apply_settings(backend, self.settings)
+        vocab = check_backend(self.backend, "the tokenizer")
         self.backend.no_padding()
         self.backend.no_truncation()
-        vocab = self.backend.get_vocab(with_added_tokens=True)
         self._size = max(vocab.values()) + 1
         self.special_ids = frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
         for name in NAMED:
