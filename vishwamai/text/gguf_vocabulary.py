@@ -178,7 +178,9 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
     lines = _texts(vocabulary, "ggml.merges", MAX_MERGES) or []
     merges = [tuple(line.split(" ")) for line in lines]
     if wrong := [line for line, pair in zip(lines, merges, strict=True) if len(pair) != 2]:
-        raise vocabulary.error(f"tokenizer.ggml.merges has {wrong[0]!r:.80}, which is not two tokens with a space between")
+        raise vocabulary.error(
+            f"tokenizer.ggml.merges has {wrong[0]!r:.80}, which is not two tokens with a space between"
+        )
     listed = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
     ids = {token: index for index, (token, kind) in enumerate(listed) if kind != UNUSED}
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=SPLITS[name].ignore_merges))
