@@ -4,6 +4,7 @@ A family is chosen by trial: the first as which a model can be written and read 
 expresses is written in VishwamAI's own format, which transformers does not load. It knows no weights.
 """
 
+import dataclasses
 import json
 import math
 import warnings
@@ -21,7 +22,7 @@ from vishwamai.hf.families.own import OWN
 from vishwamai.hf.family import TYPES, Family
 from vishwamai.hf.generation_config import GenerationConfig
 from vishwamai.hf.safetensors import write_bytes
-from vishwamai.models.config import ModelConfig, Rope
+from vishwamai.models.config import Latent, Layer, ModelConfig, Rope
 
 WRITTEN = tuple(name for name, family in FAMILIES.items() if family.written_as == name != OWN)
 
@@ -57,7 +58,12 @@ def lossy_fields(cfg: ModelConfig, model_type: str) -> list[str]:
         back = model_config(to_config_json(cfg, model_type), model_type)
     except ConfigError as error:
         return [str(error).removeprefix(f"{model_type}: ")]
-    ours, theirs = _meaning(cfg), _meaning(back)
+    return differing_fields(cfg, back)
+
+
+def differing_fields(cfg: ModelConfig, other: ModelConfig) -> list[str]:
+    """Returns the fields in which two models differ, of those that their output depends on."""
+    ours, theirs = _meaning(cfg), _meaning(other)
     return [key for key, value in ours.items() if not _same(value, theirs.get(key))]
 
 
@@ -136,4 +142,13 @@ def _meaning(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6) if type(a) is type(b) is float else a == b
+    """Whether two values are the same but for the last decimals of numbers."""
+    if type(a) is not type(b):
+        return a == b
+    if isinstance(a, float):
+        return math.isclose(a, b, rel_tol=1e-6)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, Layer | Rope | Latent):
+        return all(_same(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
+    return a == b

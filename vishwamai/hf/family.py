@@ -11,6 +11,7 @@ from typing import Any
 from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import Attribute
+from vishwamai.hf.gguf_names import GGUFTables
 from vishwamai.hf.names import PLAIN, WHOLE, Names
 from vishwamai.models.config import Layer, ModelConfig, Rope
 
@@ -149,7 +150,7 @@ class Family:
     `fields` adds to `FIELDS`; `multiples` is {attribute: (field, the field that it is a multiple of)}; `switches` hold
     for every model of the family. `read` returns fields that come from attributes in any other way, and `write` these
     attributes. `text` is the family of the text model inside a model of several kinds, and `twin` the one that differs
-    in its model type alone.
+    in its model type alone. `gguf` says how its GGUF files are written, where there are any.
     """
 
     model_type: str
@@ -168,6 +169,7 @@ class Family:
     prefix: str = ""  # of all names but the output matrix's, which older files leave away
     text: str | None = None
     twin: str | None = None
+    gguf: GGUFTables | None = None
     ropes_by_type: bool = False  # whether rope_parameters has an object for each type of layer
 
     @property

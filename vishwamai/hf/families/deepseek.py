@@ -3,9 +3,12 @@
 import dataclasses
 import math
 
+from vishwamai.errors import ConfigError
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, Attribute, flag, number, only, size
 from vishwamai.hf.family import NEXT_TOKENS, ROTARY, Attributes, Family, after_dense, layers
+from vishwamai.hf.gguf_names import LATENT, GGUFTables, Values
+from vishwamai.hf.gguf_names import NEXT_TOKENS as GGUF_NEXT_TOKENS
 from vishwamai.hf.names import AT, DENSE, EXPERTS
 from vishwamai.models.config import Latent, ModelConfig
 
@@ -121,6 +124,62 @@ def _read_second(a: Attributes) -> dict:
     return _read(a) | (_groups(a) if a["topk_method"] == "group_limited_greedy" else {})
 
 
+SOFTMAX, SIGMOID = 1, 2  # llama.cpp's numbers of how experts are weighted
+GGUF = {
+    "architecture": "deepseek2",
+    "layer": LATENT,
+    "ignored": GGUF_NEXT_TOKENS,
+    "other_keys": (
+        *(f"attention.{name}_length{of}" for name in ("key", "value") for of in ("", "_mla")),
+        "rope.scaling.yarn_log_multiplier",
+        "expert_gating_func",
+    ),
+    "keys": {
+        "head_dim": "rope.dimension_count",
+        "q_lora_rank": "attention.q_lora_rank",
+        "kv_lora_rank": "attention.kv_lora_rank",
+        "qk_rope_head_dim": "rope.dimension_count",
+        "first_k_dense_replace": "leading_dense_block_count",
+        "n_routed_experts": "expert_count",
+        "n_shared_experts": "expert_shared_count",
+        "routed_scaling_factor": "expert_weights_scale",
+        "norm_topk_prob": "expert_weights_norm",
+        "n_group": "expert_group_count",
+        "topk_group": "expert_group_used_count",
+    },
+}
+
+
+def _read_gguf(m: Values) -> dict:
+    """The sizes of heads, of all of which newer files say that they share keys and values; and what yarn adds."""
+    queries, values = (m.get(f"attention.{x}_length_mla", m.get(f"attention.{x}_length")) for x in ("key", "value"))
+    found = {"qk_nope_head_dim": queries - m["rope.dimension_count"], "v_head_dim": values}
+    found |= {"num_key_value_heads": m["attention.head_count"], "q_lora_rank": m.get("attention.q_lora_rank")}
+    times = m.get("rope.scaling.yarn_log_multiplier", 0.0) / 0.1
+    return found | ({"rope_parameters": {"mscale": times, "mscale_all_dim": times}} if times else {})
+
+
+def _write_gguf(a: Values) -> dict:
+    turn = a["rope_parameters"]
+    sizes = {
+        "attention.head_count_kv": a["num_attention_heads"],
+        "attention.key_length": a["qk_nope_head_dim"] + a["qk_rope_head_dim"],
+        "attention.value_length": a["v_head_dim"],
+    }
+    if turn["rope_type"] != "yarn":
+        return sizes
+    if "mscale_all_dim" not in turn or not math.isclose(turn["attention_factor"], 1.0):
+        raise ConfigError(
+            "llama.cpp knows the yarn of deepseek2 only where mscale and mscale_all_dim are the same, and not 0"
+        )
+    return sizes | {"rope.scaling.yarn_log_multiplier": 0.1 * turn["mscale_all_dim"]}
+
+
+def _read_gguf_second(m: Values) -> dict:
+    grouped = m.get("expert_group_count", 1) > 1
+    return _read_gguf(m) | {"topk_method": "group_limited_greedy" if grouped else "greedy"}
+
+
 V2 = Family(
     model_type="deepseek_v2",
     architecture="DeepseekV2ForCausalLM",
@@ -139,6 +198,7 @@ V2 = Family(
     layers=_layers,
     read=_read_second,
     write=_write_second,
+    gguf=GGUFTables(**GGUF, read=_read_gguf_second, write=lambda a: {"expert_gating_func": SOFTMAX, **_write_gguf(a)}),
 )
 V3 = Family(
     model_type="deepseek_v3",
@@ -153,6 +213,13 @@ V3 = Family(
     layers=_layers,
     read=lambda a: _read(a) | _groups(a),
     write=lambda cfg: _write(cfg) | {"rope_interleave": cfg.layers[0].rope.interleaved},
+    gguf=GGUFTables(
+        **GGUF,
+        read=_read_gguf,
+        write=lambda a: {"expert_gating_func": SIGMOID, **_write_gguf(a)},
+        told_by="expert_gating_func",
+        values=(SIGMOID,),
+    ),
 )
 KIMI = dataclasses.replace(V3, model_type="kimi_k2", twin=V3.model_type, ignored=ROTARY)
 

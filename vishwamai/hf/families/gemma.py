@@ -4,7 +4,8 @@ import math
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, TOKEN, TOKENS, Attribute, flag, number, only, size
-from vishwamai.hf.family import Attributes, Family, all_but_every, every_other, layers
+from vishwamai.hf.family import TYPES, Attributes, Family, all_but_every, every_other, layers
+from vishwamai.hf.gguf_names import GGUFTables, Values
 from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, with_prefix
 from vishwamai.models.config import ModelConfig
 
@@ -36,6 +37,21 @@ def _write(cfg: ModelConfig) -> dict:
     return {"query_pre_attn_scalar": round(scalar) if whole else scalar, "sliding_window": window}
 
 
+def _read_gguf(m: Values, wide: int) -> dict:
+    """The scale of queries, which llama.cpp knows by the number of layers: `wide` has the largest model of a family."""
+    scalar = m["embedding_length"] // m["attention.head_count"]
+    return {"query_pre_attn_scalar": scalar if m["block_count"] == wide else m.get("attention.key_length", scalar)}
+
+
+def _read_gguf_third(m: Values) -> dict:
+    turn = {"rope_type": "default", "rope_theta": m.get("rope.freq_base_swa", 1e4)}
+    return _read_gguf(m, wide=62) | {"rope_parameters": {TYPES[1]: turn}}
+
+
+def _write_gguf_third(a: Values) -> dict:
+    return {"rope.freq_base_swa": a["rope_parameters"][TYPES[1]]["rope_theta"]}
+
+
 FAMILIES = (
     Family(
         model_type="gemma",
@@ -54,6 +70,7 @@ FAMILIES = (
         },
         switches={"norm_offset": 1.0, "activation": "gelu_tanh"},
         read=lambda a: {"embed_scale": math.sqrt(a["hidden_size"])},
+        gguf=GGUFTables(architecture="gemma", norm_offset=1.0),
     ),
     Family(
         model_type="gemma2",
@@ -71,6 +88,7 @@ FAMILIES = (
         layers=partial(layers, slides=every_other),
         read=_read,
         write=_write,
+        gguf=GGUFTables(architecture="gemma2", norm_offset=1.0, period=2, read=partial(_read_gguf, wide=46)),
     ),
     Family(
         model_type="gemma3_text",
@@ -89,6 +107,9 @@ FAMILIES = (
         layers=partial(layers, slides=all_but_every, theta=1e6, local_theta=lambda a: a["rope_local_base_freq"] or 1e4),
         read=_read,
         write=_write,
+        gguf=GGUFTables(
+            architecture="gemma3", norm_offset=1.0, period=6, read=_read_gguf_third, write=_write_gguf_third
+        ),
         ropes_by_type=True,
     ),
     Family(

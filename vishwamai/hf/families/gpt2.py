@@ -2,6 +2,8 @@
 
 from vishwamai.hf.attributes import DECODER_ONLY, HEADS, LENGTH, TOKEN, TOKENS, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family
+from vishwamai.hf.gguf_names import LAYER as GGUF_LAYER
+from vishwamai.hf.gguf_names import QKV, QKV_BIAS, GGUFTables
 from vishwamai.hf.names import Stored, fused
 from vishwamai.models.config import Layer, ModelConfig
 
@@ -80,5 +82,17 @@ FAMILIES = (
         layers=lambda a: (Layer(rope=None),) * a["n_layer"],
         read=_read,
         write=_write,
+        gguf=GGUFTables(
+            architecture="gpt2",
+            layer=GGUF_LAYER | QKV | QKV_BIAS,
+            keys={
+                "n_embd": "embedding_length",
+                "n_inner": "feed_forward_length",
+                "n_layer": "block_count",
+                "n_head": ("attention.head_count", "attention.head_count_kv"),
+                "n_positions": "context_length",
+                "layer_norm_epsilon": "attention.layer_norm_epsilon",
+            },
+        ),
     ),
 )

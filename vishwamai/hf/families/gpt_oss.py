@@ -4,6 +4,10 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, LIST, flag, number, only, size
 from vishwamai.hf.family import EXPERT_WIDTH, Family, all_layers, every_other, layers
+from vishwamai.hf.gguf_names import AT as BLOCK
+from vishwamai.hf.gguf_names import EXPERT_WIDTH as GGUF_WIDTH
+from vishwamai.hf.gguf_names import LAYER as GGUF_LAYER
+from vishwamai.hf.gguf_names import GGUFTables
 from vishwamai.hf.names import AT, ATTENTION, Stored, fused
 
 IN = AT + "mlp."
@@ -45,6 +49,13 @@ FAMILIES = (
         layer=ATTENTION | {"attn.sinks": AT + "self_attn.sinks"},
         moe=NAMES,
         fields=EXPERT_WIDTH | {"num_local_experts": "n_experts", "swiglu_limit": "glu_limit"},
+        gguf=GGUFTables(
+            architecture="gpt-oss",
+            layer=GGUF_LAYER | {"ffn_norm.scale": BLOCK + "post_attention_norm.weight"},
+            keys=GGUF_WIDTH,
+            period=2,
+            read=lambda _: {"rope_parameters": {"truncate": False}},
+        ),
         switches={"attn_sinks": True, "router": "chosen", "router_bias": True, "expert_bias": True},
         layers=partial(
             layers,

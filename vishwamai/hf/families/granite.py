@@ -4,6 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, flag, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.gguf_names import PAIRS, GGUFTables
 from vishwamai.hf.names import AT, ATTENTION, fused
 from vishwamai.models.config import ModelConfig
 
@@ -11,6 +12,12 @@ SCALES = {
     "embedding_multiplier": "embed_scale",
     "residual_multiplier": "residual_scale",
     "attention_multiplier": "attn_scale",
+}
+SCALE_KEYS = {
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
 }
 ATTRIBUTES = (
     COMMON | {"attention_bias": flag(False), "logits_scaling": number(1.0)} | dict.fromkeys(SCALES, number(1.0))
@@ -38,6 +45,7 @@ FAMILIES = (
         fields=SCALES,
         read=_read,
         write=_write,
+        gguf=GGUFTables(architecture="granite", permuted=PAIRS, keys=SCALE_KEYS),
     ),
     Family(
         model_type="granitemoe",

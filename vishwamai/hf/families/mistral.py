@@ -5,6 +5,7 @@ from functools import partial
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.gguf_names import PAIRS, GGUFTables
 from vishwamai.hf.names import AT
 from vishwamai.models.config import ModelConfig
 
@@ -52,8 +53,21 @@ def _write_ministral3(cfg: ModelConfig) -> dict:
     return {"rope_parameters": rope.rope_to_json(turn) | {BETA: cfg.attn_temperature}}
 
 
+def _read_ministral3_gguf(m: Attributes) -> dict:
+    return {"rope_parameters": {BETA: m.get("attention.temperature_scale", 0.0)}}
+
+
+def _write_ministral3_gguf(a: Attributes) -> dict:
+    return {"attention.temperature_scale": a["rope_parameters"][BETA]}
+
+
 FAMILIES = (
-    Family(model_type="mistral", architecture="MistralForCausalLM", attributes=ATTRIBUTES),
+    Family(
+        model_type="mistral",
+        architecture="MistralForCausalLM",
+        attributes=ATTRIBUTES,
+        gguf=GGUFTables(architecture="llama", permuted=PAIRS, told_by="attention.sliding_window"),
+    ),
     Family(
         model_type="ministral3",
         architecture="Ministral3ForCausalLM",
@@ -68,6 +82,13 @@ FAMILIES = (
         layers=lambda a: layers(_plain_ropes(a), scaling=YARN),
         read=_read_ministral3,
         write=_write_ministral3,
+        gguf=GGUFTables(
+            architecture="mistral3",
+            permuted=PAIRS,
+            other_keys=("attention.temperature_scale",),
+            read=_read_ministral3_gguf,
+            write=_write_ministral3_gguf,
+        ),
     ),
     Family(
         model_type="mixtral",
@@ -80,5 +101,6 @@ FAMILIES = (
         layers=partial(layers, experts=all_layers, theta=1e6),
         read=_read_mixtral,
         write=_write_mixtral,
+        gguf=GGUFTables(architecture="llama", permuted=PAIRS, told_by="expert_count"),
     ),
 )

@@ -3,7 +3,8 @@
 from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, size
-from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
+from vishwamai.hf.family import EXPERT_WIDTH, TYPES, Attributes, Family, all_layers, layers
+from vishwamai.hf.gguf_names import GGUFTables, Values
 from vishwamai.hf.names import AT, ATTENTION, DENSE, EXPERTS
 
 ATTRIBUTES = COMMON | {"attention_bias": flag(False), "vocab_size": size(50304, 2**24)}
@@ -29,6 +30,10 @@ def _three_of_four(a: Attributes) -> list[bool]:
     return [(i + 1) % 4 != 0 for i in range(a["num_hidden_layers"])]
 
 
+def _read_gguf_third(m: Values) -> dict:
+    return {"rope_parameters": {TYPES[1]: {"rope_type": "default", "rope_theta": m.get("rope.freq_base", 1e4)}}}
+
+
 FAMILIES = (
     Family(
         model_type="olmo",
@@ -43,6 +48,7 @@ FAMILIES = (
         attributes=SECOND,
         layer=AFTER,
         switches=SWITCHES,
+        gguf=GGUFTables(architecture="olmo2"),
     ),
     Family(
         model_type="olmo3",
@@ -51,6 +57,7 @@ FAMILIES = (
         layer=AFTER,
         switches=SWITCHES,
         layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda _: 5e5),
+        gguf=GGUFTables(architecture="olmo2", period=4, read=_read_gguf_third, told_by="attention.sliding_window"),
         ropes_by_type=True,
     ),
     Family(

@@ -4,6 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, LIST, WINDOW, flag, only, size
 from vishwamai.hf.family import Attributes, Family, layers
+from vishwamai.hf.gguf_names import GGUFTables
 from vishwamai.hf.names import AT, shared_expert
 from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
 from vishwamai.models.config import ModelConfig
@@ -85,6 +86,7 @@ FAMILIES = (
         switches={"attn_bias": True},
         layers=partial(layers, slides=_late),
         write=_write_window,
+        gguf=GGUFTables(architecture="qwen2"),
     ),
     Family(
         model_type="qwen3",
@@ -93,6 +95,7 @@ FAMILIES = (
         switches={"qk_norm": True},
         layers=partial(layers, slides=_late),
         write=_write_window,
+        gguf=GGUFTables(architecture="qwen3"),
     ),
     Family(
         model_type="qwen3_moe",
@@ -103,6 +106,7 @@ FAMILIES = (
         layers=partial(layers, experts=_sparse),
         read=_read_moe,
         write=_write_sparse,
+        gguf=GGUFTables(architecture="qwen3moe", fixed={"norm_topk_prob": True}),
     ),
     Family(
         model_type="qwen2_moe",
@@ -117,5 +121,10 @@ FAMILIES = (
         switches={"shared_gate": True},
         layers=partial(layers, slides=_every_other, experts=_sparse),
         write=_write_sparse,
+        gguf=GGUFTables(
+            architecture="qwen2moe",
+            keys={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
+            fixed={"norm_topk_prob": False},
+        ),
     ),
 )
