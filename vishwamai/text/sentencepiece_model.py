@@ -132,7 +132,9 @@ def make_backend(model: SentencePieceModel) -> Tokenizer:
         core = models.Unigram(scores, unk_id=model.named[0] if unknown else None, byte_fallback=model.byte_fallback)
     else:
         vocab = {piece.text: index for index, piece in enumerate(model.pieces)}
-        core = models.BPE(vocab, _merges(model), unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback)
+        core = models.BPE(
+            vocab, implied_merges(model.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback
+        )
     tokenizer = Tokenizer(core)
     tokenizer.normalizer = normalizers.Sequence(_normalizers(model))
     strip = [decoders.Strip(" ", 1, 0)] if model.add_prefix else []
@@ -160,11 +162,11 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     return [*steps, normalizers.Replace(" ", SPACE)]
 
 
-def _merges(model: SentencePieceModel) -> list[tuple[str, str]]:
+def implied_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     """The merges that a BPE vocabulary implies: each way to make a piece of two others, by the made piece's score."""
-    ranks = {p.text: index for index, p in enumerate(model.pieces) if p.kind in (NORMAL, USER_DEFINED, UNUSED)}
+    ranks = {p.text: index for index, p in enumerate(pieces) if p.kind in (NORMAL, USER_DEFINED, UNUSED)}
     merges = []
-    for piece in model.pieces:
+    for piece in pieces:
         halves = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text)) if piece.kind == NORMAL]
         known = [half for half in halves if half[0] in ranks and half[1] in ranks]
         merges += [(-piece.score, ranks[left], ranks[right], left, right) for left, right in known]

@@ -61,12 +61,12 @@ _CASED_LETTERS = (
 _SPLITS = {
     "gpt-2 phi-2 mpt olmo exaone4 granite-docling jais trillion gigachat mellum a.x-4.0 modern-bert jina-es jina-de "
     "jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe": Split((_GPT2,)),
-    "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2": Split((r"\p{N}", _GPT2)),
+    "smollm command-r starcoder refact codeshell exaone minerva-7b mellum2": Split((r"\p{N}", _GPT2)),
     "dbrx smaug-bpe chatglm-bpe": Split((_GPT4,)),
-    "glm4 glm5": Split((_GPT4,), ignore_merges=True),
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": Split(
         (_GPT4,), ignore_merges=True, add_bos=True
     ),
+    "glm4 glm5": Split((_GPT4,), ignore_merges=True),
     "minicpm5": Split((r"\p{N}{1,3}", _GPT4.replace(r"\p{N}{1,3}", r"\p{N}+")), ignore_merges=True),
     "jais-2": Split(
         (_GPT4.replace(_SPACES, "".join(rf"\s{{{2**i}}}(?!\S)|" for i in range(9, 1, -1)) + r"\s{1,2}(?!\S)|\s"),)
