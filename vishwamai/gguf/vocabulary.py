@@ -42,9 +42,10 @@ def vocabulary_metadata(
 
     `size`: how many ids the model has, where they are more than the tokens. `end_ids`: what else ends its texts beside
     the tokenizer's end token; the format has room for two. Left out is what the format has no words for and llama.cpp
-    does not do: NFC, and spaces that a special token takes along. A split that llama.cpp has no name for is written as
-    "vishwamai" if it is that of `VishwamAITokenizer.train`; llama.cpp refuses that name. Raises `TokenizerError` for
-    any other, and for vocabularies that are neither byte-level BPE nor that of a SentencePiece model of kind BPE.
+    does not do: NFC, spaces that a special token takes along, and that no space is put before a text which begins with
+    one. A split that llama.cpp has no name for is called "vishwamai" if it is that of `VishwamAITokenizer.train`;
+    llama.cpp refuses that name. Raises `TokenizerError` for any other, and for vocabularies that are neither byte-level
+    BPE nor that of a SentencePiece model of kind BPE.
     """
     state = json.loads(tokenizer.backend.to_str())
     model = state["model"]
@@ -63,7 +64,7 @@ def vocabulary_metadata(
 
 def _with_prefix(tokenizer: VishwamAITokenizer, metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata that says whether a space is put before a text: what gives the ids of the tokenizer is right."""
-    probes = list(itertools.islice(_probes(), 500))
+    probes = [text for text in itertools.islice(_probes(), 500) if not text.startswith(" ")]
     wanted = [tokenizer.encode(text) for text in probes]
     for prefix in (True, False):
         metadata["tokenizer.ggml.add_space_prefix"] = prefix

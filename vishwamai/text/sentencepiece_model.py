@@ -166,8 +166,8 @@ def implied_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     """The merges that a BPE vocabulary implies: each way to make a piece of two others, by the made piece's score."""
     ranks = {p.text: index for index, p in enumerate(pieces) if p.kind in (NORMAL, USER_DEFINED, UNUSED)}
     merges = []
-    for piece in pieces:
-        halves = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text)) if piece.kind == NORMAL]
+    for piece in (piece for piece in pieces if piece.kind in (NORMAL, USER_DEFINED)):
+        halves = [(piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text))]
         known = [half for half in halves if half[0] in ranks and half[1] in ranks]
         merges += [(-piece.score, ranks[left], ranks[right], left, right) for left, right in known]
     return [(left, right) for *_, left, right in sorted(merges)]

@@ -71,16 +71,14 @@ _SPLITS = {
     "jais-2": Split(
         (_GPT4.replace(_SPACES, "".join(rf"\s{{{2**i}}}(?!\S)|" for i in range(9, 1, -1)) + r"\s{1,2}(?!\S)|\s"),)
     ),
-    "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": Split((_QWEN2,)),
+    "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 bailingmoe "
+    "bailingmoe2 llada-moe": Split((_QWEN2,)),
     "qwen35": Split(
         (_QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"),)
     ),
     "ufakzeka": Split((_QWEN2.removeprefix(f"{_CONTRACTION}|"),)),
     "laguna": Split((r"[^\n]+|\n+", _QWEN2)),
     "seed-coder": Split((rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_LINES}",)),
-    "bailingmoe bailingmoe2 llada-moe": Split(
-        (rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?+\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*|\s*[\r\n]|{_SPACES}",)
-    ),
     "exaone-moe": Split(
         (
             rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
