@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +26,8 @@ from vishwamai.generation.prompt_cache import PromptCache
 from vishwamai.generation.prompts import PaddingToken, Prompts, rows_of
 from vishwamai.generation.requests import pad_rows
 from vishwamai.generation.results import Generation as Made
+from vishwamai.gguf.source import find_tokenizer, open_source
 from vishwamai.hf import adapters as hf_adapters
-from vishwamai.hf import config as hf_config
 from vishwamai.hf import saving
 from vishwamai.hf import weights as hf_weights
 from vishwamai.hf.generation_config import GenerationConfig
@@ -71,14 +71,14 @@ class VishwamAI:
         config: ModelConfig,
         weights: Transformer,
         *,
-        tokenizer: VishwamAITokenizer | Path | None = None,
+        tokenizer: VishwamAITokenizer | Callable[[], VishwamAITokenizer] | None = None,
         generation_config: GenerationConfig | None = None,
         model_type: str | None = None,
         sharding: Sharding | None = None,
         precision: Precision | None = None,
         progress: Progress = silent,
     ):
-        """`tokenizer` may be the folder to read it from, at its first use; `progress` shows what takes long."""
+        """`tokenizer` may be what reads it, at its first use; `progress` shows what takes long."""
         self.config, self.weights, self.model_type = config, weights, model_type
         self.generation_config = generation_config or _facts(tokenizer)
         self.sharding, self.precision = sharding or Sharding(), precision or Precision()
@@ -93,6 +93,7 @@ class VishwamAI:
         name: str | Path,
         *,
         revision: str | None = None,
+        gguf_file: str | None = None,
         dtype: str = AUTO,
         quantization: str | None = None,
         mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
@@ -100,10 +101,11 @@ class VishwamAI:
         scan_layers: bool | None = None,
         progress: Progress = silent,
     ) -> Self:
-        """The model of a built-in name (`vishwamai/base`), a local folder or a Hugging Face repository id.
+        """The model of a built-in name (`vishwamai/base`), a local folder or GGUF file, or a Hugging Face repository.
 
-        `dtype` ("float32", "bfloat16", "float16") is that of weights, computation and cache; "auto" is the checkpoint's
-        own, and float32 for bfloat16 on a CPU; the model's `dtype_note` says which was taken and why. `quantization`
+        Of a folder or a repository that has several GGUF files `gguf_file` names one. `dtype` ("float32", "bfloat16",
+        "float16") is that of weights, computation and cache; "auto" is the checkpoint's own, and float32 for bfloat16
+        or fewer bits on a CPU; the model's `dtype_note` says which was taken and why. `quantization`
         ("int8", "int4", "fp8", or with the inputs that share a scale, "int4:64") stores the layers' projections in
         fewer bits; "keep" leaves those that are stored quantised as they are. `mesh` sizes its axes, as in
         `{"fsdp": 4, "tensor": 2}` (None: one device), and `rules` lay the weights' axes over it. With `scan_layers`
@@ -114,21 +116,20 @@ class VishwamAI:
         compile_cache.enable()
         if dtype != AUTO:
             Precision(weights=dtype)  # refused before anything is fetched
-        sharding, folder = sharding_of(mesh, rules), resolve(name, revision=revision)
-        found = hf_config.read_pretrained(folder)
+        sharding, source = sharding_of(mesh, rules), open_source(name, revision=revision, gguf_file=gguf_file)
+        found = source.pretrained
         if asked := found.generation.not_followed():
-            warnings.warn(f"{folder}: in generating it asks for {asked}, which is not followed", stacklevel=2)
-        dtype, why = hf_weights.choose_load_dtype(folder, found, dtype, sharding.platform)
+            warnings.warn(f"{source.path}: in generating it asks for {asked}, which is not followed", stacklevel=2)
+        dtype, why = hf_weights.choose_load_dtype(source, found, dtype, sharding.platform)
         if scan_layers is None:
             is_plain = mesh is None and quantization is None
             scan_layers = not (is_plain and is_unrolled_faster(found.model, sharding.platform, dtype))
         arranged = found.model.stacked if scan_layers else unroll(found.model)
         found = dataclasses.replace(found, model=arranged)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}
-        weights = hf_weights.load_weights(folder, found, **how)
-        has_tokenizer = any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model"))
+        weights = hf_weights.load_weights(source, found, **how)
         facts = {"generation_config": found.generation, "model_type": found.model_type}
-        facts["tokenizer"] = folder if has_tokenizer else None
+        facts["tokenizer"] = find_tokenizer(source)
         precision = Precision(weights=dtype, compute=dtype, cache=dtype)
         model = cls(found.model, weights, sharding=sharding, precision=precision, progress=progress, **facts)
         model.dtype_note = f"{dtype}: {why}"
@@ -199,8 +200,8 @@ class VishwamAI:
         """The model's own tokenizer. Raises `TokenizerError` where it has none."""
         if self._tokenizer is None:
             raise TokenizerError("this model has no tokenizer: give token ids, or a tokenizer when making the model")
-        if isinstance(self._tokenizer, Path):
-            self._tokenizer = VishwamAITokenizer.from_folder(self._tokenizer)
+        if not isinstance(self._tokenizer, VishwamAITokenizer):
+            self._tokenizer = self._tokenizer()
         return self._tokenizer
 
     @property
@@ -388,7 +389,7 @@ class VishwamAI:
         return next(iter(self._end_ids()), 0) if padding is None else padding
 
 
-def _facts(tokenizer: VishwamAITokenizer | Path | None) -> GenerationConfig:
+def _facts(tokenizer: VishwamAITokenizer | Callable[[], VishwamAITokenizer] | None) -> GenerationConfig:
     """Where a text ends, by a tokenizer alone."""
     if not isinstance(tokenizer, VishwamAITokenizer):
         return GenerationConfig()

@@ -42,12 +42,14 @@ class Precision:
 def choose_dtype(asked: str, stored: str, platform: str) -> tuple[str, str]:
     """(the dtype to load a model in, why): `asked`, or for "auto" that of the checkpoint, `stored`.
 
-    On a CPU "auto" is float32 in place of bfloat16, which is slower there (`benchmarks/cpu_dtypes.py`).
+    On a CPU "auto" is float32 in place of bfloat16, which is slower there (`benchmarks/cpu_dtypes.py`). What is
+    stored in fewer bits is computed in float32 there and in bfloat16 elsewhere.
     """
     if asked != AUTO:
         return asked, "as asked"
     if stored not in DTYPES:
-        return "float32", f"the checkpoint's {stored} is not computed in"
+        dtype = "float32" if platform == "cpu" or stored == "float64" else "bfloat16"
+        return dtype, f"the checkpoint's {stored} is not computed in"
     if platform == "cpu" and stored == "bfloat16":
         return "float32", "the checkpoint's bfloat16 is slower on a CPU"
     return stored, "the checkpoint's own"
