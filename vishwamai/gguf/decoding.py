@@ -104,7 +104,8 @@ class _Blocks:
         start, stop = (last, last + 1) if isinstance(last, int) else (last.start, last.stop)
         first = start // self.width
         found = make(self.stored[(*self._ordered(tuple(leading)), slice(first, -(-stop // self.width)))])
-        numbers, moved = found.reshape(*found.shape[:-2], -1), first * self.width
+        *shape, count, width = found.shape
+        numbers, moved = found.reshape(*shape, count * width), first * self.width
         if isinstance(last, int):
             return numbers[..., last - moved]
         return numbers[..., slice(start - moved, stop - moved, last.step)]
@@ -142,9 +143,11 @@ def _decode(info: TensorInfo, blocks: np.ndarray) -> np.ndarray:
 
 def _decode_by_package(kind: str, blocks: np.ndarray) -> np.ndarray:
     quants, known = _import_package()
-    with np.errstate(all="ignore"):  # of scales that are not finite
-        found = quants.dequantize(blocks.reshape(*blocks.shape[:-2], -1), known[kind])
-    return found.reshape(*blocks.shape[:-1], -1)
+    made = np.empty((*blocks.shape[:-1], TYPE_SIZES[kind][0]), np.float32)
+    if blocks.size:
+        with np.errstate(all="ignore"):  # of scales that are not finite
+            made[:] = quants.dequantize(blocks.reshape(*blocks.shape[:-2], -1), known[kind]).reshape(made.shape)
+    return made
 
 
 def _import_package():

@@ -16,7 +16,7 @@ import numpy as np
 
 from vishwamai import hub
 from vishwamai.errors import ConfigError
-from vishwamai.gguf.config import config_json
+from vishwamai.gguf.config import config_json, gguf_family
 from vishwamai.gguf.decoding import PLAIN, Change, make_tensor
 from vishwamai.gguf.file import Header, TensorInfo, read_header
 from vishwamai.hf import config
@@ -72,7 +72,11 @@ class GGUFSource(CheckpointSource):
     @functools.cached_property
     def config_json(self) -> Mapping[str, Any]:
         """The object of the config.json that the model would have. Raises `ConfigError`."""
-        return {**config_json(self.header.metadata, self.header.tensors), "dtype": self._dtype()}
+        try:
+            data = config_json(self.header.metadata, self.header.tensors)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {error}") from None
+        return {**data, "dtype": self._dtype()}
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:
@@ -85,11 +89,7 @@ class GGUFSource(CheckpointSource):
 
     def family(self, model_type: str) -> Family:
         """A family with the names that its tensors have in GGUF."""
-        family = super().family(model_type)
-        if (tables := family.gguf) is None:
-            raise ConfigError(f"{self.path}: tensors of {model_type} have no names in GGUF")
-        names = {"whole": tables.whole, "layer": tables.layer, "moe": tables.moe, "ignored": tables.ignored}
-        return dataclasses.replace(family, **names, prefix="")
+        return gguf_family(model_type)
 
     def stored(self) -> Mapping[str, TensorInfo]:
         """The tensors by name, as they are stored."""
@@ -103,8 +103,8 @@ class GGUFSource(CheckpointSource):
         """The tensors with the values, and the shapes, that the family's own files have."""
         family, tensors, changes = self.family(pretrained.model_type), dict(self.header.tensors), {}
         for piece in itertools.chain(*tensor_pieces(family, transformer.specs(pretrained.model), pretrained.model)):
-            changes[piece.name] = _change(piece, family, pretrained.model)
-            if (info := tensors.get(piece.name)) is not None and _is_alike(info.shape, piece.shape):
+            changes[piece.name] = stored_change(piece, family, pretrained.model)
+            if (info := tensors.get(piece.name)) is not None and is_alike(info.shape, piece.shape):
                 tensors[piece.name] = dataclasses.replace(info, shape=piece.shape)
         return GGUFTensors(dataclasses.replace(self.header, tensors=tensors), changes)
 
@@ -141,7 +141,7 @@ class GGUFSource(CheckpointSource):
         return PLAIN[most].name if most in PLAIN else most.lower()
 
 
-def _change(piece: TensorPiece, family: Family, cfg: ModelConfig) -> Change:
+def stored_change(piece: TensorPiece, family: Family, cfg: ModelConfig) -> Change:
     """How the values of a piece's tensor differ from those in the file."""
     tables, path = family.gguf, piece.path.split(".", 3)[-1] if piece.path.startswith("stacks.") else piece.path
     if path in tables.permuted:
@@ -152,7 +152,7 @@ def _change(piece: TensorPiece, family: Family, cfg: ModelConfig) -> Change:
     return Change(added=-tables.norm_offset if path.endswith("norm.scale") else 0.0)
 
 
-def _is_alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+def is_alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether shapes are the same but for axes of one."""
     return shape != other and [n for n in shape if n != 1] == [n for n in other if n != 1]
 
