@@ -12,7 +12,7 @@ from side_by_side import Contender, Report, compare, parse
 
 def main() -> None:
     args = parse(__doc__, length=[512])
-    report = Report("prefill", "tokens", args)
+    report = Report("prefill", args, "tokens")
     for name, folder, vocabulary in models():
         for length in args.length:
             ids = np.random.default_rng(length).integers(3, vocabulary, (1, length)).tolist()
@@ -22,7 +22,7 @@ def main() -> None:
                 Contender("transformers", "pytorch", "prefill", asked),
                 Contender("llama.cpp", "llama_cpp_peer", "prefill", asked | {"model": str(gguf_file(folder))}),
             ]
-            report.add(f"{name}, {length} tokens", length, compare(contenders, args.repeats, args.python))
+            report.add(f"{name}, {length} tokens", compare(contenders, args.repeats, args.python), length)
     report.close()
 
 

@@ -19,7 +19,9 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -63,9 +65,11 @@ class Measured:
 class Process:
     """A contender at work."""
 
-    def __init__(self, contender: Contender, python: str):
+    def __init__(self, contender: Contender, python: str, variables: Mapping[str, str] = MappingProxyType({})):
         self.title = contender.title
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = (
+            os.environ | variables | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        )
         environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
         command = [python, str(ROOT / "benchmarks/peers/serve.py"), contender.peer]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -128,25 +132,26 @@ def parse(description: str, **defaults: Any) -> argparse.Namespace:
 
 
 class Report:
-    """A table of cases, printed at the end and written where the arguments say."""
+    """A table of cases, printed at the end and written where the arguments say.
 
-    def __init__(self, title: str, unit: str, args: argparse.Namespace):
-        self._title, self._unit, self._args, self._cases = title, unit, args, []
+    In a case each call does an amount of the `unit`, and what is shown is that amount a second; without a unit it is
+    the seconds. A ratio says how many times as fast as another contender the first one is.
+    """
 
-    def add(self, case: str, amount: float, measured: list[Measured]) -> None:
-        """Adds a case in which each call does `amount` of the unit, the first contender being what others are
-        compared with."""
+    def __init__(self, title: str, args: argparse.Namespace, unit: str | None = None):
+        self._args, self._cases, self._unit = args, [], unit
+        self._title = f"{title}, {'seconds' if unit is None else f'{unit}/s'} (times as fast as it)"
+
+    def add(self, case: str, measured: list[Measured], amount: float = 1) -> None:
+        """Adds and prints a case."""
         self._cases.append({"case": case, "amount": amount, "measured": [dataclasses.asdict(m) for m in measured]})
-        mine = measured[0]
-        same = [m.title for m in measured[1:] if m.result == mine.result]
-        pace = "; ".join(f"{m.title} {amount / m.median:,.1f} ({m.median / mine.median:.2f})" for m in measured)
-        console.print(f"{case}: {self._unit}/s {pace}; the same result: {', '.join(same) or 'none'}", soft_wrap=True)
+        shown = "; ".join(f"{m.title} {self._cell(self._cases[-1], m.title)}" for m in measured)
+        same = [m.title for m in measured[1:] if m.result == measured[0].result]
+        console.print(f"{case}: {shown}; the same result: {', '.join(same) or 'none'}", soft_wrap=True)
 
     def close(self) -> None:
         """Prints the table and writes the files that were asked for."""
-        table = Table(
-            "case", *(f"{name}" for name in self._titles()), title=f"{self._title}: {self._unit}/s (ours / it)"
-        )
+        table = Table("case", *self._titles(), title=self._title)
         for case in self._cases:
             table.add_row(case["case"], *(self._cell(case, title) for title in self._titles()))
         console.print(table)
@@ -159,18 +164,23 @@ class Report:
     def _titles(self) -> list[str]:
         return list(dict.fromkeys(m["title"] for case in self._cases for m in case["measured"]))
 
+    def _numbers(self, case: dict[str, Any]) -> dict[str, float]:
+        """What is shown of each contender of a case."""
+        medians = {m["title"]: statistics.median(m["seconds"]) for m in case["measured"]}
+        return {t: seconds if self._unit is None else case["amount"] / seconds for t, seconds in medians.items()}
+
     def _cell(self, case: dict[str, Any], title: str) -> str:
-        paces = {m["title"]: case["amount"] / statistics.median(m["seconds"]) for m in case["measured"]}
-        if title not in paces:
+        numbers = self._numbers(case)
+        if title not in numbers:
             return "-"
-        return f"{paces[title]:,.1f} ({next(iter(paces.values())) / paces[title]:.2f})"
+        ratio = next(iter(numbers.values())) / numbers[title]
+        return f"{numbers[title]:,.{1 if self._unit else 2}f} ({1 / ratio if self._unit is None else ratio:.2f})"
 
     def _record(self) -> dict[str, Any]:
         versions = {name: _version(name, python) for name, python in self._args.python.items()}
         machine = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
         return {
             "title": self._title,
-            "unit": self._unit,
             "machine": machine,
             "versions": versions,
             "cases": self._cases,
@@ -183,14 +193,11 @@ class Report:
         figure, axes = plt.subplots(figsize=(9, 1.2 + 0.3 * len(names) * len(titles)), layout="constrained")
         height = 0.8 / len(titles)
         for i, title in enumerate(titles):
-            paces = [
-                next((c["amount"] / statistics.median(m["seconds"]) for m in c["measured"] if m["title"] == title), 0)
-                for c in self._cases
-            ]
-            axes.barh([at + i * height for at in range(len(names))], paces, height, label=title)
+            numbers = [self._numbers(case).get(title, 0) for case in self._cases]
+            axes.barh([at + i * height for at in range(len(names))], numbers, height, label=title)
         axes.set_yticks([at + 0.4 - height / 2 for at in range(len(names))], names)
         axes.invert_yaxis()
-        axes.set_xlabel(f"{self._unit} a second")
+        axes.set_xlabel("seconds" if self._unit is None else f"{self._unit} a second")
         axes.set_title(self._title)
         axes.legend()
         path.parent.mkdir(parents=True, exist_ok=True)

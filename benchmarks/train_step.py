@@ -12,7 +12,7 @@ from side_by_side import Contender, Report, compare, parse
 
 def main() -> None:
     args = parse(__doc__, rows=8, length=256)
-    report = Report("a training step", "tokens", args)
+    report = Report("a training step", args, "tokens")
     folder = random_model("trained", **TRAINED)
     rows = np.random.default_rng(0).integers(3, TRAINED["vocab_size"], (args.rows, args.length + 1)).tolist()
     asked = {"model": str(folder), "rows": rows}
@@ -23,7 +23,7 @@ def main() -> None:
         Contender("torch.compile", "pytorch", "train", asked | {"compile_model": True}),
     ]
     measured = compare(contenders, args.repeats, args.python)
-    report.add(f"{args.rows} x {args.length}", args.rows * args.length, measured)
+    report.add(f"{args.rows} x {args.length}", measured, args.rows * args.length)
     report.close()
 
 

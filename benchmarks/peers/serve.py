@@ -2,9 +2,9 @@
 
     python benchmarks/peers/serve.py NAME
 
-NAME is a file beside this one; it needs the packages of its own environment alone. A line `{"make": task, ...}` makes a
-callable by the function of the task's name, calls it once and answers with what it gives; an empty object calls it
-again and answers with the seconds.
+NAME is a file beside this one; it needs the packages of its own environment alone. A line `{"make": task, ...}` makes
+a callable by the function of the task's name, calls it once and answers with what it gives, the seconds and the most
+memory that the process has had; an empty object calls it again.
 """
 
 import importlib
@@ -13,6 +13,13 @@ import os
 import sys
 import time
 from pathlib import Path
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process has had. (The kernel's ru_maxrss counts its parent's too.)"""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 def main() -> None:
@@ -27,7 +34,8 @@ def main() -> None:
         if "make" in asked:
             call = getattr(peer, asked.pop("make"))(**asked)
         result = call()
-        print(json.dumps({"seconds": time.perf_counter() - begun, "result": result}), file=answers, flush=True)
+        seconds, memory = time.perf_counter() - begun, peak_memory()
+        print(json.dumps({"seconds": seconds, "memory": memory, "result": result}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
