@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= $(VENV)-parity
+VENV_LLAMA ?= $(VENV)-llama
 BIN := $(VENV)/bin
 # Modules are compiled when they are imported: most of what is installed never is.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --no-compile
@@ -19,7 +20,8 @@ export PYTHONUTF8 = 1
 # Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
 UNOPTIMISED ?= 1
 
-.PHONY: setup demo test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench lock clean
+.PHONY: setup demo test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench
+.PHONY: bench lock clean
 
 setup: $(VENV)/ready
 
@@ -85,6 +87,14 @@ countdown: $(VENV)/ready
 reason-bench: $(VENV)/ready
 	$(BIN)/python benchmarks/reason.py
 
+# Speed beside peers, each in an environment of its own; figures and pictures are in build/benchmarks. PyTorch and
+# transformers are those of `make parity`, llama.cpp is compiled (some minutes), and all of it takes an hour.
+BENCHMARKS := decode prefill train_step load quantization moe
+bench: $(VENV)/ready $(VENV_PARITY)/ready $(VENV_LLAMA)/ready
+	set -e; for name in $(BENCHMARKS); do \
+		$(BIN)/python benchmarks/$$name.py --json build/benchmarks/$$name.json --picture build/benchmarks/$$name.png; \
+	done
+
 # Needs uv. One lock serves Python 3.11 to 3.13 and names no index.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
@@ -92,11 +102,12 @@ lock:
 	$(COMPILE) pyproject.toml --extra tpu -c requirements/dev.txt -o requirements/tpu.txt
 	printf '%s\n' 'transformers>=5.3' loguru psutil | $(COMPILE) - -c requirements/dev.txt -o requirements/parity.txt
 	printf '%s\n' accelerate compressed-tensors peft | $(COMPILE) --no-deps - -o requirements/peers.txt
+	printf '%s\n' llama-cpp-python==0.3.36 | $(COMPILE) - -c requirements/dev.txt -o requirements/llama.txt
 
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .ruff_cache build dist out
 
-$(VENV)/bin/python $(VENV_PARITY)/bin/python:
+$(VENV)/bin/python $(VENV_PARITY)/bin/python $(VENV_LLAMA)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
 	"VishwamAI needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(@:/bin/python=)
@@ -120,4 +131,8 @@ $(VENV_PARITY)/ready: requirements/dev.txt requirements/tpu.txt requirements/par
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/parity.txt
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) $(TORCH)
 	$(VENV_PARITY)/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r requirements/peers.txt
+	touch $@
+
+$(VENV_LLAMA)/ready: requirements/llama.txt | $(VENV_LLAMA)/bin/python
+	$(VENV_LLAMA)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/llama.txt
 	touch $@

@@ -31,7 +31,7 @@ def main() -> None:
     prompts = {"prompts": rng.integers(3, TRAINED["vocab_size"], (1, 64)).tolist(), "new": args.new}
     contenders = [
         Contender("dense", "ours", "decode", {"model": str(dense)} | prompts),
-        Contender("mixture, ragged", "ours", "decode", {"model": str(mixture)} | prompts),
+        Contender("mixture, blocked", "ours", "decode", {"model": str(mixture)} | prompts),
     ]
     report.add("decoding, 1 row", compare(contenders, args.repeats, args.python), args.new)
     report.close()
