@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from vishwamai.errors import CheckpointError
 from vishwamai.gguf.decoding import KEPT, PACKAGE, PLAIN, READ, Change, make_tensor
-from vishwamai.gguf.file import TYPES, TensorInfo
+from vishwamai.gguf_header import TYPES, TensorInfo
 from vishwamai.hf.coded import QuantizedTensor
 from vishwamai.weights.linear import materialize
 from vishwamai.weights.quantize import Quantized

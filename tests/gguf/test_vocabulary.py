@@ -15,6 +15,8 @@ from vishwamai.text.gguf_vocabulary import MAX_TOKENS, end_ids
 from vishwamai.text.split_patterns import SPLITS
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
+from .test_llama_cpp_ids import write
+
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_end|>", "<think>")
 ALPHABET = "abcdeTRZ 019'.,\n\t_éÉß漢かकि🙂ﬁ▁<>|/\u00a0"
 
@@ -137,6 +139,13 @@ def test_special_tokens_of_phi3_take_spaces_along():
     tokenizer = make_tokenizer(metadata, "a.gguf")
     assert tokenizer.encode("</s>  ab", add_special_tokens=False) == [2, 263]
     assert tokenizer.encode("<s> ab", add_special_tokens=False) == [1, 259, 263]
+
+
+def test_a_file_has_a_tokenizer_by_its_name(tmp_path):
+    write(byte_level(), tmp_path / "a.gguf")
+    for name, options in ((tmp_path / "a.gguf", {}), (tmp_path, {}), (tmp_path, {"gguf_file": "a.gguf"})):
+        tokenizer = VishwamAITokenizer.from_pretrained(name, **options)
+        assert tokenizer.encode("abc") == make_tokenizer(byte_level(), "a").encode("abc")
 
 
 # What is refused.

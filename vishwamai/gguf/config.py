@@ -12,8 +12,8 @@ import numpy as np
 
 from vishwamai.errors import ConfigError
 from vishwamai.gguf import rope
-from vishwamai.gguf.file import TensorInfo
 from vishwamai.gguf.rope import RopeMetadata
+from vishwamai.gguf_header import TensorInfo
 from vishwamai.hf.config import model_config
 from vishwamai.hf.export import differing_fields, to_config_json
 from vishwamai.hf.families import FAMILIES

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from vishwamai.errors import CheckpointError
-from vishwamai.gguf.file import TYPES, TensorInfo
+from vishwamai.gguf_header import TYPES, TensorInfo
 from vishwamai.hf.coded import TABLES, AxisRanges, DecodedTensor, QuantizedTensor, to_index
 
 PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F64": np.dtype("<f8")}

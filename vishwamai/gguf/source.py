@@ -18,7 +18,7 @@ from vishwamai import hub
 from vishwamai.errors import ConfigError
 from vishwamai.gguf.config import config_json, gguf_family
 from vishwamai.gguf.decoding import PLAIN, Change, make_tensor
-from vishwamai.gguf.file import Header, TensorInfo, read_header
+from vishwamai.gguf_header import Header, TensorInfo, read_header
 from vishwamai.hf import config
 from vishwamai.hf.coded import DecodedTensor, QuantizedTensor, View
 from vishwamai.hf.config import Pretrained
@@ -31,7 +31,7 @@ from vishwamai.hf.source import CheckpointSource
 from vishwamai.hub import Part
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
-from vishwamai.text.gguf_vocabulary import read_vocabulary
+from vishwamai.text.gguf_vocabulary import end_ids, read_vocabulary
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
@@ -71,12 +71,14 @@ class GGUFSource(CheckpointSource):
 
     @functools.cached_property
     def config_json(self) -> Mapping[str, Any]:
-        """The object of the config.json that the model would have. Raises `ConfigError`."""
+        """The object of the config.json that the model would have. Raises `ConfigError`, and `TokenizerError` for end
+        tokens that are none."""
         try:
             data = config_json(self.header.metadata, self.header.tensors)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: {error}") from None
-        return {**data, "dtype": self._dtype()}
+        ends = end_ids(self.header.metadata, str(self.path)) if self.has_tokenizer() else ()
+        return {**data, "dtype": self._dtype(), **({"eos_token_id": list(ends)} if ends else {})}
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:

@@ -9,12 +9,14 @@ overlap in a text (here the first that begins wins, there the longest) and where
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models
 
 from vishwamai.errors import TokenizerError
+from vishwamai.gguf_header import read_header
 from vishwamai.text.backend import backend_errors
 from vishwamai.text.sentencepiece_model import (
     BPE,
@@ -80,6 +82,11 @@ class Vocabulary:
     def error(self, reason: str) -> TokenizerError:
         """What is raised for a value."""
         return TokenizerError(f"{self.where}: {reason}")
+
+
+def load_gguf(path: Path) -> tuple[Tokenizer, Settings]:
+    """The tokenizer in a GGUF file and its settings. Raises `TokenizerError`, and `CheckpointError` for damage."""
+    return read_vocabulary(read_header(path).metadata, str(path))
 
 
 def make_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:

@@ -80,11 +80,15 @@ class VishwamAITokenizer:
     # Where tokenizers come from.
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:
-        """The tokenizer of a model: a built-in name, a local folder, or a Hugging Face repository id."""
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, gguf_file: str | None = None) -> Self:
+        """The tokenizer of a model: a built-in name, a local folder or GGUF file, or a Hugging Face repository id.
+
+        Of a folder or a repository that has several GGUF files `gguf_file` names one.
+        """
         from vishwamai.hub import resolve
 
-        return cls.from_folder(resolve(str(name), revision=revision, part="tokenizer"))
+        found = resolve(str(name), revision=revision, part="tokenizer", gguf_file=gguf_file)
+        return cls.from_folder(found) if found.is_dir() else cls.from_file(found)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -104,8 +108,12 @@ class VishwamAITokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """The tokenizer in one `tokenizer.json` or SentencePiece `.model`; the settings beside it are not read."""
+        """The tokenizer in one `tokenizer.json`, SentencePiece `.model` or `.gguf`; what lies beside it is not read."""
         path = Path(path)
+        if path.suffix == ".gguf":
+            from vishwamai.text.gguf_vocabulary import load_gguf
+
+            return cls(*load_gguf(path))
         return cls(*load_sentencepiece(path)) if path.suffix == ".model" else cls(load_backend(path))
 
     @classmethod

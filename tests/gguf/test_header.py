@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vishwamai.errors import CheckpointError
-from vishwamai.gguf.file import TYPES, read_header
+from vishwamai.gguf_header import TYPES, read_header
 
 VALUES = {
     "general.architecture": "llama",

@@ -3,8 +3,7 @@
 Format: "GGUF", the version, the counts of tensors and of metadata; then key, type and value of each; then name, sizes,
 type and offset of each tensor; then, aligned, the data. Every length is compared with what is left of the file before
 anything is made of it, so a file that claims too much costs no memory. (The reader of the package `gguf` makes several
-arrays of NumPy for each string: the header of SmolLM2, 98,000 texts, takes it 4 seconds
-where this takes 0.1.)
+arrays of NumPy for each string: the header of SmolLM2, 98,000 texts, takes it 4 seconds where this takes 0.1.)
 """
 
 import dataclasses
