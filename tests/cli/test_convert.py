@@ -9,6 +9,7 @@ import pytest
 from vishwamai import VishwamAI
 from vishwamai.cli import convert, main
 from vishwamai.hf import certificate, reference
+from vishwamai.hf.source import CheckpointSource
 from vishwamai.training import trainer
 
 from .conftest import refused
@@ -49,7 +50,7 @@ def test_less_of_a_certificate(capsys, folder, tmp_path, wanted):
 def test_a_folder_without_a_tokenizer_is_asked_seeded_ids(folder, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    assert [p.text for p in convert._prompts(tmp_path)] == [None, None]
+    assert [p.text for p in convert._prompts(CheckpointSource(tmp_path))] == [None, None]
 
 
 def test_conversion_over_something_that_is_there(capsys, folder):

@@ -31,7 +31,7 @@ def test_a_name_in_brackets_is_shown_as_it_is(capsys, monkeypatch, folder, tmp_p
 def test_inspect_fetches_the_configuration_alone(capsys, monkeypatch, folder):
     asked = []
 
-    def download(repo, revision=None, *, part="model"):
+    def download(repo, revision=None, *, part="model", gguf_file=None):
         asked.append((repo, revision, part))
         return folder
 

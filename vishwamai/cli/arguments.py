@@ -62,17 +62,24 @@ def add_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Any], ab
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """`--model`."""
-    verb.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name, folder or hub id [%(default)s]")
+    about = "built-in name, folder, GGUF file or hub id [%(default)s]"
+    verb.add_argument("-m", "--model", default=DEFAULT_MODEL, help=about)
 
 
-def add_revision(verb: argparse.ArgumentParser) -> None:
-    """`--revision`."""
+def add_origin(verb: argparse.ArgumentParser) -> None:
+    """Which of the models that a name leads to: `--revision`, `--gguf-file`."""
     verb.add_argument("--revision", help="a commit, branch or tag of a hub repository")
+    verb.add_argument("--gguf-file", metavar="FILE", help="one of several GGUF files of a folder or a hub repository")
+
+
+def origin(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_origin`, by the names that `from_pretrained` has for them."""
+    return {"revision": args.revision, "gguf_file": args.gguf_file}
 
 
 def add_loading(verb: argparse.ArgumentParser) -> None:
     """How the model is loaded."""
-    add_revision(verb)
+    add_origin(verb)
     add = verb.add_argument
     add("--adapter", metavar="FOLDER", help="a PEFT adapter (folder or hub id) to put on the model")
     add("--dtype", **DTYPE)
@@ -113,7 +120,7 @@ def load_model(args: argparse.Namespace) -> VishwamAI:
 
     how = {"dtype": args.dtype, "quantization": args.quantization, "progress": status}
     how |= {"scan_layers": True} if args.scan_layers else {}
-    model = VishwamAI.from_pretrained(args.model, revision=args.revision, **how)
+    model = VishwamAI.from_pretrained(args.model, **origin(args), **how)
     if args.adapter is not None:
         model.load_adapter(args.adapter)
     return model

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vishwamai import compile_cache
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, import_face
+from vishwamai.cli.arguments import DTYPES, add_origin, add_verb, import_face, origin
 from vishwamai.cli.status import Status
 from vishwamai.errors import TokenizerError
 
 if TYPE_CHECKING:
     from vishwamai.hf.certificate import TokenPrompt
+    from vishwamai.hf.source import CheckpointSource
 
 MIB = 2**20
 CERTIFICATES = ("full", "hashes", "none")
@@ -31,9 +32,9 @@ def add(verbs: Any) -> None:
 
 def add_folders(verb: argparse.ArgumentParser) -> None:
     """What is read and what is written, and the certificate of it."""
-    verb.add_argument("source", help="built-in name, folder, hub id, or the folder of a training run")
+    verb.add_argument("source", help="built-in name, folder, GGUF file, hub id, or the folder of a training run")
     verb.add_argument("target", help="the folder to write; it must be empty or new")
-    add_revision(verb)
+    add_origin(verb)
     verb.add_argument("--dtype", choices=DTYPES, help="of the weights written [each as it is stored]")
     about = "what parity.json holds: hashes and distances of logits, hashes alone, or no such file [%(default)s]"
     verb.add_argument("--certificate", choices=CERTIFICATES, default="full", help=about)
@@ -63,13 +64,14 @@ def convert(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _source(args: argparse.Namespace, status: Status) -> Iterator[Path]:
-    """The folder to convert; of a training run, the model of its newest checkpoint for as long as it is needed."""
-    from vishwamai.hub import resolve
+def _source(args: argparse.Namespace, status: Status) -> Iterator[CheckpointSource]:
+    """The model to convert; of a training run, the model of its newest checkpoint for as long as it is needed."""
+    from vishwamai.gguf.source import open_source
+    from vishwamai.hf.source import CheckpointSource
 
     folder = Path(args.source)
     if not (folder / "run.json").is_file():
-        yield resolve(args.source, revision=args.revision)
+        yield open_source(args.source, **origin(args))
         return
     from vishwamai.api import VishwamAI
     from vishwamai.training import trainer
@@ -83,7 +85,7 @@ def _source(args: argparse.Namespace, status: Status) -> Iterator[Path]:
         with status("writing the model"):
             VishwamAI(model, left.weights, tokenizer=left.tokenizer).save_pretrained(made)
         del left, result
-        yield Path(made)
+        yield CheckpointSource(Path(made))
 
 
 def _describe(found: dict[str, Any]) -> str:
@@ -93,13 +95,14 @@ def _describe(found: dict[str, Any]) -> str:
     return f"logits differ by {found['distance']:.1e} of the largest, {same}"
 
 
-def _prompts(folder: Path) -> list[TokenPrompt]:
-    """What the certificate asks: texts where the folder has a tokenizer that is read, ids elsewhere."""
-    from vishwamai.hf import certificate, config
-    from vishwamai.text.tokenizer import VishwamAITokenizer
+def _prompts(source: CheckpointSource) -> list[TokenPrompt]:
+    """What the certificate asks: texts where the model has a tokenizer that is read, ids elsewhere."""
+    from vishwamai.gguf.source import find_tokenizer
+    from vishwamai.hf import certificate
 
+    read = find_tokenizer(source)
     try:
-        encode = VishwamAITokenizer.from_folder(folder).encode
+        encode = None if read is None else read().encode
     except TokenizerError:
         encode = None
-    return certificate.choose_prompts(config.read_pretrained(folder).model, encode)
+    return certificate.choose_prompts(source.pretrained.model, encode)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import COUNT, DEFAULT_MODEL, add_revision, add_verb, import_face
+from vishwamai.cli.arguments import COUNT, DEFAULT_MODEL, add_origin, add_verb, import_face, origin
 from vishwamai.cli.status import Status
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ def add(verbs: Any) -> None:
     verb = add_verb(
         verbs, "inspect", inspect, "Tell what a model is and needs and what is not supported, and load none."
     )
-    verb.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="name, folder, hub id or .json [%(default)s]")
-    add_revision(verb)
+    about = "name, folder, GGUF file, hub id or .json [%(default)s]"
+    verb.add_argument("model", nargs="?", default=DEFAULT_MODEL, help=about)
+    add_origin(verb)
     verb.add_argument("--batch", type=COUNT, default=1, help="rows in the cache that is counted [%(default)s]")
     verb.add_argument("--length", type=COUNT, help="positions in that cache [the model's longest]")
     verb.add_argument("--json", action="store_true", help="print the same as JSON")
@@ -47,13 +48,13 @@ def inspect(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> Inspection:
     import_face(Status())
     from vishwamai.api import read_config
+    from vishwamai.gguf.source import open_source
     from vishwamai.hf import inspection
-    from vishwamai.hub import resolve
 
     asked = {"batch": args.batch, "length": args.length}
     if args.model.endswith(".json"):
         return inspection.inspect_model(read_config(args.model), **asked)
-    return inspection.inspect_checkpoint(resolve(args.model, revision=args.revision, part="config"), **asked)
+    return inspection.inspect_checkpoint(open_source(args.model, **origin(args), part="config"), **asked)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vishwamai.cli.arguments import DTYPES, add_revision, add_verb, import_face
+from vishwamai.cli.arguments import DTYPES, add_origin, add_verb, import_face, origin
 from vishwamai.cli.status import Status
 from vishwamai.errors import InputError
 
@@ -17,7 +17,7 @@ def add(verbs: Any) -> None:
     verb.add_argument("adapter", help="the adapter: a folder or a hub id")
     verb.add_argument("target", help="the folder to write; it must be empty or new")
     verb.add_argument("-m", "--model", help="the base model [the one that the adapter names]")
-    add_revision(verb)
+    add_origin(verb)
     verb.add_argument("--dtype", choices=DTYPES, help="of the weights written [as the base stores them]")
 
 
@@ -26,17 +26,19 @@ def merge(args: argparse.Namespace) -> None:
     status = Status()
     import_face(status)
     from vishwamai.api import VishwamAI
-    from vishwamai.hf import adapter_config, config, convert, weights
+    from vishwamai.gguf.source import open_source
+    from vishwamai.hf import adapter_config, convert, weights
     from vishwamai.hub import resolve
 
     adapter, target = resolve(args.adapter, part="adapter"), Path(args.target)
     name = args.model or adapter_config.base_model_name(adapter)
     if name is None:
         raise InputError(f"{args.adapter} does not name its base model; give it with --model")
-    base = resolve(name, revision=args.revision)
-    convert.check_target(base, target)
-    dtype = args.dtype or weights.stored_dtype(base, config.read_pretrained(base))
-    model = VishwamAI.from_pretrained(base, dtype="float32", progress=status)
+    base = open_source(name, **origin(args))
+    convert.check_target(base.path, target)
+    dtype = args.dtype or weights.stored_dtype(base, base.pretrained)
+    dtype = dtype if dtype in DTYPES else "float32"  # fewer bits would round what was added
+    model = VishwamAI.from_pretrained(base.path, dtype="float32", progress=status)
     model.load_adapter(adapter)
     model.merge_adapter()
     with status("writing"):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vishwamai.cli.arguments import COUNT, DTYPE, LIMIT, NOT_NEGATIVE, WHOLE, add_revision, add_verb, import_face
+from vishwamai.cli.arguments import COUNT, DTYPE, LIMIT, NOT_NEGATIVE, WHOLE, add_origin, add_verb, import_face, origin
 from vishwamai.cli.status import Status
 from vishwamai.cli.texts import read_text
 from vishwamai.errors import InputError
@@ -42,7 +42,7 @@ def add(verbs: Any) -> None:
     add("--search", choices=SEARCHES, help="how a tree is searched [breadth]")
     add("-m", "--model", help="built-in name, folder or hub id [the task's own, else vishwamai/base]")
     add("--url", help="an OpenAI-compatible endpoint in place of a local model; --model is its name there")
-    add_revision(verb)
+    add_origin(verb)
     add("--dtype", **DTYPE)
     add("--context", type=COUNT, help="tokens of a prompt and its steps together [the model's, at most 512]")
     add("--branches", type=COUNT, help="thoughts for each state [3]")
@@ -155,7 +155,7 @@ def _model(args: argparse.Namespace, own: str, status: Status) -> Any:
     import_face(status)
     from vishwamai.api import VishwamAI
 
-    model = VishwamAI.from_pretrained(args.model or own, revision=args.revision, dtype=args.dtype, progress=status)
+    model = VishwamAI.from_pretrained(args.model or own, **origin(args), dtype=args.dtype, progress=status)
     return Local(model, context=args.context)
 
 

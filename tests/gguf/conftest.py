@@ -1,0 +1,107 @@
+"""Tiny models as GGUF files, by the writer of the package `gguf` and llama.cpp's own rules of what is stored how."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+
+SIZES = {"embedding_length": 32, "feed_forward_length": 64, "block_count": 2, "context_length": 64}
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
+BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # that are characters of their own in byte-level BPE
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def byte_tokens() -> list[str]:
+    """The 256 tokens of byte-level BPE."""
+    rest = iter(range(256, 512))
+    return [chr(byte if byte in BYTES else next(rest)) for byte in range(256)]
+
+
+MERGED = ["th", "the"]
+VOCABULARY = [*SPECIAL, *byte_tokens(), *MERGED]
+VOCABULARY += [f"<unused{i}>" for i in range(-len(VOCABULARY) % 32)]
+
+
+def random_tensors(seed: int = 0) -> dict[str, np.ndarray]:
+    """The weights of a small Llama by their names in Hugging Face's files, float32."""
+    rng, d, f = np.random.default_rng(seed), SIZES["embedding_length"], SIZES["feed_forward_length"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (len(VOCABULARY), d), "model.norm.weight": (d,)}
+    for i in range(SIZES["block_count"]):
+        at = f"model.layers.{i}."
+        shapes |= {f"{at}input_layernorm.weight": (d,), f"{at}post_attention_layernorm.weight": (d,)}
+        shapes |= {f"{at}self_attn.q_proj.weight": (HEADS * HEAD_DIM, d), f"{at}self_attn.o_proj.weight": (d, d)}
+        shapes |= dict.fromkeys((f"{at}self_attn.{x}_proj.weight" for x in "kv"), (KV_HEADS * HEAD_DIM, d))
+        shapes |= {f"{at}mlp.gate_proj.weight": (f, d), f"{at}mlp.up_proj.weight": (f, d)}
+        shapes[f"{at}mlp.down_proj.weight"] = (d, f)
+    return {name: (rng.normal(size=shape) * 0.2 + (len(shape) == 1)).astype("f4") for name, shape in shapes.items()}
+
+
+PLACES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+PLACES |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+PLACES |= {"self_attn.o_proj": "attn_output"} | {f"self_attn.{x}_proj": f"attn_{x}" for x in "qkv"}
+PLACES |= {f"mlp.{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")}
+
+
+def gguf_name(name: str) -> str:
+    """A tensor's name in GGUF."""
+    module = name.removesuffix(".weight")
+    if not module.startswith("model.layers."):
+        return f"{PLACES[module]}.weight"
+    _, _, layer, inner = module.split(".", 3)
+    return f"blk.{layer}.{PLACES[inner]}.weight"
+
+
+def permuted(name: str, values: np.ndarray) -> np.ndarray:
+    """What llama.cpp stores of a matrix of queries or keys: in each head the halves' rows in turns."""
+    heads = {"q_proj": HEADS, "k_proj": KV_HEADS}.get(name.split(".")[-2], 0)
+    if not heads:
+        return values
+    return values.reshape(heads, 2, HEAD_DIM // 2, -1).swapaxes(1, 2).reshape(values.shape)
+
+
+def write_llama(path: Path, kind: str = "F32", tensors: dict[str, np.ndarray] | None = None, **options) -> Path:
+    """A Llama whose matrices are of a type; its vectors are float32."""
+    writer = gguf.GGUFWriter(path, "llama", **options)
+    for key, value in SIZES.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_vocab_size(len(VOCABULARY))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(VOCABULARY)
+    writer.add_token_types([3] * 3 + [1] * 258 + [5] * (len(VOCABULARY) - 261))
+    writer.add_token_merges(["t h", "th e"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}")
+    for name, values in (random_tensors() if tensors is None else tensors).items():
+        plain = values.ndim == 1 or kind == "F32"
+        data = values if plain else gguf.quantize(permuted(name, values), Kind[kind])
+        writer.add_tensor(gguf_name(name), permuted(name, values) if plain else data, raw_dtype=_raw(kind, plain))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _raw(kind: str, plain: bool):
+    return None if plain or kind == "F16" else Kind[kind]
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """`llama(kind)`: the file of the small Llama with matrices of a type."""
+    folder = tmp_path_factory.mktemp("llama")
+
+    def make(kind: str = "F32") -> Path:
+        path = folder / f"llama.{kind}.gguf"
+        return path if path.exists() else write_llama(path, kind)
+
+    return make
