@@ -15,7 +15,7 @@ from vishwamai.text.gguf_vocabulary import MAX_TOKENS, end_ids
 from vishwamai.text.split_patterns import SPLITS
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
-from .test_llama_cpp_ids import write
+from .test_llama_cpp_ids import sentencepiece_metadata, write
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_end|>", "<think>")
 ALPHABET = "abcdeTRZ 019'.,\n\t_éÉß漢かकि🙂ﬁ▁<>|/\u00a0"
@@ -193,6 +193,34 @@ def test_what_is_damaged_is_said_in_a_sentence(metadata, sentence):
         make_tokenizer(metadata, "a.gguf")
 
 
+JUNK = [
+    -1, 1 << 70, 0, 2.5, float("nan"), True, "", "\0", "default", "x y" * 999, [], [1], ["a"] * 3, [""], ["\0", "a b"],
+    ["a b"] * 265, [*"abc"] * 99, np.zeros(0), np.full(265, np.nan), np.full(265, 3), np.full(300, 1 << 40),
+    np.full((2, 265), 1), np.array(["a"] * 265), {"a": 1}, b"a", ("a",), object(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [byte_level, pieces])
+def test_whatever_stands_there_is_a_tokenizer_or_a_sentence(make):
+    keys = [*byte_level(), *pieces(), "tokenizer.chat_template", "tokenizer.chat_templates", "general.name"]
+    keys += [
+        f"tokenizer.ggml.{name}" for name in ("add_bos_token", "add_eos_token", "add_space_prefix", "eot_token_id")
+    ]
+    made = 0
+    for key in dict.fromkeys(keys):
+        for value in JUNK:
+            metadata = make() | {key: value}
+            try:
+                tokenizer = make_tokenizer(metadata, "a.gguf")
+                end_ids(metadata, "a.gguf")
+            except TokenizerError as error:
+                assert str(error).startswith("a.gguf: ") and len(str(error)) < 1200
+            else:
+                assert tokenizer.decode(tokenizer.encode("ab é\0")) is not None
+                made += 1
+    assert made > 20
+
+
 def test_every_byte_of_a_text_may_be_nul():
     for metadata in (byte_level(), pieces()):
         tokenizer = make_tokenizer(metadata, "a.gguf")
@@ -249,6 +277,7 @@ CASES = {
     ),
     "llama": lambda: (make_tokenizer(pieces(), "a"), "default"),
     "llama without prefix": lambda: (make_tokenizer(pieces(add_space_prefix=False), "a"), "default"),
+    "llama with runs of spaces": lambda: (make_tokenizer(sentencepiece_metadata(True), "a"), "default"),
     "Llama 2": lambda: (spaced_pieces(True, by_metaspace=False), "default"),
     "Gemma": lambda: (spaced_pieces(False, by_metaspace=False), "default"),
     "Metaspace": lambda: (spaced_pieces(True, by_metaspace=True), "default"),

@@ -169,7 +169,7 @@ def _numbers(vocabulary: Vocabulary, key: str, count: int) -> np.ndarray | None:
     numbers = vocabulary.value(key, np.ndarray)
     if numbers is None:
         return None
-    if numbers.ndim != 1 or len(numbers) < count:
+    if numbers.ndim != 1 or len(numbers) < count or numbers.dtype.kind not in "iuf":
         raise vocabulary.error(f"tokenizer.{key} has {numbers.size:,} numbers for {count:,} tokens")
     if not np.isfinite(numbers).all():
         raise vocabulary.error(f"tokenizer.{key} has a number that is not finite")
