@@ -22,13 +22,19 @@ def write_atomic(path: str | Path, chunks: Iterable) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(b"".join(chunks))
         return
+    with replace_file(path) as partial, partial.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            del chunk  # before the next is made, so that only one is held
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A path to write a file to; when the block ends it is flushed to disk and moved to `path`. Raises `OSError`."""
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                del chunk  # before the next is made, so that only one is held
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:

@@ -14,4 +14,4 @@ def add(verbs: Any) -> None:
     add_folders(verb)
     about = "int8, int4, fp8, or with the inputs that share a scale, int4:64 [%(default)s]"
     verb.add_argument("--to", dest="quantization", default="int8", metavar="SCHEME", help=about)
-    verb.set_defaults(family=None)
+    verb.set_defaults(family=None, kind=None)

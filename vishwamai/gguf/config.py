@@ -19,7 +19,7 @@ from vishwamai.hf.export import differing_fields, to_config_json
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.family import TYPES, Family
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.hf.gguf_names import KEYS, ROPE_TENSORS
+from vishwamai.hf.gguf_names import KEYS, ROPE_TENSORS, WINDOW
 from vishwamai.hf.pieces import tensor_pieces
 from vishwamai.models import transformer
 from vishwamai.models.config import Layer, ModelConfig
@@ -207,7 +207,8 @@ def _turned(family: Family, m: Mapping[str, Any], factors: Mapping[str, np.ndarr
             raise ConfigError(
                 f"{rope.TURNED} is {turned}, and heads have {width}; only whole heads that turn are known"
             )
-    turn = rope.read_rope(m, factors, _required(m, "context_length"))
+    plain = {key: value for key, value in m.items() if key not in family.gguf.other_keys}
+    turn = rope.read_rope(plain, factors, _required(m, "context_length"))
     data = {TYPES[0]: turn} if family.ropes_by_type else turn
     return found | {"rope_parameters": data | more}
 
@@ -274,7 +275,9 @@ def describe(cfg: ModelConfig, model_type: str, generation: GenerationConfig) ->
         turn = a["rope_parameters"][TYPES[0]] if family.ropes_by_type else a["rope_parameters"]
         turns = rope.write_rope(turn, next(x.rope for x in cfg.layers if x.rope).rotary_dim(cfg.d_turned) // 2)
     found |= turns.keys | _write_period(tables.period, cfg) | dict(tables.write(a)) | {"vocab_size": cfg.vocab_size}
-    metadata = {ARCHITECTURE: tables.architecture} | {f"{tables.architecture}.{k}": v for k, v in found.items()}
+    metadata = {ARCHITECTURE: tables.architecture} | {
+        f"{tables.architecture}.{k}": v for k, v in found.items() if v is not None
+    }
     pieces = tensor_pieces(family, transformer.specs(cfg), cfg)
     shapes = {piece.name: piece.shape for of in pieces for piece in of}
     back = _family(metadata)
@@ -284,6 +287,16 @@ def describe(cfg: ModelConfig, model_type: str, generation: GenerationConfig) ->
         what = f"{', '.join(lost)} of this {model_type}"
         raise ConfigError(f"a GGUF file of the architecture {tables.architecture} has no words for the {what}")
     return Description(metadata | _write_generation(generation), turns.tensors)
+
+
+def overlooked(model_type: str, metadata: Mapping[str, Any]) -> list[str]:
+    """Returns what llama.cpp does not do of what a file's metadata says: `key = value`."""
+    tables, found = FAMILIES[model_type].gguf, []
+    for key in tables.overlooked:
+        value = metadata.get(f"{tables.architecture}.{key}", 0)
+        if value > 1 and not (key == WINDOW[0] and value >= metadata[f"{tables.architecture}.context_length"]):
+            found.append(f"{tables.architecture}.{key} = {value}")
+    return found
 
 
 def _lost(cfg: ModelConfig, back: ModelConfig, *, approximate: bool) -> list[str]:

@@ -23,6 +23,7 @@ from vishwamai.hf.compressed import Codes, common_scheme, compressed_tensors, qu
 from vishwamai.hf.config import QUANTIZATION
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.families.own import OWN
+from vishwamai.hf.family import Family
 from vishwamai.hf.folder import Folder
 from vishwamai.hf.pieces import TensorPiece, tensor_pieces
 from vishwamai.hf.safetensors import LazyTensor
@@ -50,9 +51,7 @@ def assemble(model_type: str, cfg: ModelConfig, tree, source: "ModelWeights | St
     """
     specs, weights = transformer.specs(cfg), named_weights(tree)
     scheme = common_scheme(weights, dict(spec.named(specs)))
-    parts: dict[str, list[TensorPiece]] = {}
-    for piece in itertools.chain(*tensor_pieces(FAMILIES[model_type], specs, cfg)):
-        parts.setdefault(piece.name, []).append(piece)
+    parts = parts_by_tensor(FAMILIES[model_type], cfg)
     quantized = {name for name, of in parts.items() if scheme is not None and is_quantized(weights[of[0].path])}
     if not all(len(parts[name][0].shape) == 2 and parts[name][0].transposed for name in quantized):
         what = f"{model_type} keeps weights that are quantised in tensors which compressed-tensors has no form for"
@@ -64,7 +63,7 @@ def assemble(model_type: str, cfg: ModelConfig, tree, source: "ModelWeights | St
             tensors += compressed_tensors(name, of[0].shape, scheme, source.codes(of, scheme))
         else:
             dtype = source.dtype(of)
-            tensors.append(LazyTensor(name, of[0].shape, dtype, partial(_join, of, dtype, source.values)))
+            tensors.append(LazyTensor(name, of[0].shape, dtype, partial(join_parts, of, dtype, source.values)))
     if scheme is None:
         return Checkpoint(model_type, {}, tensors)
     plain = {name.removesuffix(".weight") for name, of in parts.items() if name not in quantized and of[0].transposed}
@@ -78,7 +77,18 @@ def named_weights(tree) -> dict[str, Any]:
     return {spec.path_name(path): leaf for path, leaf in leaves}
 
 
-def _join(parts: Sequence[TensorPiece], dtype: np.dtype, values: Callable[[TensorPiece, np.dtype], Any]) -> np.ndarray:
+def parts_by_tensor(family: Family, cfg: ModelConfig) -> dict[str, list[TensorPiece]]:
+    """The pieces of each tensor of a model's checkpoint, by its name, in the order of our tree."""
+    parts: dict[str, list[TensorPiece]] = {}
+    for piece in itertools.chain(*tensor_pieces(family, transformer.specs(cfg), cfg)):
+        parts.setdefault(piece.name, []).append(piece)
+    return parts
+
+
+def join_parts(
+    parts: Sequence[TensorPiece], dtype: np.dtype, values: Callable[[TensorPiece, np.dtype], Any]
+) -> np.ndarray:
+    """A tensor of its pieces, whose values in `dtype` are what `values` returns."""
     tensor = np.empty(parts[0].shape, dtype)
     for piece in parts:
         with np.errstate(over="ignore"):
@@ -115,11 +125,11 @@ class ModelWeights:
         ]
 
         def scales() -> np.ndarray:
-            found = _join(narrow, np.dtype(np.float32), partial(self.values, field="scale"))
+            found = join_parts(narrow, np.dtype(np.float32), partial(self.values, field="scale"))
             return np.repeat(found, inputs // (scheme.group or inputs) // groups, axis=1)
 
         dtype = first.values.dtype if scheme.kind == "fp8" else np.dtype(np.int8)
-        return Codes(partial(_join, parts, dtype, partial(self.values, field="values")), scales)
+        return Codes(partial(join_parts, parts, dtype, partial(self.values, field="values")), scales)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -160,5 +170,5 @@ class StoredWeights:
 
     def codes(self, parts: Sequence[TensorPiece], scheme: Scheme) -> Codes:
         """A tensor's values rounded to codes and scales."""
-        plain = partial(_join, parts, np.dtype(np.float32), self.values)
+        plain = partial(join_parts, parts, np.dtype(np.float32), self.values)
         return round_codes(parts[0].shape, scheme, plain)

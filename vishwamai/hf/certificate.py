@@ -154,15 +154,30 @@ def _all_files(folder: Path) -> list[tuple[str, Path]]:
 # Distances
 
 
-def _distances(source: CheckpointSource, target: Path, cfg: ModelConfig, rows: list[tuple[int, ...]]) -> dict[str, Any]:
+def source_distance(source: CheckpointSource, target: CheckpointSource, asked: Sequence[TokenPrompt]) -> dict[str, Any]:
+    """Returns the distance between the logits of two checkpoints, or None with the reason."""
+    found = _both_logits(source, target, source.pretrained.model, [prompt.tokens for prompt in asked])
+    return _none(found) if isinstance(found, str) else logit_distance(found[1], found[0])
+
+
+def _both_logits(
+    source: CheckpointSource, target: Path | CheckpointSource, cfg: ModelConfig, rows: list[tuple[int, ...]]
+) -> tuple[list[np.ndarray], list[np.ndarray]] | str:
+    """The logits of both, or why they could not be computed."""
     needed, free = needed_memory(cfg, rows), free_memory()
     if free is not None and needed > free:
-        reason = f"skipped: it needs {needed / GIB:,.1f} GiB of memory, and {free / GIB:,.1f} GiB are free"
-        return dict.fromkeys(DISTANCES, _none(reason))
+        return f"skipped: it needs {needed / GIB:,.1f} GiB of memory, and {free / GIB:,.1f} GiB are free"
     try:
-        before, after = checkpoint_logits(source, rows), checkpoint_logits(target, rows)
+        return checkpoint_logits(source, rows), checkpoint_logits(target, rows)
     except (VishwamAIError, RuntimeError, MemoryError) as error:  # a lack of memory, a tied matrix that is not
-        return dict.fromkeys(DISTANCES, _none(f"our logits could not be computed: {_sentence(error)}"))
+        return f"our logits could not be computed: {_sentence(error)}"
+
+
+def _distances(source: CheckpointSource, target: Path, cfg: ModelConfig, rows: list[tuple[int, ...]]) -> dict[str, Any]:
+    found = _both_logits(source, target, cfg, rows)
+    if isinstance(found, str):
+        return dict.fromkeys(DISTANCES, _none(found))
+    before, after = found
     return dict(zip(DISTANCES, (logit_distance(after, before), _to_reference(target, after, rows)), strict=True))
 
 

@@ -66,7 +66,7 @@ def convert_checkpoint(
     model_type, how, tensors = assemble(model_type, found.model, specs, stored)
     copied = source.tokenizer_files()
     total = sum(t.size for t in tensors)
-    _check_space(target, total + sum(file.stat().st_size for file in copied))
+    check_space(target, total + sum(file.stat().st_size for file in copied))
     named = dtype or tensors[0].dtype.name  # the embedding is the first of our tree
     was_there = target.exists()
     make_folder(target)
@@ -111,7 +111,8 @@ def check_target(source: Path, target: Path) -> None:
         raise InputError(f"{target} lies in the folder that is read, {source}; name a folder outside it")
 
 
-def _check_space(target: Path, needed: int) -> None:
+def check_space(target: Path, needed: int) -> None:
+    """Raises `CheckpointError` where a disk has fewer bytes free than are needed."""
     there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if free < needed:

@@ -96,6 +96,8 @@ KEYS: dict[str, str | tuple[str, ...]] = {  # attribute of config.json: the key,
     "moe_intermediate_size": "expert_feed_forward_length",
 }
 EXPERT_WIDTH = {"intermediate_size": ("feed_forward_length", "expert_feed_forward_length")}
+NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+WINDOW = ("attention.sliding_window",)
 PAIRS = ("attn.q", "attn.k", "attn.q_bias", "attn.k_bias")
 
 
@@ -112,8 +114,8 @@ class GGUFTables:
     and not in the family's own. `keys` adds to `KEYS`, `other_keys` are those that `read` alone looks at, and `fixed`
     are attributes that no key has. `period` says that the last of so many layers has no sliding window, where no key
     does. `read` returns attributes that come from the metadata in any other way, and `write` those metadata from
-    attributes. Where several families are of one `architecture`, it is this one if the key `told_by` has one of the
-    `values`, or any but 0.
+    attributes. llama.cpp does not do what the keys `overlooked` say. Where several families are of one `architecture`,
+    it is this one if the key `told_by` has one of the `values`, or any but 0.
     """
 
     architecture: str
@@ -129,5 +131,6 @@ class GGUFTables:
     period: int | None = None
     read: Callable[[Values], Values] = _nothing
     write: Callable[[Values], Values] = _nothing
+    overlooked: tuple[str, ...] = ()
     told_by: str = ""
     values: tuple[Any, ...] = ()

@@ -154,7 +154,7 @@ def _read_gguf(m: Values) -> dict:
     """The sizes of heads, of all of which newer files say that they share keys and values; and what yarn adds."""
     queries, values = (m.get(f"attention.{x}_length_mla", m.get(f"attention.{x}_length")) for x in ("key", "value"))
     found = {"qk_nope_head_dim": queries - m["rope.dimension_count"], "v_head_dim": values}
-    found |= {"num_key_value_heads": m["attention.head_count"], "q_lora_rank": m.get("attention.q_lora_rank")}
+    found |= {"num_key_value_heads": m["attention.head_count"], "q_lora_rank": m.get("attention.q_lora_rank") or None}
     times = m.get("rope.scaling.yarn_log_multiplier", 0.0) / 0.1
     return found | ({"rope_parameters": {"mscale": times, "mscale_all_dim": times}} if times else {})
 
@@ -165,6 +165,7 @@ def _write_gguf(a: Values) -> dict:
         "attention.head_count_kv": a["num_attention_heads"],
         "attention.key_length": a["qk_nope_head_dim"] + a["qk_rope_head_dim"],
         "attention.value_length": a["v_head_dim"],
+        "attention.q_lora_rank": a["q_lora_rank"] or 0,
     }
     if turn["rope_type"] != "yarn":
         return sizes
@@ -172,7 +173,7 @@ def _write_gguf(a: Values) -> dict:
         raise ConfigError(
             "llama.cpp knows the yarn of deepseek2 only where mscale and mscale_all_dim are the same, and not 0"
         )
-    return sizes | {"rope.scaling.yarn_log_multiplier": 0.1 * turn["mscale_all_dim"]}
+    return sizes | {"rope.scaling.yarn_log_multiplier": 0.1 * turn["mscale_all_dim"], "rope.scaling.attn_factor": None}
 
 
 def _read_gguf_second(m: Values) -> dict:
@@ -198,7 +199,12 @@ V2 = Family(
     layers=_layers,
     read=_read_second,
     write=_write_second,
-    gguf=GGUFTables(**GGUF, read=_read_gguf_second, write=lambda a: {"expert_gating_func": SOFTMAX, **_write_gguf(a)}),
+    gguf=GGUFTables(
+        **GGUF,
+        overlooked=("expert_group_count",),
+        read=_read_gguf_second,
+        write=lambda a: {"expert_gating_func": SOFTMAX, **_write_gguf(a)},
+    ),
 )
 V3 = Family(
     model_type="deepseek_v3",

@@ -5,7 +5,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, TOKEN, TOKENS, Attribute, flag, number, only, size
 from vishwamai.hf.family import TYPES, Attributes, Family, all_but_every, every_other, layers
-from vishwamai.hf.gguf_names import GGUFTables, Values
+from vishwamai.hf.gguf_names import NO_BIAS, GGUFTables, Values
 from vishwamai.hf.names import PLAIN, SANDWICH, WHOLE, with_prefix
 from vishwamai.models.config import ModelConfig
 
@@ -70,7 +70,7 @@ FAMILIES = (
         },
         switches={"norm_offset": 1.0, "activation": "gelu_tanh"},
         read=lambda a: {"embed_scale": math.sqrt(a["hidden_size"])},
-        gguf=GGUFTables(architecture="gemma", norm_offset=1.0),
+        gguf=GGUFTables(architecture="gemma", norm_offset=1.0, fixed=NO_BIAS),
     ),
     Family(
         model_type="gemma2",
@@ -88,7 +88,9 @@ FAMILIES = (
         layers=partial(layers, slides=every_other),
         read=_read,
         write=_write,
-        gguf=GGUFTables(architecture="gemma2", norm_offset=1.0, period=2, read=partial(_read_gguf, wide=46)),
+        gguf=GGUFTables(
+            architecture="gemma2", norm_offset=1.0, fixed=NO_BIAS, period=2, read=partial(_read_gguf, wide=46)
+        ),
     ),
     Family(
         model_type="gemma3_text",
@@ -108,7 +110,12 @@ FAMILIES = (
         read=_read,
         write=_write,
         gguf=GGUFTables(
-            architecture="gemma3", norm_offset=1.0, period=6, read=_read_gguf_third, write=_write_gguf_third
+            architecture="gemma3",
+            fixed=NO_BIAS,
+            norm_offset=1.0,
+            period=6,
+            read=_read_gguf_third,
+            write=_write_gguf_third,
         ),
         ropes_by_type=True,
     ),

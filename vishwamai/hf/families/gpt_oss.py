@@ -53,6 +53,7 @@ FAMILIES = (
             architecture="gpt-oss",
             layer=GGUF_LAYER | {"ffn_norm.scale": BLOCK + "post_attention_norm.weight"},
             keys=GGUF_WIDTH,
+            fixed={"attention_bias": True},
             period=2,
             read=lambda _: {"rope_parameters": {"truncate": False}},
         ),

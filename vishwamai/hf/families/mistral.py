@@ -5,7 +5,7 @@ from functools import partial
 from vishwamai.hf import rope
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, Attributes, Family, all_layers, layers
-from vishwamai.hf.gguf_names import PAIRS, GGUFTables
+from vishwamai.hf.gguf_names import PAIRS, WINDOW, GGUFTables
 from vishwamai.hf.names import AT
 from vishwamai.models.config import ModelConfig
 
@@ -66,7 +66,7 @@ FAMILIES = (
         model_type="mistral",
         architecture="MistralForCausalLM",
         attributes=ATTRIBUTES,
-        gguf=GGUFTables(architecture="llama", permuted=PAIRS, told_by="attention.sliding_window"),
+        gguf=GGUFTables(architecture="llama", permuted=PAIRS, overlooked=WINDOW, told_by="attention.sliding_window"),
     ),
     Family(
         model_type="ministral3",
@@ -85,6 +85,7 @@ FAMILIES = (
         gguf=GGUFTables(
             architecture="mistral3",
             permuted=PAIRS,
+            overlooked=WINDOW,
             other_keys=("attention.temperature_scale",),
             read=_read_ministral3_gguf,
             write=_write_ministral3_gguf,
@@ -101,6 +102,6 @@ FAMILIES = (
         layers=partial(layers, experts=all_layers, theta=1e6),
         read=_read_mixtral,
         write=_write_mixtral,
-        gguf=GGUFTables(architecture="llama", permuted=PAIRS, told_by="expert_count"),
+        gguf=GGUFTables(architecture="llama", permuted=PAIRS, overlooked=WINDOW, told_by="expert_count"),
     ),
 )

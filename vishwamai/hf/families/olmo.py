@@ -4,7 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, flag, number, size
 from vishwamai.hf.family import EXPERT_WIDTH, TYPES, Attributes, Family, all_layers, layers
-from vishwamai.hf.gguf_names import GGUFTables, Values
+from vishwamai.hf.gguf_names import NO_BIAS, GGUFTables, Values
 from vishwamai.hf.names import AT, ATTENTION, DENSE, EXPERTS
 
 ATTRIBUTES = COMMON | {"attention_bias": flag(False), "vocab_size": size(50304, 2**24)}
@@ -48,7 +48,7 @@ FAMILIES = (
         attributes=SECOND,
         layer=AFTER,
         switches=SWITCHES,
-        gguf=GGUFTables(architecture="olmo2"),
+        gguf=GGUFTables(architecture="olmo2", fixed=NO_BIAS),
     ),
     Family(
         model_type="olmo3",
@@ -57,7 +57,9 @@ FAMILIES = (
         layer=AFTER,
         switches=SWITCHES,
         layers=partial(layers, slides=_three_of_four, theta=5e5, local_theta=lambda _: 5e5),
-        gguf=GGUFTables(architecture="olmo2", period=4, read=_read_gguf_third, told_by="attention.sliding_window"),
+        gguf=GGUFTables(
+            architecture="olmo2", fixed=NO_BIAS, period=4, read=_read_gguf_third, told_by="attention.sliding_window"
+        ),
         ropes_by_type=True,
     ),
     Family(

@@ -4,7 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, LENGTH, flag, number, only, size
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.gguf_names import GATE_UP, QKV, GGUFTables
+from vishwamai.hf.gguf_names import GATE_UP, QKV, WINDOW, GGUFTables
 from vishwamai.hf.gguf_names import LAYER as GGUF_LAYER
 from vishwamai.hf.names import AT, ATTENTION, WHOLE, fused
 from vishwamai.models.config import ModelConfig
@@ -90,6 +90,7 @@ FAMILIES = (
             architecture="phi3",
             layer=GGUF_LAYER | QKV | GATE_UP,
             keys={"original_max_position_embeddings": "rope.scaling.original_context_length"},
+            overlooked=WINDOW,
         ),
     ),
 )

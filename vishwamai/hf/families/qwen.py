@@ -4,7 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, EXPERT_ATTRIBUTES, HEADS, LENGTH, LIST, WINDOW, flag, only, size
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.gguf_names import GGUFTables
+from vishwamai.hf.gguf_names import NO_BIAS, GGUFTables
 from vishwamai.hf.names import AT, shared_expert
 from vishwamai.hf.names import EXPERTS as EXPERT_NAMES
 from vishwamai.models.config import ModelConfig
@@ -95,7 +95,7 @@ FAMILIES = (
         switches={"qk_norm": True},
         layers=partial(layers, slides=_late),
         write=_write_window,
-        gguf=GGUFTables(architecture="qwen3"),
+        gguf=GGUFTables(architecture="qwen3", fixed=NO_BIAS),
     ),
     Family(
         model_type="qwen3_moe",
@@ -123,7 +123,7 @@ FAMILIES = (
         write=_write_sparse,
         gguf=GGUFTables(
             architecture="qwen2moe",
-            keys={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
+            keys={"head_dim": (), "shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
             fixed={"norm_topk_prob": False},
         ),
     ),

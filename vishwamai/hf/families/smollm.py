@@ -5,7 +5,7 @@ from functools import partial
 from vishwamai.errors import ConfigError
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, LIST, WINDOW, flag, size
 from vishwamai.hf.family import Attributes, Family, layers
-from vishwamai.hf.gguf_names import PAIRS, GGUFTables
+from vishwamai.hf.gguf_names import NO_BIAS, PAIRS, GGUFTables
 from vishwamai.models.config import ModelConfig
 
 
@@ -46,6 +46,6 @@ FAMILIES = (
         },
         layers=partial(layers, theta=2e6, turns=_turns, slides=lambda a: [not turns for turns in _turns(a)]),
         write=_write,
-        gguf=GGUFTables(architecture="smollm3", permuted=PAIRS),
+        gguf=GGUFTables(architecture="smollm3", permuted=PAIRS, fixed=NO_BIAS),
     ),
 )

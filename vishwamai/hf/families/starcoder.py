@@ -4,7 +4,7 @@ from functools import partial
 
 from vishwamai.hf.attributes import COMMON, HEADS, LENGTH, flag, number, only, size
 from vishwamai.hf.family import Family, layers
-from vishwamai.hf.gguf_names import GGUFTables
+from vishwamai.hf.gguf_names import WINDOW, GGUFTables
 from vishwamai.hf.names import AT, ATTENTION, WHOLE
 
 NORMS = {
@@ -41,6 +41,11 @@ FAMILIES = (
         fields={"norm_epsilon": "norm_eps", "use_bias": ("attn_bias", "o_bias", "mlp_bias")},
         switches={"norm": "layer", "norm_bias": True, "gated": False},
         layers=partial(layers, theta=1e4),
-        gguf=GGUFTables(architecture="starcoder2", keys={"norm_epsilon": "attention.layer_norm_epsilon"}),
+        gguf=GGUFTables(
+            architecture="starcoder2",
+            keys={"norm_epsilon": "attention.layer_norm_epsilon"},
+            fixed={"use_bias": True},
+            overlooked=WINDOW,
+        ),
     ),
 )

@@ -1,0 +1,236 @@
+"""GGUF out: for each architecture what is written is read back as the same model, and as llama.cpp's own conversion
+stores it; what files cannot say is refused; a file is whole or not there."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vishwamai.cli import main
+from vishwamai.errors import CheckpointError, ConfigError, InputError
+from vishwamai.gguf.config import ARCHITECTURES, config_json, describe
+from vishwamai.gguf.convert import convert_to_gguf
+from vishwamai.gguf.source import GGUFSource
+from vishwamai.gguf_header import read_header
+from vishwamai.hf import config, safetensors, weights
+from vishwamai.hf.export import differing_fields
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.generation_config import GenerationConfig
+from vishwamai.hf.pieces import tensor_pieces
+from vishwamai.hf.safetensors import LazyTensor
+from vishwamai.models import transformer
+
+CASES = json.loads((Path(__file__).parent.parent / "hf" / "references.json").read_text())
+YARN = CASES["deepseek_v3"]["rope_parameters"] | {"mscale": 0.7, "mscale_all_dim": 0.7}
+NO_BIAS = {"attention_bias": False}
+CHANGED = {  # cases, and what of them has no form in GGUF
+    "llama": {},
+    "llama3": {},
+    "mistral": {},
+    "ministral3": {},
+    "mixtral": {},
+    "mixtral_window": {},
+    "qwen2": {"use_sliding_window": False, "layer_types": None},
+    "qwen3": NO_BIAS,
+    "qwen2_moe": {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": False, "head_dim": 8},
+    "qwen3_moe": {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": True},
+    "gemma": NO_BIAS,
+    "gemma2": NO_BIAS | {"query_pre_attn_scalar": CASES["gemma2"]["head_dim"]},
+    "gemma3_text": NO_BIAS | {"query_pre_attn_scalar": CASES["gemma3_text"]["head_dim"]},
+    "phi3": {},
+    "phi4_mini": {},
+    "phi3_longrope": {},
+    "granite": {},
+    "olmo2": NO_BIAS,
+    "olmo3": NO_BIAS,
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0, 1]},
+    "gpt_oss": {"swiglu_limit": 7.0},
+    "deepseek_v2": NO_BIAS,
+    "deepseek_v2_lite": {},
+    "deepseek_v3": {"rope_parameters": YARN},
+    "starcoder2": {},
+    "gpt2": {},
+}
+pytestmark = pytest.mark.filterwarnings("ignore:llama.cpp overlooks")
+
+
+def case_data(case: str) -> dict:
+    return {**CASES[case], **CHANGED[case]}
+
+
+def write_folder(folder: Path, data: dict, dtype: str = "float32") -> None:
+    """A folder with this configuration and random weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(data))
+    cfg, rng = config.read_pretrained(folder).model, np.random.default_rng(0)
+    pieces = tensor_pieces(FAMILIES[data["model_type"]], transformer.specs(cfg), cfg)
+    shapes = {piece.name: piece.shape for of in pieces for piece in of}
+    values = {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+    tensors = [LazyTensor(name, v.shape, v.dtype, lambda v=v: v) for name, v in values.items()]
+    safetensors.write_folder(folder, tensors, max_file_bytes=2**30)
+
+
+def assert_same_model(file: Path, folder: Path) -> None:
+    """What is read of the file is the folder's model: its configuration, and each weight but for a norm's last bit."""
+    mine, theirs = GGUFSource(file), config.read_pretrained(folder)
+    lost = differing_fields(theirs.model, mine.pretrained.model)
+    assert lost == [] or (lost == ["layers"] and theirs.model.layers[0].rope.scaling == "llama3")
+    a, b = weights.load_weights(mine, mine.pretrained), weights.load_weights(folder, theirs)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-7), a, b)
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_each_architecture_comes_back(case, tmp_path):
+    write_folder(tmp_path / "hf", case_data(case))
+    done = convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf", kind="f32")
+    assert (done.model_type, done.dtype) == (FAMILIES[case_data(case)["model_type"]].written_as, "f32")
+    assert_same_model(tmp_path / "out.gguf", tmp_path / "hf")
+
+
+def test_every_architecture_has_a_case():
+    written = {FAMILIES[case_data(case)["model_type"]].gguf.architecture for case in CHANGED}
+    assert written == set(ARCHITECTURES)
+
+
+def tensor_bytes(path: Path) -> dict[str, tuple]:
+    found = read_header(path).tensors
+    return {
+        n: (t.type, t.shape, np.fromfile(t.path, "u1", t.nbytes, offset=t.start).tobytes()) for n, t in found.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"])
+def test_out_again_and_back_is_bit_equal(kind, llama, tmp_path):
+    source = llama(kind)
+    convert_to_gguf(GGUFSource(source), tmp_path / "same.gguf")
+    convert_to_gguf(GGUFSource(source), tmp_path / "asked.gguf", kind=kind.lower())
+    wanted, asked = tensor_bytes(source), tensor_bytes(tmp_path / "asked.gguf")
+    assert tensor_bytes(tmp_path / "same.gguf") == wanted
+    assert all(asked[name] == tensor for name, tensor in wanted.items() if name.startswith("blk"))
+    a, b = read_header(source).metadata, read_header(tmp_path / "same.gguf").metadata
+    assert all(np.array_equal(value, b[key]) for key, value in a.items())
+
+
+def test_types(tmp_path):
+    """Norms, biases and routers are F32, the embedding and the head 8 bits, rows that do not fit F16."""
+    data = case_data("qwen2_moe") | {"hidden_size": 64, "head_dim": 16, "moe_intermediate_size": 40, "vocab_size": 96}
+    write_folder(tmp_path / "hf", data, "bfloat16")
+    convert_to_gguf(tmp_path / "hf", tmp_path / "q4.gguf", kind="q4_0")
+    convert_to_gguf(tmp_path / "hf", tmp_path / "as.gguf")
+    found = {name: tensor.type for name, tensor in read_header(tmp_path / "q4.gguf").tensors.items()}
+    assert found["token_embd.weight"] == found["output.weight"] == "Q8_0"
+    assert found["blk.0.attn_q.weight"] == found["blk.1.ffn_up_exps.weight"] == "Q4_0"
+    assert found["blk.1.ffn_down_exps.weight"] == "F16"
+    exact = ("attn_q.bias", "ffn_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+    assert {found[f"blk.1.{name}"] for name in exact} == {"F32"}
+    stored = read_header(tmp_path / "as.gguf")
+    assert stored.tensors["blk.0.attn_q.weight"].type == "BF16" and stored.metadata["general.file_type"] == 32
+
+
+def test_the_commands(capsys, tmp_path):
+    write_folder(tmp_path / "hf", case_data("qwen3"))
+    folder, file = str(tmp_path / "hf"), tmp_path / "out.gguf"
+    assert main(["convert", folder, str(file), "--type", "bf16"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{file}: qwen3, bf16, ") and second.startswith("source to target: logits differ by ")
+    for arguments in ([folder, str(file)], [folder, str(tmp_path / "new"), "--type", "f16"]):
+        assert main(["convert", *arguments]) == 2
+    assert main(["convert", folder, str(tmp_path / "b.gguf"), "--dtype", "float16"]) == 2
+
+
+def test_a_failed_conversion_leaves_no_file(tmp_path, monkeypatch):
+    folder = tmp_path / "hf"
+    write_folder(folder, case_data("llama"))
+    tensors = safetensors.read_folder(folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    values = {n: np.fromfile(t.path, t.dtype, int(np.prod(t.shape)), offset=t.start) for n, t in tensors.items()}
+    values[name][0] = 1e6
+    made = [LazyTensor(n, tensors[n].shape, v.dtype, lambda v=v: v) for n, v in values.items()]
+    safetensors.write_folder(folder, made, max_file_bytes=2**30)
+    with pytest.raises(CheckpointError, match="numbers that F16 does not hold; write bf16"):
+        convert_to_gguf(folder, tmp_path / "out.gguf", kind="f16")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Killed):
+        convert_to_gguf(folder, tmp_path / "out.gguf", kind="bf16")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(InputError, match="type 'q4_k' is not written; use f32, f16"):
+        convert_to_gguf(tmp_path, tmp_path / "out.gguf", kind="q4_k")
+
+
+LOST = {
+    "llama_dynamic": ({}, "scaled by rope_type 'dynamic', which GGUF files cannot say"),
+    "qwen3": (
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "layer_types": None},
+        "the window of layers of",
+    ),
+    "gemma2": ({"query_pre_attn_scalar": 20}, "has no words for the attn_scale"),
+    "gpt_oss": ({"swiglu_limit": 5.0}, "has no words for the glu_limit"),
+    "olmo2": ({"attention_bias": True}, "has no words for the attn_bias, o_bias"),
+    "deepseek_v3": ({"rope_parameters": YARN | {"mscale": 1.0}}, "where mscale and mscale_all_dim are the same"),
+    "exaone4": ({}, "models of the type 'exaone4' have no form in GGUF; these have: llama, "),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_files_cannot_say_is_refused(case):
+    changes, message = LOST[case]
+    data = {**CASES[case], **CHANGED.get(case, {}), **changes}
+    cfg = config.model_config(data, case)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        describe(cfg, data["model_type"], GenerationConfig())
+
+
+READ = {
+    "general.architecture": ("rwkv6", "general.architecture is 'rwkv6', which is not known; known are llama, "),
+    "llama.attention.clamp_kqv": (8.0, "llama.attention.clamp_kqv is 8.0, which is not known; only 0 is known"),
+    "llama.swin_norm": (True, "llama.swin_norm is True, which is not known, so the model is not loaded"),
+    "llama.rope.dimension_count": (4, "rope.dimension_count is 4, and heads have 8"),
+    "llama.rope.scaling.type": ("ntk", "rope.scaling.type is 'ntk'; only none, linear, yarn and longrope are known"),
+    "llama.attention.head_count_kv": (np.array([2, 1]), "llama.attention.head_count_kv is [2, 1]"),
+    "llama.attention.value_length": (16, "attention.value_length are 8 and 16; only one is known"),
+}
+
+
+@pytest.mark.parametrize("key", READ)
+def test_unknown_values_are_refused(key, llama):
+    header, (value, message) = read_header(llama()), READ[key]
+    extra = {"llama.rope.scaling.factor": 2.0, "llama.attention.key_length": 8}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config_json({**header.metadata, **extra, key: value}, header.tensors)
+
+
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.5},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_scalings_come_back_as_they_were(kind, tmp_path):
+    data = case_data("llama") | {"rope_parameters": {"rope_theta": 5e5, **SCALINGS[kind]}, "head_dim": 64}
+    write_folder(tmp_path / "hf", data)
+    convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf")
+    found, wanted = GGUFSource(tmp_path / "out.gguf").pretrained.model, config.read_pretrained(tmp_path / "hf").model
+    assert differing_fields(wanted, found) == []
