@@ -2,8 +2,8 @@
 
 The vocabularies are made here: a byte-level one whose tokens are most pairs of the characters that splits are about,
 so that it shows where a text was cut, and a SentencePiece one. `llama_cpp_ids.npz` has llama.cpp's ids with the first
-under each name of a split, and with the second. `python tests/gguf/test_llama_cpp_ids.py` stores them anew where
-llama-cpp-python is installed (0.3.36 was).
+under each name of a split, with the second, and with SmolLM2's file, which `make smollm` fetches. With that and
+llama-cpp-python (0.3.36 was used) `python tests/gguf/test_llama_cpp_ids.py` stores them anew.
 """
 
 import functools
@@ -19,8 +19,22 @@ import pytest
 from vishwamai.gguf.vocabulary import make_tokenizer
 from vishwamai.text.bpe import byte_alphabet
 from vishwamai.text.split_patterns import SPLITS
+from vishwamai.text.tokenizer import VishwamAITokenizer
 
 STORED = Path(__file__).parent / "llama_cpp_ids.npz"
+SMOLLM = Path(__file__).parents[2] / ".smollm" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+SCRIPTS = [
+    *[(0x20, 0x7F)] * 5, (0xA0, 0x250), (0x300, 0x370), (0x370, 0x400), (0x400, 0x530), (0x590, 0x600), (0x600, 0x700),
+    (0x900, 0x980), (0xE00, 0xE80), (0x1100, 0x1200), (0x1E00, 0x2000), (0x2000, 0x2070), (0x2190, 0x2400),
+    (0x3000, 0x3100), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF00, 0xFFEF), (0x10400, 0x10450), (0x1D400, 0x1D7FF),
+    (0x1F300, 0x1F6FF), (0x1F900, 0x1F9FF),
+]  # fmt: skip
+PARTS = (
+    "The quick brown fox", " isn't JUMPING", " over 12345 lazy", "they've 3.14", "don't you'LL",
+    " Ünïcödé naïve façade", "— “quotes” …", "def f(x):\n    return x[1:]  # %d\n",
+    "\t\tif (a && b) { c->d(); }\r\n", "   ", "\n\n\n", " \t ", "\u3000", "👨\u200d👩\u200d👧\u200d👦🏽🇮🇳",
+    "<|im_start|>user\n", "<|im_end|>", "<|endoftext|>", "<|im_", "|>", "<file_sep>", "0x1F", "{}",
+)  # fmt: skip
 CHARACTERS = "aZstlLéÉ1²٣ \t\n\r'-.$_/漢か한กि\u0301🙂\u00a0।"
 CHUNKS = ("'s", "'LL", "'t", " a", "\n\n", "1234", " 12", "'Re", "<|end|>")
 # Where llama.cpp follows a published pattern only roughly, and what a text has then in which the ids differ.
@@ -91,6 +105,17 @@ def texts() -> list[str]:
     return [*found, "", " ", "</s><s>", "<ok> a<ok>", "a" + " " * 9 + "<|end|>  a"]
 
 
+def many_texts() -> list[str]:
+    """Every script, symbols, code, numbers, runs of spaces, and special tokens."""
+    choose, found = random.Random(1), []
+    for _ in range(1000):
+        script = choose.choice(SCRIPTS)
+        found.append("".join(chr(choose.randrange(*script)) for _ in range(choose.randrange(1, 12))))
+        mixed = "".join(chr(choose.randrange(*choose.choice(SCRIPTS))) for _ in range(choose.randrange(1, 5)))
+        found.append("".join(choose.choices([*PARTS, mixed, str(choose.randrange(10**9))], k=choose.randrange(1, 5))))
+    return found
+
+
 def write(metadata: dict, path: Path) -> Path:
     """A file with the metadata, by the package's writer."""
     writer = gguf.GGUFWriter(path, "llama")
@@ -130,7 +155,10 @@ def store() -> None:
             names[name] = rows.setdefault(tuple(ids), len(rows))
     lengths = np.array([[len(ids) for ids in row] for row in rows], np.uint8)
     flat = np.array([index for row in rows for ids in row for index in ids], np.uint16)
-    np.savez_compressed(STORED, names=[*names], rows=[*names.values()], lengths=lengths, ids=flat)
+    model = llama_cpp.Llama(str(SMOLLM), vocab_only=True, verbose=False)
+    real = [model.tokenize(text.encode(), add_bos=True, special=True) for text in many_texts()]
+    smollm = {"smollm_lengths": [*map(len, real)], "smollm_ids": np.array([i for ids in real for i in ids], np.uint16)}
+    np.savez_compressed(STORED, names=[*names], rows=[*names.values()], lengths=lengths, ids=flat, **smollm)
 
 
 def expected(name: str) -> list[list[int]]:
@@ -147,6 +175,15 @@ def test_ids_are_those_of_llama_cpp(name):
     differing = [text for text, ids in zip(texts(), expected(name), strict=True) if tokenizer.encode(text) != ids]
     assert [text for text in differing if name not in ALLOWED or not re.search(ALLOWED[name], text)] == []
     assert len(differing) < 40
+
+
+@pytest.mark.skipif(not SMOLLM.exists(), reason="SmolLM2 is not here; make smollm fetches it (98 MB)")
+def test_ids_of_smollm2_are_those_of_llama_cpp():
+    tokenizer, stored = VishwamAITokenizer.from_pretrained(SMOLLM), np.load(STORED)
+    expected = np.split(stored["smollm_ids"].astype(int), stored["smollm_lengths"].cumsum()[:-1])
+    for text, ids in zip(many_texts(), expected, strict=True):
+        assert tokenizer.encode(text) == ids.tolist()
+        assert tokenizer.decode(ids) == text
 
 
 if __name__ == "__main__":
