@@ -185,8 +185,6 @@ def test_the_cache_holds_all_but_the_last_token():
     for state in (begun(), after(2), after(30)):
         want = [int(n) - (b != FILLER) for b, n in enumerate(state.length)]
         assert state.cache.length.tolist() == want
-        (place,) = state.cache.stacks[0]
-        assert [sorted(row[row >= 0].tolist()) for row in np.asarray(place.positions)] == [list(range(n)) for n in want]
 
 
 def test_seen_tokens_are_those_inside():
@@ -203,7 +201,7 @@ def test_shapes_and_dtypes_are_those_asked_for():
     tokens, lengths = jnp.zeros((6, T), jnp.int32), jnp.ones(6, jnp.int32)
     state = jax.eval_shape(functools.partial(decode.prefill, **how), weights(), tokens, lengths, None, asked())
     (place,) = state.cache.stacks[0]
-    assert place.k.dtype == place.v.dtype == jnp.float16 and place.k.shape == (1, 6, 16, 1, 8)
+    assert place.k.dtype == place.v.dtype == jnp.float16 and place.k.shape == (1, 6, 1, 16, 8)
     assert state.tokens.shape == (6, 16) and state.top_ids.shape == state.top_logprobs.shape == (6, 16, 0)
     assert state.logprobs.dtype == jnp.float32
     loop = functools.partial(decode.decode, **FIXED | {"dtypes": how["dtypes"]})

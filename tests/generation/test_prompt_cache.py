@@ -21,7 +21,7 @@ from vishwamai.generation.programs import Programs
 from vishwamai.generation.prompt_cache import CachedRow, PromptCache
 from vishwamai.generation.sampling import SamplingParams
 from vishwamai.models import transformer
-from vishwamai.models.cache import can_crop, crop, enlarge, init_cache
+from vishwamai.models.cache import can_crop, crop, enlarge, init_cache, slot_positions
 from vishwamai.models.config import Latent, Layer, ModelConfig, Stack, uniform
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import SINGLE, Sharding
@@ -233,9 +233,10 @@ def test_a_ring_can_be_cut_back_where_it_holds_what_the_next_token_sees():
     window = 5
     for room in (4, 8):
         cache = init_cache(dataclasses.replace(FAMILIES["windows"], stacks=uniform(1, window=window)), 1, room)
-        S = cache.stacks[0][0].positions.shape[1]
+        S = cache.stacks[0][0].n_slots
         for written in range(1, room + 1):
             ring = dict.fromkeys(range(S), -1) | {p % S: p for p in range(written)}
+            assert slot_positions(cache.stacks[0][0], jnp.asarray([written])).tolist() == [list(ring.values())]
             for n in range(1, written + 1):
                 sees = range(max(n - window + 1, 0), n)
                 assert can_crop(cache, written, n) == (set(sees) <= set(ring.values())), (room, written, n)
@@ -244,20 +245,19 @@ def test_a_ring_can_be_cut_back_where_it_holds_what_the_next_token_sees():
 def test_cropped_and_enlarged():
     cfg = FAMILIES["windows"]
     cache = jax.tree.map(lambda x: x + 1, init_cache(cfg, 2, 6, "bfloat16"))
-    places = jnp.asarray([[0, 1, 2, 3, 4, 5], [0, 1, 2, -1, -1, -1]])
-    stacks = (tuple(dataclasses.replace(c, positions=places) for c in cache.stacks[0]),)
-    cache = dataclasses.replace(cache, stacks=stacks, length=jnp.asarray([6, 3]))
+    cache = dataclasses.replace(cache, length=jnp.asarray([6, 3]))
     short = crop(cache, jnp.asarray([4, 1]))
     assert short.length.tolist() == [4, 1]
     for place in short.stacks[0]:
-        assert place.positions.tolist() == [[0, 1, 2, 3, -1, -1], [0, -1, -1, -1, -1, -1]]
+        held = slot_positions(place, short.length)
+        assert held.tolist() == [[0, 1, 2, 3, -1, -1], [0, -1, -1, -1, -1, -1]]
     large = enlarge(short, cfg, 20)
     assert large.length.tolist() == [4, 1]
     for place, size in zip(large.stacks[0], (8, 20), strict=True):  # the first layer has a window of 8
-        assert place.k.shape == (1, 2, size, 2, 8) and place.k.dtype == jnp.bfloat16
-        assert place.positions[0].tolist() == [0, 1, 2, 3] + [-1] * (size - 4)
-        assert place.k[:, :, :6].tolist() == place.v[:, :, :6].tolist() == np.ones((1, 2, 6, 2, 8)).tolist()
-        assert not place.k[:, :, 6:].any()
+        assert place.k.shape == (1, 2, 2, size, 8) and place.k.dtype == jnp.bfloat16
+        assert slot_positions(place, large.length)[0].tolist() == [0, 1, 2, 3] + [-1] * (size - 4)
+        assert place.k[..., :6, :].tolist() == place.v[..., :6, :].tolist() == np.ones((1, 2, 2, 6, 8)).tolist()
+        assert not place.k[..., 6:, :].any()
 
 
 def test_over_a_mesh(read):

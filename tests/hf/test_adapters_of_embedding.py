@@ -98,7 +98,7 @@ def test_a_tied_model_has_to_be_untied_unless_the_adapter_is_of_both_as_one(tmp_
     assert not adapters.needs_untying(write(tmp_path / "layer", pairs_of({Q: (32, 16)})), tied, "llama")
     w = spec.init(transformer.specs(tied), jax.random.key(0))
     attached = lora.attach(w, [adapters.load_adapter(as_one, tied, "llama")])
-    np.testing.assert_allclose(transformer.lm_head(attached)[0].T, lora.merge(attached).embed, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(transformer.lm_head(attached)[0], lora.merge(attached).embed, rtol=1e-6, atol=1e-6)
 
 
 def test_what_peft_repeats_for_a_tied_output_matrix_is_read_once(tmp_path):

@@ -235,8 +235,8 @@ def constrain_state(state, sharding: Sharding):
     """Lays a state's rows, and the cache's heads, out by `sharding`, so that every program gives the same layout."""
 
     def cache(c: LayerCache) -> LayerCache:
-        keys, values = (sharding.constrain(x, None, "batch", None, "kv_heads", None) for x in (c.k, c.v))
-        return LayerCache(k=keys, v=values, positions=sharding.constrain(c.positions, "batch", None))
+        keys, values = (sharding.constrain(x, None, "batch", "kv_heads", None, None) for x in (c.k, c.v))
+        return LayerCache(k=keys, v=values)
 
     def part(x):
         if isinstance(x, LayerCache):

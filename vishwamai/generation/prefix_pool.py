@@ -180,7 +180,6 @@ def _store(pool: PrefixPool, part: PrefillBatch, cache: KVCache, last_BD: Array)
         return LayerCache(
             k=old.k.at[:, dst_B].set(new.k, mode="drop"),
             v=old.v.at[:, dst_B].set(new.v, mode="drop"),
-            positions=old.positions.at[dst_B].set(new.positions, mode="drop"),
         )
 
     pairs = zip(pool.cache.stacks, cache.stacks, strict=True)

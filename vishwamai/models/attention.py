@@ -122,12 +122,15 @@ def attend_uncached(q, k, v, inputs: LayerInputs, view: LayerCacheView | None, *
 def attend_cached(q, k, v, inputs: LayerInputs, view: LayerCacheView, **mask):
     """Attends from new positions over the cache and themselves, as in decoding and in text that continues a cache."""
     old, i, new = view.cache, view.index, view.write(k, v)
+    start_B = inputs.positions[:, 0]
     if q.shape[1] == 1:
-        keys, values = new.k[i], new.v[i]
-        positions = kv.write_positions(old, view.slots, inputs.positions).positions
+        keys, values = (x[i].swapaxes(1, 2) for x in (new.k, new.v))
+        positions = kv.slot_positions(old, start_B + inputs.token_mask[:, 0])
     else:  # writing the last new tokens into a ring may overwrite keys that the first ones attend to
-        keys, values = (jnp.concatenate([o[i], n.astype(o.dtype)], 1) for o, n in ((old.k, k), (old.v, v)))
-        positions = jnp.concatenate([old.positions, jnp.where(inputs.token_mask > 0, inputs.positions, -1)], 1)
+        pairs = (old.k, k), (old.v, v)
+        keys, values = (jnp.concatenate([o[i].swapaxes(1, 2), n.astype(o.dtype)], 1) for o, n in pairs)
+        new_positions = jnp.where(inputs.token_mask > 0, inputs.positions, -1)
+        positions = jnp.concatenate([kv.slot_positions(old, start_B), new_positions], 1)
     mask |= {"q_positions_BT": inputs.positions, "kv_positions_BS": positions}
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
     implementation = inputs.implementations.attention

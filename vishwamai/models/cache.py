@@ -1,7 +1,8 @@
 """The key/value cache as a value: made, written and read by pure functions; whoever owns it donates it.
 
 L layers of one place in a stack's pattern, B batch, S slots, T new positions, K kv heads, H head_dim. Position p of a
-row lies in slot `p % S`: a layer with a sliding window keeps only `window` slots, a ring. It knows no attention.
+row lies in slot `p % S`: a layer with a sliding window keeps only `window` slots, a ring. So a row's length says what
+its slots hold. A head's keys lie together, as attention reads them. It knows no attention.
 """
 
 import dataclasses
@@ -18,11 +19,15 @@ Array = jax.Array
 
 @pytree
 class LayerCache:
-    """Keys and values of the layers at one place in a pattern, and which position each slot holds."""
+    """Keys and values of the layers at one place in a pattern."""
 
-    k: Array  # [L, B, S, K, H]
-    v: Array  # [L, B, S, K, H]
-    positions: Array  # [B, S] int32, -1 where nothing is written
+    k: Array  # [L, B, K, S, H]
+    v: Array  # [L, B, K, S, H]
+
+    @property
+    def n_slots(self) -> int:
+        """How many positions of a row it has room for."""
+        return self.k.shape[3]
 
 
 @pytree
@@ -47,9 +52,9 @@ def init_cache(cfg: ModelConfig, batch: int, max_length: int, dtype="float32", s
 
     def empty(repeats: int, window: int | None) -> LayerCache:
         S = max_length if window is None else min(window, max_length)
-        shape = (repeats, batch, S, cfg.n_kv_heads, cfg.d_cache)
-        zeros = sharding.constrain(jnp.zeros(shape, dtype), None, "batch", None, "kv_heads", None)
-        return LayerCache(k=zeros, v=jnp.copy(zeros), positions=jnp.full((batch, S), -1, jnp.int32))
+        shape = (repeats, batch, cfg.n_kv_heads, S, cfg.d_cache)
+        zeros = sharding.constrain(jnp.zeros(shape, dtype), None, "batch", "kv_heads", None, None)
+        return LayerCache(k=zeros, v=jnp.copy(zeros))
 
     stacks = tuple(tuple(empty(s.repeats, layer.window) for layer in s.pattern) for s in cfg.stacks)
     length, rope_switch = jnp.zeros((batch,), jnp.int32), None
@@ -63,36 +68,31 @@ def slots(cache: LayerCache, positions_BT: Array, end_B: Array) -> Array:
 
     Positions from `end` on are padding; of the others a ring keeps the last S.
     """
-    S = cache.positions.shape[1]
+    S = cache.n_slots
     kept = (positions_BT < end_B[:, None]) & (positions_BT >= end_B[:, None] - S)
     return jnp.where(kept, positions_BT % S, S)
 
 
-def write_positions(cache: LayerCache, slots_BT: Array, positions_BT: Array) -> LayerCache:
-    """The cache after its slots' positions are noted; once per forward pass, for all L layers."""
-    rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
-    positions = cache.positions.at[rows_B1, slots_BT].set(positions_BT, mode="drop")
-    return LayerCache(k=cache.k, v=cache.v, positions=positions)
+def slot_positions(cache: LayerCache, length_B: Array) -> Array:
+    """Which position each slot of rows with `length` positions holds, `[B, S]`; -1 where nothing is written."""
+    S, last_B1 = cache.n_slots, length_B[:, None] - 1
+    return jnp.maximum(last_B1 - (last_B1 - jnp.arange(S, dtype=jnp.int32)[None]) % S, -1)
 
 
 def write_layer(cache: LayerCache, layer: Array, slots_BT: Array, k_BTKH: Array, v_BTKH: Array) -> LayerCache:
     """The cache with layer number `layer`'s new keys and values written."""
-    rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+    B, _, K, _ = k_BTKH.shape
+    where = layer, jnp.arange(B)[:, None, None], jnp.arange(K)[:, None], slots_BT[:, None]
 
     def put(old: Array, new_BTKH: Array) -> Array:
-        return old.at[layer, rows_B1, slots_BT].set(new_BTKH.astype(old.dtype), mode="drop")
+        return old.at[where].set(new_BTKH.swapaxes(1, 2).astype(old.dtype), mode="drop")
 
-    return LayerCache(k=put(cache.k, k_BTKH), v=put(cache.v, v_BTKH), positions=cache.positions)
+    return LayerCache(k=put(cache.k, k_BTKH), v=put(cache.v, v_BTKH))
 
 
 def crop(cache: KVCache, length_B: Array) -> KVCache:
-    """The cache with each row cut back to its first `length` positions; see `can_crop`."""
-
-    def crop_layer(c: LayerCache) -> LayerCache:
-        return LayerCache(k=c.k, v=c.v, positions=jnp.where(c.positions < length_B[:, None], c.positions, -1))
-
-    stacks = tuple(tuple(crop_layer(c) for c in s) for s in cache.stacks)
-    return dataclasses.replace(cache, stacks=stacks, length=length_B)
+    """The cache with each row cut back to its first `length` positions, of as many at least; see `can_crop`."""
+    return dataclasses.replace(cache, length=length_B)
 
 
 def can_crop(cache: KVCache, written: int, length: int) -> bool:
@@ -100,7 +100,7 @@ def can_crop(cache: KVCache, written: int, length: int) -> bool:
 
     A ring has given up what its latest positions lie upon.
     """
-    smallest = min(c.positions.shape[1] for s in cache.stacks for c in s)
+    smallest = min(c.n_slots for s in cache.stacks for c in s)
     return written <= max(smallest, length + 1)
 
 
@@ -114,7 +114,7 @@ def enlarge(cache: KVCache, cfg: ModelConfig, max_length: int, sharding: Shardin
 def can_cross_rope_switch(cache: KVCache, cfg: ModelConfig) -> bool:
     """Whether a row may get longer than the model's rope switch; a ring does not say how long."""
     places = (pair for s, of in zip(cache.stacks, cfg.stacks, strict=True) for pair in zip(s, of.pattern, strict=True))
-    rooms = [c.positions.shape[1] for c, layer in places if layer.window is None]
+    rooms = [c.n_slots for c, layer in places if layer.window is None]
     return cache.rope_switch is not None and (not rooms or rooms[0] > cache.rope_switch.tokens.shape[1])
 
 
@@ -130,7 +130,7 @@ def select_rows(cache: KVCache, rows_B: Array) -> KVCache:
     """The cache whose row b is the old row `rows[b]`: beams reordered, or one prefix forked into many."""
 
     def select(c: LayerCache) -> LayerCache:
-        return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B], positions=c.positions[rows_B])
+        return LayerCache(k=c.k[:, rows_B], v=c.v[:, rows_B])
 
     stacks = tuple(tuple(select(c) for c in s) for s in cache.stacks)
     return KVCache(

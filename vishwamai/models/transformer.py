@@ -234,14 +234,18 @@ def compute_logits(w: Transformer, x_BTD: Array, cfg: ModelConfig, sharding: Sha
 
 
 def lm_head(w: Transformer, sharding: Sharding = SINGLE) -> tuple[Array, Array | None]:
-    """Returns the output matrix `[D, V]`, gathered over all but the vocabulary, and its bias. Take it before a loop."""
-    head = materialize(w.embed).T if w.lm_head is None else w.lm_head
-    return sharding.constrain(head, None, "vocab") if isinstance(head, jax.Array) else head, w.head_bias
+    """Returns the output matrix, gathered over all but the vocabulary, and its bias. Take it before a loop.
+
+    It is `[D, V]`, or `[V, D]` where it is the embedding table, which is not transposed in memory.
+    """
+    head, axes = (materialize(w.embed), ("vocab", None)) if w.lm_head is None else (w.lm_head, (None, "vocab"))
+    return sharding.constrain(head, *axes) if isinstance(head, jax.Array) else head, w.head_bias
 
 
 def apply_lm_head(head: tuple[Array, Array | None], x_BTD: Array, cfg: ModelConfig) -> Array:
     """Returns logits `[B, T, V]`, float32, from what `lm_head` gives."""
-    out = add_bias(einsum("BTD,DV->BTV", x_BTD, head[0], preferred_element_type=jnp.float32), head[1])
+    eqn = "BTD,VD->BTV" if cfg.tie_embeddings else "BTD,DV->BTV"
+    out = add_bias(einsum(eqn, x_BTD, head[0], preferred_element_type=jnp.float32), head[1])
     out = out if cfg.logit_scale is None else out * cfg.logit_scale
     return out if cfg.final_softcap is None else jnp.tanh(out / cfg.final_softcap) * cfg.final_softcap
 
@@ -322,10 +326,7 @@ def _run_stack(blocks, carry, stack: Stack, inputs: LayerInputs, cfg: ModelConfi
         carry, _ = run_pattern(carry, (jax.tree.map(lambda w: w[0], blocks), jnp.zeros((), jnp.int32)))
     else:
         carry, _ = jax.lax.scan(run_pattern, carry, (blocks, jnp.arange(stack.repeats)))
-    x, caches, sums = carry
-    if slots is not None:
-        caches = tuple(kv.write_positions(c, s, inputs.positions) for c, s in zip(caches, slots, strict=True))
-    return x, caches, sums
+    return carry
 
 
 def _rope_angles(r: Rope | None, inputs: LayerInputs, width: int) -> RopeAngles | None:

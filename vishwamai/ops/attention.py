@@ -96,8 +96,9 @@ def reference(
     if sinks_N is not None:
         total += jnp.exp(sinks - top)
     p = p / jnp.where(total > 0, total, 1.0)
-    out = jnp.einsum("BKGTS,BSKH->BTKGH", p.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=wide)
-    return checkpoint_name(out.reshape(B, T, N, H).astype(q_BTNH.dtype), "attention")
+    out = jnp.einsum("BKGTS,BSKH->BKGTH", p.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=wide)
+    out = out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return checkpoint_name(out.astype(q_BTNH.dtype), "attention")
 
 
 def _choose(implementation: str | None, rule: MaskRule, q_BTNH: Array, places: MaskInputs):

@@ -65,7 +65,7 @@ def abstract_cache(cfg: ModelConfig, sharding: Sharding, batch: int, length: int
     """A cache without values: rows and heads laid out by `sharding`."""
 
     def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        names = {1: ("batch",), 2: ("batch", None), 5: (None, "batch", None, "kv_heads", None)}[x.ndim]
+        names = {1: ("batch",), 2: ("batch", None), 5: (None, "batch", "kv_heads", None, None)}[x.ndim]
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(*names, shape=x.shape))
 
     return jax.tree.map(place, jax.eval_shape(lambda: init_cache(cfg, batch, length, dtype)))
