@@ -171,9 +171,9 @@ def test_what_a_dynamic_scaling_has_read_stays_as_it_was():
     """As in transformers: a new token turns by the length so far, and keys in the cache are not turned again."""
     w = weights(DYN)
     _, cache = cached(w, jnp.asarray(TOKENS[:1, :9]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_uncached)
-    before = np.asarray(cache.stacks[0][0].k[:, :, :9])
+    before = np.asarray(cache.stacks[0][0].k[..., :9, :])
     _, cache = cached(w, jnp.asarray(TOKENS[:1, 9:10]), cfg=DYN, cache=cache)
-    np.testing.assert_array_equal(cache.stacks[0][0].k[:, :, :9], before)
+    np.testing.assert_array_equal(cache.stacks[0][0].k[..., :9, :], before)
     _, whole = cached(w, jnp.asarray(TOKENS[:1, :10]), cfg=DYN, cache=kv.init_cache(DYN, 1, 24), attend=attend_uncached)
-    assert np.abs(np.asarray(whole.stacks[0][0].k[:, :, :9]) - before).max() > 0.01
-    np.testing.assert_allclose(cache.stacks[0][0].k[0, :, 9], whole.stacks[0][0].k[0, :, 9], atol=1e-5)
+    assert np.abs(np.asarray(whole.stacks[0][0].k[..., :9, :]) - before).max() > 0.01
+    np.testing.assert_allclose(cache.stacks[0][0].k[0, :, :, 9], whole.stacks[0][0].k[0, :, :, 9], atol=1e-5)

@@ -73,7 +73,7 @@ def test_several_new_positions_continue_a_cache_whose_ring_is_full():
 
 def test_a_window_keeps_only_its_own_slots():
     cache = kv.init_cache(CFG, 3, 24)
-    assert [p.k.shape[2] for p in cache.stacks[0]] == [5, 24]
+    assert [p.n_slots for p in cache.stacks[0]] == [5, 24]
 
 
 def test_selected_rows_go_on_as_if_they_had_been_alone():

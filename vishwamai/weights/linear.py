@@ -36,10 +36,15 @@ def add_bias(x: Array, bias: Array | None) -> Array:
 @functools.singledispatch
 def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
     """What `einsum` does with one kind of weight (the first argument's type decides)."""
-    x_axes, w_axes = eqn.split("->")[0].split(",")
-    summed = [axis for axis in w_axes if axis in x_axes]  # in the weight's order: in another, it would be transposed
-    axes = [x_axes.index(axis) for axis in summed], [w_axes.index(axis) for axis in summed]
-    return jax.lax.dot_general(x, jnp.asarray(w, x.dtype), (axes, ((), ())), preferred_element_type=preferred_element_type)
+    inputs, out = eqn.split("->")
+    x_axes, w_axes = inputs.split(",")
+
+    def places(axes: list[str]) -> tuple[list[int], list[int]]:
+        return [x_axes.index(axis) for axis in axes], [w_axes.index(axis) for axis in axes]
+
+    shared = [axis for axis in w_axes if axis in x_axes]  # summed in the weight's order: for another it is transposed
+    dims = places([axis for axis in shared if axis not in out]), places([axis for axis in shared if axis in out])
+    return jax.lax.dot_general(x, jnp.asarray(w, x.dtype), dims, preferred_element_type=preferred_element_type)
 
 
 @functools.singledispatch
