@@ -9,6 +9,8 @@ import argparse
 import random
 import shutil
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,23 @@ def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Mea
     return Measured(name, model.n_parameters, shares, tokens / seconds, model.generator.programs.count)
 
 
+@contextmanager
+def live_loss(until: str) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Gives what shows the numbers of a step of training in one line that changes, with the time passed `until`."""
+    begun = time.monotonic()
+    with Live("", console=console, refresh_per_second=8) as live:
+
+        def show(step: int, numbers: Mapping[str, float]) -> None:
+            passed = f"{time.monotonic() - begun:3.0f} s of {until}"
+            pace = numbers.get("tokens_per_second")
+            if "loss" in numbers:
+                rest = f"   {pace:,.0f} tokens/s" if pace else ""
+                live.update(f"  {passed}   step {step:,}   [bold]loss {numbers['loss']:.3f}[/]{rest}")
+
+        yield show
+    console.print()
+
+
 def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
     """A small model after `seconds` of training; its loss stands in one line that changes."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -80,18 +99,8 @@ def train(model_name: str, seconds: float, folder: Path) -> VishwamAI:
     changes = [f"training.data.tokenizer={model_name}", f"model.vocab_size={vocab_size}"]
     run, _ = config.load(RunConfig, ROOT / "configs/train/demo.json", changes)
     console.print(f"  {cost.count_parameters(run.model).total:,} parameters; the first step is compiled now")
-    begun = time.monotonic()
-    with Live("", console=console, refresh_per_second=8) as live:
-
-        def show(step: int, numbers) -> None:
-            passed = f"{time.monotonic() - begun:3.0f} of {seconds:.0f} s"
-            pace = numbers.get("tokens_per_second")
-            if "loss" in numbers:
-                rest = f"   {pace:,.0f} tokens/s" if pace else ""
-                live.update(f"  {passed}   step {step:,}   [bold]loss {numbers['loss']:.3f}[/]{rest}")
-
+    with live_loss(f"{seconds:.0f} s") as show:
         result = trainer.train(run, folder, max_seconds=seconds, sinks=(show,), show=False)
-    console.print()
     return VishwamAI(run.model, result.weights, tokenizer=result.tokenizer)
 
 
