@@ -4,6 +4,8 @@ import pytest
 
 from vishwamai.cli import main
 
+from ..gguf.test_llama_cpp_ids import write
+from ..gguf.test_vocabulary import byte_level
 from .conftest import refused, type_in
 
 
@@ -19,6 +21,16 @@ def test_tokenizer_trains_encodes_and_decodes(capsys, monkeypatch, tmp_path):
     type_in(monkeypatch, ids.encode())
     assert main(["tokenizer", "decode", "-", "-m", model]) == 0
     assert capsys.readouterr().out == "the cat 🙂\n"
+
+
+def test_the_tokenizer_of_a_gguf_file(capsys, tmp_path):
+    model = str(write(byte_level(), tmp_path / "a.gguf"))
+    assert main(["tokenizer", "encode", "abc</s>", "-m", model]) == 0
+    assert capsys.readouterr().out == "260 257 261\n"
+    assert main(["tokenizer", "decode", "257", "-m", model]) == 0
+    assert capsys.readouterr().out == "abc\n"
+    model = str(write(byte_level(pre="new"), tmp_path / "b.gguf"))
+    assert "b.gguf: tokenizer.ggml.pre is 'new'" in refused(capsys, "tokenizer", "encode", "abc", "-m", model)
 
 
 def test_a_target_that_cannot_be_written(capsys, tmp_path):
