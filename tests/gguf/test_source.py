@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_weights_that_were_written(kind, llama):
     model = VishwamAI.from_pretrained(llama(kind), dtype="float32")
     wanted = reference_logits(rounded(kind), IDS[0])
     np.testing.assert_allclose(np.asarray(model(IDS))[0], wanted, atol=1e-5 * np.abs(wanted).max())
-    assert model.model_type == "llama" and model.generation_config.eos_ids == (2,)
+    assert model.model_type == "llama" and model.generation_config.eos_ids == (2, 0)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "MXFP4"])

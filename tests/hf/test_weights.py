@@ -121,18 +121,24 @@ def test_a_model_loads_onto_eight_devices_and_is_saved_from_them(name, saved, tm
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
+@pytest.fixture
+def on_device(monkeypatch):
+    """A CPU that is loaded as a device with memory of its own is."""
+    monkeypatch.setattr(filling.Loader, "_is_on_host", False)
+
+
 HEADS_SPLIT = (*DEFAULT_RULES, ("heads", None), ("kv_heads", None), ("head_dim", "tensor"))
 
 
 @pytest.mark.parametrize("sizes, rules", [({}, ()), (EIGHT["llama"], DEFAULT_RULES), (EIGHT["llama"], HEADS_SPLIT)])
-def test_a_tensor_may_be_read_in_blocks_that_do_not_come_out_even(sizes, rules, saved, monkeypatch):
+def test_a_tensor_may_be_read_in_blocks_that_do_not_come_out_even(sizes, rules, saved, on_device, monkeypatch):
     monkeypatch.setattr(filling, "BLOCK_BYTES", 1000)
     w, folder = saved("llama")
     assert_same(load(folder, sharding=Sharding(make_mesh(**sizes), rules) if sizes else SINGLE), w)
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt2"])
-def test_what_the_host_puts_together_is_what_blocks_make(name, saved, tmp_path, monkeypatch):
+def test_what_the_host_puts_together_is_what_blocks_make(name, saved, tmp_path, on_device, monkeypatch):
     """Cast on the way, with numbers that float16 does not hold."""
     w, _ = saved(name)
     odd = np.array([1e6, -1e6, np.nan, 1e-7, 65519.0], np.float32)
@@ -369,7 +375,7 @@ def test_a_single_device_needs_no_mesh(saved):
     assert len(leaf.sharding.device_set) == 1
 
 
-def test_the_host_holds_few_tensors_at_a_time(saved, monkeypatch):
+def test_the_host_holds_few_tensors_at_a_time(saved, on_device, monkeypatch):
     alive, most, put = set(), 0, filling._put
 
     def watched(values, place):

@@ -2,7 +2,8 @@
 
 Rows of a tensor are put on their devices as they are stored, and a compiled update transposes them and writes them into
 the leaf, which is donated; on the way they may be quantised. So the host holds no more than a few blocks at a time, and
-a device no more than its share of the leaf and of those. It knows no family and no file.
+a device no more than its share of the leaf and of those. A CPU computes in the host's memory: there a leaf is written
+by NumPy, and no program is compiled for it. It knows no family and no file.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ from vishwamai.weights.quantize import Quantized, Scheme, group_of, round_to_sch
 from vishwamai.weights.spec import Param
 
 BLOCK_BYTES = 8 * 2**20  # bytes of a tensor that are put on devices at once
+HOST_BLOCK_BYTES = 2**19  # likewise that NumPy writes at once, so that they stay in the processor's cache
+ALIGNMENT = 64  # of memory that a CPU device takes over as it is
 IN_FLIGHT = 16 * 2**20  # bytes put on devices, each copy counted, before the host waits for them
 # Likewise blocks, each of which is at most three programs: XLA's CPU devices may wait for one another for ever where
 # more than 32 programs are under way and one of them reduces over devices.
@@ -51,6 +54,55 @@ class Leaf:
         at = np.asarray(piece.index, np.int32), np.int32(start)
         self.array = _fill(self.array, block, *at, self.axes, piece.transposed, self.home, self.layout)
 
+    def wait(self) -> None:
+        """Waits until all that was written is there."""
+        jax.block_until_ready(self.array)
+
+
+class HostLeaf:
+    """Likewise an array in the host's memory, of which a CPU device makes no copy: all rows are one part."""
+
+    layout, ways = None, 1
+
+    def __init__(self, param: Param, piece: TensorPiece):
+        size = math.prod(param.shape) * jnp.dtype(param.dtype).itemsize
+        memory = np.zeros(size + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        self.values = memory[start : start + size].view(param.dtype).reshape(param.shape)
+        first = _stored_axes(param, piece)[0]
+        self.own = math.prod(param.shape[first : first + 1])
+
+    @property
+    def array(self) -> jax.Array:
+        """The leaf on its device."""
+        return jax.device_put(self.values)
+
+    def write(self, block: jax.Array, piece: TensorPiece, start: int) -> None:
+        """Writes a block that begins at `start` of the rows."""
+        made = np.asarray(block)[0]
+        rows = self._stored((-1, *made.shape[1:]), piece)
+        first = start * (rows.shape[0] // self.own) if rows.ndim else 0
+        rows[first : first + len(made)] = made
+
+    def fill(self, values: np.ndarray | View, piece: TensorPiece) -> None:
+        """Writes all of a piece's stored values."""
+        stored = self._stored(values.shape, piece)
+        with np.errstate(over="ignore"):  # what float16 does not hold is infinite, as it is in the compiled update
+            if not values.shape:
+                stored[...] = as_readable(values)
+                return
+            step = max(1, values.shape[0] * HOST_BLOCK_BYTES // max(values.nbytes, 1))
+            for start in range(0, values.shape[0], step):
+                stored[start : start + step] = as_readable(values[start : start + step])
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+    def _stored(self, shape: tuple[int, ...], piece: TensorPiece) -> np.ndarray:
+        """A piece of the leaf as a view in the layout in which it is stored."""
+        whole = self.values[(*piece.index, ...)]
+        return whole.reshape(shape[::-1]).T if piece.transposed else whole.reshape(shape)
+
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
@@ -61,30 +113,46 @@ class Loader:
 
     def load(self, param: Param, pieces: list[TensorPiece], view: ViewTensor) -> jax.Array:
         """Returns a leaf, of the tensors that `view` gives."""
-        if self.sharding.mesh is None and math.prod(param.shape) * jnp.dtype(param.dtype).itemsize <= BLOCK_BYTES:
-            values = _on_host(param, pieces, view)
-            self.release()
-            return jax.device_put(values)
+        is_small = math.prod(param.shape) * jnp.dtype(param.dtype).itemsize <= BLOCK_BYTES
+        if self._is_on_host or (self.sharding.mesh is None and is_small):
+            return self._load_on_host(param, pieces, view)
         leaf = Leaf(param, pieces[0], self.sharding)
         for block, piece, start in self._blocks(leaf, pieces, view):
             leaf.write(block, piece, start)
-        self._release_after(leaf.array)
+        self._release_after((leaf,))
+        return leaf.array
+
+    @property
+    def _is_on_host(self) -> bool:
+        return self.sharding.mesh is None and self.sharding.platform == "cpu"
+
+    def _load_on_host(self, param: Param, pieces: list[TensorPiece], view: ViewTensor) -> jax.Array:
+        leaf, pending = HostLeaf(param, pieces[0]), 0
+        for piece in pieces:
+            values = view(piece.name)[piece.part]
+            leaf.fill(values, piece)
+            pending += values.nbytes
+            if pending > IN_FLIGHT:
+                self.release()
+                pending = 0
+        self.release()
         return leaf.array
 
     def load_quantized(self, param: Param, pieces: list[TensorPiece], view: ViewTensor, scheme: Scheme) -> Quantized:
         """Returns a quantised leaf, of tensors that are not."""
         target, group = quantize.specs(param, scheme), group_of(param, scheme)
-        values, scale = (Leaf(p, pieces[0], self.sharding) for p in (target.values, target.scale))
+        make = HostLeaf if self._is_on_host else functools.partial(Leaf, sharding=self.sharding)
+        values, scale = (make(p, pieces[0]) for p in (target.values, target.scale))
         # Rows of a transposed tensor are outputs, with scales of their own; others are inputs, which share scales.
         for block, piece, start in self._blocks(values, pieces, view, at_once=not pieces[0].transposed):
             codes = _quantize(block, scheme, group, piece.transposed, scale.ways, (values.layout, scale.layout))
             values.write(codes.values, piece, start)
             scale.write(codes.scale, piece, start)
-        self._release_after((values.array, scale.array))
+        self._release_after((values, scale))
         return Quantized(values=values.array, scale=scale.array)
 
     def _blocks(
-        self, leaf: Leaf, pieces: list[TensorPiece], view: ViewTensor, *, at_once: bool = False
+        self, leaf: Leaf | HostLeaf, pieces: list[TensorPiece], view: ViewTensor, *, at_once: bool = False
     ) -> Iterator[tuple[jax.Array, TensorPiece, int]]:
         """The blocks of a leaf's tensors on their devices, not too many of them under way."""
         pending = blocks = 0
@@ -95,23 +163,14 @@ class Loader:
                 pending += sum(shard.data.nbytes for shard in stored.addressable_shards)
                 blocks += 1
                 if pending > IN_FLIGHT or blocks == BLOCKS_IN_FLIGHT:
-                    self._release_after(leaf.array)
+                    self._release_after((leaf,))
                     pending = blocks = 0
 
-    def _release_after(self, arrays) -> None:
-        """Waits until these arrays are there, and then lets go of what was read for them."""
-        jax.block_until_ready(arrays)
+    def _release_after(self, leaves: Sequence[Leaf | HostLeaf]) -> None:
+        """Waits until these leaves are there, and then lets go of what was read for them."""
+        for leaf in leaves:
+            leaf.wait()
         self.release()
-
-
-def _on_host(param: Param, pieces: list[TensorPiece], view: ViewTensor) -> np.ndarray:
-    """A leaf of no more than a block: no program is compiled for it."""
-    leaf = np.zeros(param.shape, param.dtype)
-    for piece in pieces:
-        values = as_readable(view(piece.name)[piece.part])
-        with np.errstate(over="ignore"):  # what float16 does not hold is infinite, as it is in the compiled update
-            leaf[piece.index] = piece.to_weight(values, leaf[piece.index].shape)
-    return leaf
 
 
 def _stored_axes(param: Param, piece: TensorPiece) -> tuple[int, ...]:
