@@ -122,8 +122,9 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> tuple[Tokenizer,
     # An ordinary word is not made special for being what unknown words or padding turn into.
     kept = ("bos_token", "eos_token")
     named = {n: i for n, i in named.items() if i is not None and (n in kept or vocabulary.kinds[i] != NORMAL)}
+    texts: dict[str, Any] = {name: vocabulary.tokens[index] for name, index in named.items()}
     settings = Settings(
-        **{name: vocabulary.tokens[index] for name, index in named.items()},
+        **texts,
         add_bos=_adds(vocabulary, "bos", named, add_bos),
         add_eos=_adds(vocabulary, "eos", named, False),
         added=_stripping(vocabulary),
@@ -183,11 +184,12 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
         known = ", ".join(sorted(SPLITS))
         raise vocabulary.error(f"tokenizer.ggml.pre is {name!r:.80}, which is not known here; known are {known}")
     lines = _texts(vocabulary, "ggml.merges", MAX_MERGES) or []
-    merges = [tuple(line.split(" ")) for line in lines]
-    if wrong := [line for line, pair in zip(lines, merges, strict=True) if len(pair) != 2]:
+    parts = [line.split(" ") for line in lines]
+    if wrong := [line for line, pair in zip(lines, parts, strict=True) if len(pair) != 2]:
         raise vocabulary.error(
             f"tokenizer.ggml.merges has {wrong[0]!r:.80}, which is not two tokens with a space between"
         )
+    merges = [(left, right) for left, right in parts]
     listed = zip(vocabulary.tokens, vocabulary.kinds, strict=True)
     ids = {token: index for index, (token, kind) in enumerate(listed) if kind != UNUSED}
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=SPLITS[name].ignore_merges))
