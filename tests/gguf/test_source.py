@@ -1,6 +1,9 @@
 """A GGUF file as a checkpoint: its weights are those that were written, whatever the type, and all of it loads, is
 inspected and converted like a folder."""
 
+import contextlib
+import dataclasses
+import itertools
 import json
 
 import gguf
@@ -11,9 +14,9 @@ from gguf import GGMLQuantizationType as Kind
 
 from vishwamai import VishwamAI
 from vishwamai.cli import main
-from vishwamai.errors import CheckpointError, HubError
+from vishwamai.errors import CheckpointError, HubError, VishwamAIError
 from vishwamai.gguf.source import GGUFSource, open_source
-from vishwamai.hf import inspection
+from vishwamai.hf import inspection, weights
 from vishwamai.hf.convert import convert_checkpoint
 from vishwamai.weights.quantize import is_quantized
 
@@ -165,3 +168,46 @@ def test_the_command_converts_with_a_certificate(llama, tmp_path, capsys):
     assert list(made["source"]["files"]) == ["llama.Q8_0.gguf"]
     assert main(["tokenizer", "encode", "-m", str(llama("Q8_0")), "the"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(VOCABULARY.index("the"))
+
+
+EXTREMES = (0, 1, -1, 3, 2**30, 2**64 - 1, 1e38, float("nan"), 0.0, True, "x", "", [], ["a"])
+EXTREMES += (np.array([1, 2]), np.array([], np.int32), np.array([0.5]), np.zeros(9999, np.int32), None)
+
+
+def open_all(source: GGUFSource) -> None:
+    """All that loading asks of a file."""
+    opened, _ = weights.open_checkpoint(source, source.pretrained)
+    for name in ("blk.0.attn_q.weight", "token_embd.weight"):
+        np.asarray(opened.view(name))
+    if source.has_tokenizer():
+        source.tokenizer()
+
+
+def test_metadata_of_any_value_is_read_or_refused_in_a_sentence(llama):
+    header, refused = GGUFSource(llama("Q4_1")).header, 0
+    for key, value in itertools.product(header.metadata, EXTREMES):
+        source = GGUFSource(header.path)
+        changed = {k: v for k, v in (header.metadata | {key: value}).items() if v is not None}
+        source.header = dataclasses.replace(header, metadata=changed)
+        try:
+            open_all(source)
+        except VishwamAIError as error:
+            assert str(header.path) in str(error)
+            refused += 1
+    assert 0.6 < refused / len(header.metadata) / len(EXTREMES) < 0.95
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mutated_files_are_read_or_refused_in_a_sentence(seed, llama, tmp_path):
+    """Headers alone are mutated in test_header; here what is made of them, data and all."""
+    original, rng, path = llama("Q4_1").read_bytes(), np.random.default_rng(seed), tmp_path / "mutated.gguf"
+    opened = 0
+    for _ in range(150):
+        raw = bytearray(original)
+        for at in rng.integers(24, len(raw), rng.integers(1, 4)):
+            raw[at] = rng.integers(0, 256)
+        path.write_bytes(raw)
+        with contextlib.suppress(VishwamAIError):
+            open_all(GGUFSource(path))
+            opened += 1
+    assert 0 < opened < 150
