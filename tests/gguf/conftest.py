@@ -1,11 +1,18 @@
 """Tiny models as GGUF files, by the writer of the package `gguf` and llama.cpp's own rules of what is stored how."""
 
+import json
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
+
+from vishwamai.hf import config, safetensors
+from vishwamai.hf.families import FAMILIES
+from vishwamai.hf.pieces import tensor_pieces
+from vishwamai.hf.safetensors import LazyTensor
+from vishwamai.models import transformer
 
 SIZES = {"embedding_length": 32, "feed_forward_length": 64, "block_count": 2, "context_length": 64}
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
@@ -105,3 +112,51 @@ def llama(tmp_path_factory):
         return path if path.exists() else write_llama(path, kind)
 
     return make
+
+
+REFERENCES = json.loads((Path(__file__).parent.parent / "hf" / "references.json").read_text())
+YARN = REFERENCES["deepseek_v3"]["rope_parameters"] | {"mscale": 0.7, "mscale_all_dim": 0.7}
+NO_BIAS = {"attention_bias": False}
+_CHANGED = {  # cases, and what of them has no form in GGUF
+    "llama": {},
+    "llama3": {},
+    "mistral": {},
+    "ministral3": {
+        "rope_parameters": REFERENCES["ministral3"]["rope_parameters"] | {"mscale": 1.0, "mscale_all_dim": 1.0}
+    },
+    "mixtral": {},
+    "mixtral_window": {},
+    "qwen2": {"use_sliding_window": False, "layer_types": None},
+    "qwen3": NO_BIAS,
+    "qwen2_moe": {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": False, "head_dim": 8},
+    "qwen3_moe": NO_BIAS | {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": True},
+    "gemma": NO_BIAS,
+    "gemma2": NO_BIAS | {"query_pre_attn_scalar": REFERENCES["gemma2"]["head_dim"]},
+    "gemma3_text": NO_BIAS | {"query_pre_attn_scalar": REFERENCES["gemma3_text"]["head_dim"]},
+    "phi3": {},
+    "phi4_mini": {},
+    "phi3_longrope": {},
+    "granite": {},
+    "olmo2": NO_BIAS,
+    "olmo3": NO_BIAS,
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0, 1]},
+    "gpt_oss": {"swiglu_limit": 7.0},
+    "deepseek_v2": NO_BIAS,
+    "deepseek_v2_lite": {},
+    "deepseek_v3": {"rope_parameters": YARN},
+    "starcoder2": {},
+    "gpt2": {},
+}
+CASES = {case: REFERENCES[case] | changes for case, changes in _CHANGED.items()}
+
+
+def write_folder(folder: Path, data: dict, dtype: str = "float32") -> None:
+    """A folder with this configuration and random weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(data))
+    cfg, rng = config.read_pretrained(folder).model, np.random.default_rng(0)
+    pieces = tensor_pieces(FAMILIES[data["model_type"]], transformer.specs(cfg), cfg)
+    shapes = {piece.name: piece.shape for of in pieces for piece in of}
+    values = {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+    tensors = [LazyTensor(name, v.shape, v.dtype, lambda v=v: v) for name, v in values.items()]
+    safetensors.write_folder(folder, tensors, max_file_bytes=2**30)

@@ -1,9 +1,15 @@
-"""GGUF out: for each architecture what is written is read back as the same model, and as llama.cpp's own conversion
-stores it; what files cannot say is refused; a file is whole or not there."""
+"""GGUF out: for each architecture what is written is read back as the same model, and gives the logits that llama.cpp
+gave once for the same file; what files cannot say is refused; a file is whole or not there.
 
-import json
+`llama_cpp_logits.npz` has llama.cpp's logits. `python -m tests.gguf.test_convert PYTHON` stores them anew, where
+PYTHON is an interpreter that has llama-cpp-python (0.3.36 it was).
+"""
+
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -20,58 +26,40 @@ from vishwamai.hf import config, safetensors, weights
 from vishwamai.hf.export import differing_fields
 from vishwamai.hf.families import FAMILIES
 from vishwamai.hf.generation_config import GenerationConfig
-from vishwamai.hf.pieces import tensor_pieces
 from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 
-CASES = json.loads((Path(__file__).parent.parent / "hf" / "references.json").read_text())
-YARN = CASES["deepseek_v3"]["rope_parameters"] | {"mscale": 0.7, "mscale_all_dim": 0.7}
-NO_BIAS = {"attention_bias": False}
-CHANGED = {  # cases, and what of them has no form in GGUF
-    "llama": {},
-    "llama3": {},
-    "mistral": {},
-    "ministral3": {},
-    "mixtral": {},
-    "mixtral_window": {},
-    "qwen2": {"use_sliding_window": False, "layer_types": None},
-    "qwen3": NO_BIAS,
-    "qwen2_moe": {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": False, "head_dim": 8},
-    "qwen3_moe": {"mlp_only_layers": None, "decoder_sparse_step": 1, "norm_topk_prob": True},
-    "gemma": NO_BIAS,
-    "gemma2": NO_BIAS | {"query_pre_attn_scalar": CASES["gemma2"]["head_dim"]},
-    "gemma3_text": NO_BIAS | {"query_pre_attn_scalar": CASES["gemma3_text"]["head_dim"]},
-    "phi3": {},
-    "phi4_mini": {},
-    "phi3_longrope": {},
-    "granite": {},
-    "olmo2": NO_BIAS,
-    "olmo3": NO_BIAS,
-    "smollm3": {"no_rope_layers": [1, 1, 1, 0, 1]},
-    "gpt_oss": {"swiglu_limit": 7.0},
-    "deepseek_v2": NO_BIAS,
-    "deepseek_v2_lite": {},
-    "deepseek_v3": {"rope_parameters": YARN},
-    "starcoder2": {},
-    "gpt2": {},
-}
+from .conftest import CASES, REFERENCES, YARN, write_folder
+
 pytestmark = pytest.mark.filterwarnings("ignore:llama.cpp overlooks")
 
-
-def case_data(case: str) -> dict:
-    return {**CASES[case], **CHANGED[case]}
-
-
-def write_folder(folder: Path, data: dict, dtype: str = "float32") -> None:
-    """A folder with this configuration and random weights."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(data))
-    cfg, rng = config.read_pretrained(folder).model, np.random.default_rng(0)
-    pieces = tensor_pieces(FAMILIES[data["model_type"]], transformer.specs(cfg), cfg)
-    shapes = {piece.name: piece.shape for of in pieces for piece in of}
-    values = {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
-    tensors = [LazyTensor(name, v.shape, v.dtype, lambda v=v: v) for name, v in values.items()]
-    safetensors.write_folder(folder, tensors, max_file_bytes=2**30)
+STORED = Path(__file__).parent / "llama_cpp_logits.npz"
+TOKENS = np.random.default_rng(7).integers(0, 61, 24)
+OVERLOOKED = {  # what llama.cpp computes otherwise: windows, groups of experts (V2), yarn whose bounds are not whole,
+    # factors by the length of a text (it takes its room, 256 or more)
+    "mistral": {"sliding_window": None},
+    "mixtral_window": {"sliding_window": None},
+    "phi3": {"sliding_window": None},
+    "phi4_mini": {"sliding_window": None},
+    "phi3_longrope": {
+        "max_position_embeddings": 1024,
+        "original_max_position_embeddings": 512,
+        "rope_parameters": CASES["phi3_longrope"]["rope_parameters"] | {"original_max_position_embeddings": 512},
+    },
+    "starcoder2": {"sliding_window": None},
+    "deepseek_v2": {"n_group": None, "topk_group": None, "topk_method": "greedy"},
+    "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
+}
+ROUGH = ("gemma", "gemma2", "gemma3_text", "starcoder2", "gpt2")  # llama.cpp's GELU is a table of float16
+ASK = """
+import sys, llama_cpp, numpy
+tokens = list(map(int, sys.argv[1].split()))
+for file in sys.argv[2:]:
+    exact = dict(type_k=0, type_v=0, flash_attn=False, n_threads=1)
+    model = llama_cpp.Llama(file, n_ctx=len(tokens), n_batch=len(tokens), logits_all=True, verbose=False, **exact)
+    model.eval(tokens)
+    numpy.save(file, model.scores[: len(tokens)])
+"""
 
 
 def assert_same_model(file: Path, folder: Path) -> None:
@@ -83,16 +71,46 @@ def assert_same_model(file: Path, folder: Path) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-7), a, b)
 
 
-@pytest.mark.parametrize("case", CHANGED)
+@pytest.mark.parametrize("case", CASES)
 def test_each_architecture_comes_back(case, tmp_path):
-    write_folder(tmp_path / "hf", case_data(case))
+    write_folder(tmp_path / "hf", CASES[case])
     done = convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf", kind="f32")
-    assert (done.model_type, done.dtype) == (FAMILIES[case_data(case)["model_type"]].written_as, "f32")
+    assert (done.model_type, done.dtype) == (FAMILIES[CASES[case]["model_type"]].written_as, "f32")
     assert_same_model(tmp_path / "out.gguf", tmp_path / "hf")
 
 
+FORWARD = jax.jit(transformer.forward, static_argnames="cfg")
+
+
+def write_for_llama_cpp(case: str, folder: Path) -> Path:
+    """A case's file, without what llama.cpp computes otherwise."""
+    write_folder(folder / case, CASES[case] | OVERLOOKED.get(case, {}))
+    convert_to_gguf(folder / case, folder / f"{case}.gguf", kind="f32")
+    return folder / f"{case}.gguf"
+
+
+@pytest.mark.by_turns
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_llama_cpp(case, tmp_path):
+    source = GGUFSource(write_for_llama_cpp(case, tmp_path))
+    w = weights.load_weights(source, source.pretrained)
+    mine = np.asarray(FORWARD(w, TOKENS[None].astype(np.int32), cfg=source.pretrained.model)[0])[0]
+    with np.load(STORED) as stored:
+        theirs = stored[case]
+    assert np.abs(mine - theirs).max() <= np.abs(theirs).max() * (1e-2 if case in ROUGH else 1e-5)
+    assert (mine.argmax(-1) == theirs.argmax(-1)).all()
+
+
+def store(python: str) -> None:
+    """Asks llama.cpp."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {case: str(write_for_llama_cpp(case, Path(folder))) for case in CASES}
+        subprocess.run([python, "-c", ASK, " ".join(map(str, TOKENS)), *files.values()], check=True)
+        np.savez_compressed(STORED, **{case: np.load(f"{file}.npy") for case, file in files.items()})
+
+
 def test_every_architecture_has_a_case():
-    written = {FAMILIES[case_data(case)["model_type"]].gguf.architecture for case in CHANGED}
+    written = {FAMILIES[CASES[case]["model_type"]].gguf.architecture for case in CASES}
     assert written == set(ARCHITECTURES)
 
 
@@ -117,7 +135,7 @@ def test_out_again_and_back_is_bit_equal(kind, llama, tmp_path):
 
 def test_types(tmp_path):
     """Norms, biases and routers are F32, the embedding and the head 8 bits, rows that do not fit F16."""
-    data = case_data("qwen2_moe") | {"hidden_size": 64, "head_dim": 16, "moe_intermediate_size": 40, "vocab_size": 96}
+    data = CASES["qwen2_moe"] | {"hidden_size": 64, "head_dim": 16, "moe_intermediate_size": 40, "vocab_size": 96}
     write_folder(tmp_path / "hf", data, "bfloat16")
     convert_to_gguf(tmp_path / "hf", tmp_path / "q4.gguf", kind="q4_0")
     convert_to_gguf(tmp_path / "hf", tmp_path / "as.gguf")
@@ -132,7 +150,7 @@ def test_types(tmp_path):
 
 
 def test_the_commands(capsys, tmp_path):
-    write_folder(tmp_path / "hf", case_data("qwen3"))
+    write_folder(tmp_path / "hf", CASES["qwen3"])
     folder, file = str(tmp_path / "hf"), tmp_path / "out.gguf"
     assert main(["convert", folder, str(file), "--type", "bf16"]) == 0
     first, second = capsys.readouterr().out.splitlines()
@@ -144,7 +162,7 @@ def test_the_commands(capsys, tmp_path):
 
 def test_a_failed_conversion_leaves_no_file(tmp_path, monkeypatch):
     folder = tmp_path / "hf"
-    write_folder(folder, case_data("llama"))
+    write_folder(folder, CASES["llama"])
     tensors = safetensors.read_folder(folder)
     name = "model.layers.0.mlp.up_proj.weight"
     values = {n: np.fromfile(t.path, t.dtype, int(np.prod(t.shape)), offset=t.start) for n, t in tensors.items()}
@@ -189,7 +207,7 @@ LOST = {
 @pytest.mark.parametrize("case", LOST)
 def test_what_files_cannot_say_is_refused(case):
     changes, message = LOST[case]
-    data = {**CASES[case], **CHANGED.get(case, {}), **changes}
+    data = CASES.get(case, REFERENCES[case]) | changes
     cfg = config.model_config(data, case)
     with pytest.raises(ConfigError, match=re.escape(message)):
         describe(cfg, data["model_type"], GenerationConfig())
@@ -229,8 +247,12 @@ SCALINGS = {
 
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_scalings_come_back_as_they_were(kind, tmp_path):
-    data = case_data("llama") | {"rope_parameters": {"rope_theta": 5e5, **SCALINGS[kind]}, "head_dim": 64}
+    data = CASES["llama"] | {"rope_parameters": {"rope_theta": 5e5, **SCALINGS[kind]}, "head_dim": 64}
     write_folder(tmp_path / "hf", data)
     convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf")
     found, wanted = GGUFSource(tmp_path / "out.gguf").pretrained.model, config.read_pretrained(tmp_path / "hf").model
     assert differing_fields(wanted, found) == []
+
+
+if __name__ == "__main__":
+    store(sys.argv[1])

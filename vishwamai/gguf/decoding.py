@@ -8,6 +8,7 @@ here, the others by the package `gguf`, which is imported where one is met.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import ml_dtypes
@@ -15,7 +16,7 @@ import numpy as np
 
 from vishwamai.errors import CheckpointError
 from vishwamai.gguf_header import TYPES, TensorInfo
-from vishwamai.hf.coded import TABLES, AxisRanges, DecodedTensor, QuantizedTensor, to_index
+from vishwamai.hf.coded import TABLES, AxisRanges, DecodedTensor, QuantizedTensor, View, to_index
 
 PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F64": np.dtype("<f8")}
 PACKAGE = ("Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
@@ -88,6 +89,29 @@ def _plain_reader(stored: np.ndarray, change: Change) -> Callable[[AxisRanges], 
         return part.astype(np.float32) + np.float32(change.added) if change.added else part
 
     return read
+
+
+def join_latent(name: str, keys: View, values: View, *, path: Path) -> DecodedTensor:
+    """The matrix from latents to the keys and values of each head, of which newer files make two tensors.
+
+    They are keys `[heads, latent, key]` and values `[heads, value, latent]`; it is `[heads * (key + value), latent]`.
+    Raises `CheckpointError` where they do not fit.
+    """
+    if len(keys.shape) != 3 or len(values.shape) != 3 or keys.shape[:2] != (values.shape[0], values.shape[2]):
+        shapes = f"{list(keys.shape)} and {list(values.shape)}"
+        raise CheckpointError(f"{path}: the two tensors of {name!r} are of shapes {shapes}, which do not fit")
+    heads, latent, width = keys.shape[0], keys.shape[1], keys.shape[2] + values.shape[1]
+
+    def decode(axes: AxisRanges) -> np.ndarray:
+        rows, columns = to_index(axes)
+        first, stop = (rows, rows + 1) if isinstance(rows, int) else (rows.start, rows.stop)
+        begin = first // width
+        mine = slice(begin, -(-stop // width))
+        both = np.asarray(keys[(mine,)], np.float32).swapaxes(1, 2), np.asarray(values[(mine,)], np.float32)
+        found, moved = np.concatenate(both, axis=1).reshape(-1, latent), begin * width
+        return found[rows - moved if isinstance(rows, int) else slice(first - moved, stop - moved, rows.step), columns]
+
+    return DecodedTensor(name, path, (heads * width, latent), decode)
 
 
 class _Blocks:

@@ -17,7 +17,7 @@ import numpy as np
 from vishwamai import hub
 from vishwamai.errors import ConfigError
 from vishwamai.gguf.config import config_json, gguf_family
-from vishwamai.gguf.decoding import PLAIN, Change, make_tensor
+from vishwamai.gguf.decoding import PLAIN, Change, join_latent, make_tensor
 from vishwamai.gguf_header import Header, TensorInfo, read_header
 from vishwamai.hf import config
 from vishwamai.hf.coded import DecodedTensor, QuantizedTensor, View
@@ -49,6 +49,11 @@ class GGUFTensors:
         for name, info in header.tensors.items():
             raw = np.frombuffer(self._maps[info.path], np.uint8, info.nbytes, info.start)
             self.tensors[name] = make_tensor(info, raw, changes.get(name, Change()))
+        for keys in [name for name in self.tensors if ".attn_k_b." in name]:
+            values, both = (keys.replace(".attn_k_b.", f".attn_{of}_b.") for of in ("v", "kv"))
+            if values in self.tensors and both not in self.tensors:
+                pair = self.tensors.pop(keys), self.tensors.pop(values)
+                self.tensors[both] = join_latent(both, *(tensor.plain() for tensor in pair), path=header.path)
 
     def view(self, name: str) -> View:
         """A tensor's values, sliced as an array is; nothing is read before `np.asarray` asks for it."""

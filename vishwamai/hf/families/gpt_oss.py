@@ -7,7 +7,7 @@ from vishwamai.hf.family import EXPERT_WIDTH, Family, all_layers, every_other, l
 from vishwamai.hf.gguf_names import AT as BLOCK
 from vishwamai.hf.gguf_names import EXPERT_WIDTH as GGUF_WIDTH
 from vishwamai.hf.gguf_names import LAYER as GGUF_LAYER
-from vishwamai.hf.gguf_names import GGUFTables
+from vishwamai.hf.gguf_names import GGUFTables, Values
 from vishwamai.hf.names import AT, ATTENTION, Stored, fused
 
 IN = AT + "mlp."
@@ -20,6 +20,10 @@ NAMES = {
     "ffn.down_bias": IN + "experts.down_proj_bias",
 }
 YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+
+
+def _read_gguf(m: Values) -> dict:
+    return {"rope_parameters": {"truncate": False}} if m.get("rope.scaling.type") == "yarn" else {}
 
 
 FAMILIES = (
@@ -55,7 +59,7 @@ FAMILIES = (
             keys=GGUF_WIDTH,
             fixed={"attention_bias": True},
             period=2,
-            read=lambda _: {"rope_parameters": {"truncate": False}},
+            read=_read_gguf,
         ),
         switches={"attn_sinks": True, "router": "chosen", "router_bias": True, "expert_bias": True},
         layers=partial(

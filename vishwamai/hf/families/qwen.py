@@ -106,7 +106,7 @@ FAMILIES = (
         layers=partial(layers, experts=_sparse),
         read=_read_moe,
         write=_write_sparse,
-        gguf=GGUFTables(architecture="qwen3moe", fixed={"norm_topk_prob": True}),
+        gguf=GGUFTables(architecture="qwen3moe", fixed=NO_BIAS | {"norm_topk_prob": True}),
     ),
     Family(
         model_type="qwen2_moe",
