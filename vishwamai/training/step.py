@@ -157,13 +157,17 @@ def train_step(
     sums, grads = compute_gradients(state.weights, batch, cfg, s, sharding, base)
     norm = optax.tree.norm(grads)
     rule = optimizer(o, trained_specs(cfg, s.adapter), steps)
-    updates, opt_state = rule.update(
-        clip_gradients(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step
-    )
-    after = optax.apply_updates(state.weights, updates), opt_state
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite(after)
-    keep = partial(jnp.where, finite)
-    weights, opt_state = jax.tree.map(keep, after, (state.weights, state.opt_state))
+
+    def update():
+        updates, opt_state = rule.update(
+            clip_gradients(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step
+        )
+        return optax.apply_updates(state.weights, updates), opt_state
+
+    # The weights are made twice, once only to look at them: an update that is taken is then made in the state's own
+    # memory. Moments after a finite gradient are finite where those before it are.
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite((update()[0], state.opt_state))
+    weights, opt_state = jax.lax.cond(finite, update, lambda: (state.weights, state.opt_state))
     bad = (~finite).astype(jnp.int32)
     new = TrainState(weights=weights, opt_state=opt_state, step=state.step + 1, skipped=state.skipped + bad)
     return new, metrics(sums, batch, norm, schedule(o, steps)(state.step), new.skipped)
