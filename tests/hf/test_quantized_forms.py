@@ -4,8 +4,6 @@ The encoders of other forms, and the models, are those of `test_quantized.py`.
 """
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -20,9 +18,8 @@ from vishwamai.parallel.sharding import Sharding
 from vishwamai.weights import quantize, spec
 from vishwamai.weights.quantize import Scheme
 
-found = importlib.util.spec_from_file_location("encoders", Path(__file__).with_name("test_quantized.py"))
-encoders = importlib.util.module_from_spec(found)
-found.loader.exec_module(encoders)
+from . import test_quantized as encoders
+
 MODELS, saved, load, dense, assert_same = (
     getattr(encoders, name) for name in ("MODELS", "saved", "load", "dense", "assert_same")
 )

@@ -46,10 +46,7 @@ def needs(package: str) -> None:
 
 def module_of(name: str):
     """One of the tests that need no torch, for its encoders of published forms."""
-    path = Path(__file__).parents[1] / "hf" / f"{name}.py"
-    module = importlib.util.module_from_spec(found := importlib.util.spec_from_file_location(name, path))
-    found.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"..hf.{name}", __package__)
 
 
 @pytest.fixture(scope="module")
