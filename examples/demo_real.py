@@ -36,7 +36,7 @@ from vishwamai.training.config import RunConfig
 
 MODEL = ROOT / ".smollm" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
-WORKED = (1, 2, 3)  # steps of the worked problems that the untuned model sees first
+WORKED = (2, 3)  # steps of the worked problems that the untuned model sees first
 ROWS = 2000  # that it is tuned on, more than it comes to
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
 NUMBER = re.compile("[0-9]{1,6}")
@@ -54,8 +54,8 @@ class Stories(WordProblems):
     """
 
     name = "stories"
-    step_tokens = 40
-    chain_tokens = 96
+    step_tokens = 28
+    chain_tokens = 80
     chain_stop = ("\n\n", "Question:")
 
     def __init__(self, worked: Sequence[Worked] = ()):
@@ -194,20 +194,20 @@ class Reasoner:
 
     def reason(self) -> None:
         """Every way that a model has which knows how steps are written."""
-        task, drawn = Stories(self.worked), "vote of 5 chains"
+        task, drawn = Stories(self.worked), "vote of 3 chains"
         found, seconds = self.solve("greedy chain", ChainOfThought(self.model, task=task))
         self.note("greedy chain", found, [one.answer for one in found], seconds)
 
-        found, seconds = self.solve(drawn, ChainOfThought(self.model, task=task, samples=5))
+        found, seconds = self.solve(drawn, ChainOfThought(self.model, task=task, samples=3))
         self.note(drawn, found, [one.answer for one in found], seconds)
         self.note("the same, of chains whose steps compute", found, [checked_vote(task, one) for one in found], seconds)
 
         calculated = Calculated(self.worked)
         for way, widths in {
-            "chain, calculator, 4 drawn a step": {"max_branches": 4, "beam_width": 1},
-            "search, calculator, 4 x 4 drawn a level": {"max_branches": 4, "beam_width": 4},
+            "chain with a calculator, 3 drawn a step": {"max_branches": 3, "beam_width": 1},
+            "search with a calculator, 6 drawn a level": {"max_branches": 3, "beam_width": 2},
         }.items():
-            settings = {"temperature": 1.0, "max_depth": 3, "values": path_likelihood, **widths}
+            settings = {"temperature": 0.7, "max_depth": 3, "values": path_likelihood, **widths}
             found, seconds = self.solve(way, TreeOfThoughts(self.model, task=calculated, **settings))
             self.note(way, found, [one.answer for one in found], seconds)
 
@@ -279,13 +279,17 @@ def main() -> None:
 
     console.rule(f"2. It is asked {args.sample} word problems, in several ways")
     ways: list[Way] = []
-    asked = Reasoner("published", Local(model, context=384, rows=80, tile=48), worked_problems(), problems, ways)
+    sizes = {
+        "rows": 2 * max(args.sample, 8),
+        "tile": min(args.sample, 48),
+    }  # all prompts of a greedy chain are one batch
+    asked = Reasoner("published", Local(model, context=368, **sizes), worked_problems(), problems, ways)
     asked.by_chat(dict(model.tokenizer.settings.templates)["default"])
     asked.reason()
 
     console.rule("3. It is tuned on problems of other templates and other calculations, and asked the same")
     tune(model, str(args.model), args.steps, args.output)
-    Reasoner("tuned", Local(model, context=192, rows=160, tile=48), (), problems, ways).reason()
+    Reasoner("tuned", Local(model, context=176, **sizes), (), problems, ways).reason()
 
     console.rule("4. What was measured")
     show_ways(ways, args.sample)
