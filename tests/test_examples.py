@@ -3,7 +3,9 @@ in no list, so a new one is found by itself. (`.ci/run` runs every one of them i
 
 import ast
 import importlib.util
+import os
 import runpy
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,6 +18,7 @@ from vishwamai.reasoning import ChainOfThought, Scripted
 from vishwamai.reasoning.model import Completion
 
 ROOT = Path(__file__).parent.parent
+SMOLLM = ROOT / ".smollm" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -128,6 +131,19 @@ def test_the_real_demo_says_how_to_fetch_its_model(demo_real, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", ["demo_real.py", "--model", str(tmp_path / "none.gguf")])
     demo_real.main()
     assert "make smollm" in capsys.readouterr().out
+
+
+@pytest.mark.by_turns
+@pytest.mark.skipif(not SMOLLM.exists(), reason="SmolLM2 is not here; make smollm fetches it")
+def test_the_real_demo_shows_each_way_of_reasoning_before_and_after_tuning(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+    asked = [sys.executable, "examples/demo_real.py", "--sample", "1", "--steps", "2", "--output", str(tmp_path)]
+    done = subprocess.run(asked, cwd=ROOT, env=environment | {"COLUMNS": "120"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout and "loss of new rows" in done.stdout
+    rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert rows == ["published"] * 6 + ["tuned"] * 5
+    assert (tmp_path / "adapter" / "adapter_config.json").exists()
 
 
 CROSSWORDS = load_example("crosswords")
