@@ -133,6 +133,18 @@ def test_out_again_and_back_is_bit_equal(kind, llama, tmp_path):
     assert all(np.array_equal(value, b[key]) for key, value in a.items())
 
 
+def test_blocks_that_no_rounding_makes_are_copied(llama, tmp_path):
+    source = tmp_path / "in.gguf"
+    source.write_bytes(llama("Q4_0").read_bytes())
+    tensor = read_header(source).tensors["blk.0.ffn_up.weight"]
+    block = np.float16(0.5).tobytes() + bytes([0x99] * 16)  # each number is 0.5, whose scale would be -0.0625
+    with source.open("r+b") as file:
+        file.seek(tensor.start)
+        file.write(block * (tensor.nbytes // len(block)))
+    convert_to_gguf(GGUFSource(source), tmp_path / "out.gguf", kind="q4_0")
+    assert tensor_bytes(tmp_path / "out.gguf")[tensor.name] == tensor_bytes(source)[tensor.name]
+
+
 def test_types(tmp_path):
     """Norms, biases and routers are F32, the embedding and the head 8 bits, rows that do not fit F16."""
     data = CASES["qwen2_moe"] | {"hidden_size": 64, "head_dim": 16, "moe_intermediate_size": 40, "vocab_size": 96}
@@ -252,6 +264,13 @@ def test_scalings_come_back_as_they_were(kind, tmp_path):
     convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf")
     found, wanted = GGUFSource(tmp_path / "out.gguf").pretrained.model, config.read_pretrained(tmp_path / "hf").model
     assert differing_fields(wanted, found) == []
+
+
+def test_what_yarn_multiplies_by():
+    """llama.cpp multiplies by 0.1 ln(factor) + 1, and by the key."""
+    cfg = config.model_config(CASES["llama"] | {"rope_parameters": {"rope_theta": 5e5, **SCALINGS["yarn"]}}, "")
+    metadata = describe(cfg, "llama", GenerationConfig()).metadata
+    np.testing.assert_allclose(metadata["llama.rope.scaling.attn_factor"], 1.5 / (0.1 * np.log(4) + 1))
 
 
 if __name__ == "__main__":
