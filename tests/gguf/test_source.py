@@ -85,6 +85,16 @@ def test_what_is_kept_gives_the_same_logits(kind, llama):
     np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
 
 
+@pytest.mark.parametrize("quantization", [None, "keep"])
+def test_over_a_mesh_as_on_one_device(quantization, llama):
+    how = {"dtype": "float32", "quantization": quantization}
+    whole, parts = (
+        VishwamAI.from_pretrained(llama("Q4_1"), mesh=mesh, **how) for mesh in (None, {"fsdp": 4, "tensor": 2})
+    )
+    a, b = (np.asarray(model(IDS * 4)) for model in (whole, parts))
+    np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
+
+
 def test_the_dtype_of_a_file(llama):
     notes = {kind: VishwamAI.from_pretrained(llama(kind)).dtype_note for kind in ("F32", "F16", "BF16", "Q4_1")}
     assert notes["F32"] == "float32: the checkpoint's own" and notes["F16"] == "float16: the checkpoint's own"
