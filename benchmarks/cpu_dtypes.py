@@ -1,12 +1,13 @@
-"""Why `dtype="auto"` takes float32 for bfloat16 on a CPU: tokens a CPU second in each dtype, on random weights.
+"""What weights of fewer bits give on a CPU: tokens a second of a model in each dtype, on random weights.
 
-    python benchmarks/cpu_dtypes.py [--rounds N]
+    python benchmarks/cpu_dtypes.py [--rounds N] [--layers N] [--weights float32 bfloat16 int8 int4]
 
-Prints one table. The dtypes take turns in one process; of each figure the best round counts, by the process's own CPU
-seconds, so that what else runs on the machine matters little.
+Prints one table: SmolLM2-135M's shape, one stream, each layer compiled by itself. The kinds of weights take turns in
+one process, and medians are compared; the load of the machine stands below, for who else runs there takes time as well.
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -14,38 +15,57 @@ from rich.console import Console
 from rich.table import Table
 
 from vishwamai import VishwamAI
-from vishwamai.models.config import ModelConfig, uniform
-from vishwamai.precision import DTYPES
+from vishwamai.models import transformer
+from vishwamai.models.config import ModelConfig, uniform, unroll
+from vishwamai.weights import quantize
+from vishwamai.weights.quantize import NAMED, Scheme
 
-SIZES = {"vocab_size": 8192, "d_model": 512, "d_ff": 1408, "n_heads": 8, "n_kv_heads": 4, "head_dim": 64}
+SIZES = {"vocab_size": 49152, "d_model": 576, "d_ff": 1536, "n_heads": 9, "n_kv_heads": 3, "head_dim": 64}
 PROMPT, NEW = 256, 64
 
 
-def tokens_a_second(model: VishwamAI, prompt: list[int], new: int) -> float:
-    start = time.process_time()
+def make_model(weights: str, layers: int) -> VishwamAI:
+    config = unroll(ModelConfig(**SIZES, stacks=uniform(layers), tie_embeddings=True, max_length=2 * PROMPT))
+    if weights not in NAMED:
+        return VishwamAI.from_config(config, dtype=weights)
+    model = VishwamAI.from_config(config)
+    model.weights = quantize.quantize(model.weights, transformer.specs(config), Scheme.named(weights))
+    return model
+
+
+def seconds(model: VishwamAI, prompt: list[int], new: int) -> float:
+    start = time.perf_counter()
     model.generate([prompt], max_new_tokens=new, eos_token_id=[]).block_until_ready()
-    return (new if new > 1 else len(prompt)) / (time.process_time() - start)
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8", "int4"])
     args = parser.parse_args()
-    config = ModelConfig(**SIZES, stacks=uniform(8), max_length=PROMPT + NEW)
-    models = {dtype: VishwamAI.from_config(config, dtype=dtype) for dtype in DTYPES}
+    models = {weights: make_model(weights, args.layers) for weights in args.weights}
     rng = np.random.default_rng(0)
-    long, short = (rng.integers(0, config.vocab_size, n).tolist() for n in (PROMPT, 8))
-    best = {dtype: [0.0, 0.0] for dtype in DTYPES}
+    long, short = (rng.integers(0, SIZES["vocab_size"], n).tolist() for n in (PROMPT, 8))
+    taken = {weights: [] for weights in models}
     for turn in range(args.rounds + 1):  # the first one compiles
-        for dtype, model in models.items():
-            found = tokens_a_second(model, long, 1), tokens_a_second(model, short, NEW)
-            best[dtype] = [max(pair) for pair in zip(best[dtype], found, strict=True)] if turn else best[dtype]
-    table = Table("dtype", "prompt tokens a CPU second", "new tokens a CPU second", "of float32's")
-    for dtype, (read, made) in best.items():
+        for weights, model in models.items():
+            one, many = seconds(model, short, 1), seconds(model, short, NEW)
+            found = seconds(model, long, 1), (many - one) / (NEW - 1)
+            taken[weights] += [found] if turn else []
+    table = Table("weights", "prompt tokens/s", "new tokens/s", "/ the first's", "least, most")
+    first = np.median(taken[args.weights[0]], axis=0)
+    for weights, found in taken.items():
+        read, made = np.median(found, axis=0)
+        ratios = [a[1] / b[1] for a, b in zip(taken[args.weights[0]], found, strict=True)]
         table.add_row(
-            dtype, f"{read:,.0f}", f"{made:,.1f}", f"{read / best['float32'][0]:.2f}, {made / best['float32'][1]:.2f}"
-        )
-    Console(highlight=False, width=110).print(table)
+            weights, f"{PROMPT / read:,.0f}", f"{1 / made:,.1f}", f"{first[0] / read:.2f}, {first[1] / made:.2f}",
+            f"{min(ratios):.2f}, {max(ratios):.2f}",
+        )  # fmt: skip
+    console = Console(highlight=False, width=110)
+    console.print(table)
+    console.print(f"{os.cpu_count()} processors; load {os.getloadavg()[0]:.1f}, of which this is at most all of them")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def test_layers_are_unrolled_on_a_cpu_and_scanned_over_a_mesh(folder):
 def test_very_deep_models_and_accelerators_scan(n_layers, platform, faster):
     deep = dataclasses.replace(CONFIG, stacks=uniform(n_layers, moe=True))
     assert is_unrolled_faster(deep, platform, "float32") is faster and len(unroll(deep).layers) == n_layers
-    assert not is_unrolled_faster(deep, platform, "float16")
+    dense = dataclasses.replace(deep, stacks=uniform(n_layers))
+    assert not is_unrolled_faster(deep, platform, "float16") and not is_unrolled_faster(dense, platform, "fp8")
+    for weights in ("bfloat16", "int8", "int4"):
+        assert is_unrolled_faster(dense, platform, weights) is faster
+        assert not is_unrolled_faster(deep, platform, weights)
 
 
 def test_both_give_the_same_text_scores_and_files(folder, tmp_path):

@@ -250,14 +250,17 @@ def unroll(cfg: ModelConfig) -> ModelConfig:
     return dataclasses.replace(cfg, stacks=(Stack(pattern=cfg.layers, repeats=1),))
 
 
-def is_unrolled_faster(cfg: ModelConfig, platform: str, dtype: str) -> bool:
-    """Whether inference should unroll the layers.
+def is_unrolled_faster(cfg: ModelConfig, platform: str, weights: str) -> bool:
+    """Whether inference should unroll the layers, of which `weights` says the dtype or the kind of quantisation.
 
     On a CPU a scan copies each layer's weights out of their stack in every decoding step. Elsewhere the scan stays, as
-    it does for very deep models, which would take long to compile, and for weights in another dtype than float32, which
-    XLA would widen for all layers at once.
+    it does for very deep models, which would take long to compile, and for weights that XLA would widen for all layers
+    at once: those of fewer bits than float32 without a kernel of ours, as experts have none.
     """
-    return platform == "cpu" and dtype == "float32" and cfg.n_layers <= MAX_UNROLLED
+    from vishwamai.ops import few_rows  # with it comes JAX, which a configuration does without
+
+    is_lean = weights == "float32" or (weights in few_rows.DTYPES and not any(layer.moe for layer in cfg.layers))
+    return platform == "cpu" and is_lean and cfg.n_layers <= MAX_UNROLLED
 
 
 def group_layers(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:

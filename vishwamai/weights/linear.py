@@ -6,11 +6,13 @@ theirs beside their own definition.
 """
 
 import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from vishwamai.ops import moe
+from vishwamai.ops import few_rows, moe
 
 Array = jax.Array
 
@@ -44,7 +46,58 @@ def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
 
     shared = [axis for axis in w_axes if axis in x_axes]  # summed in the weight's order: for another it is transposed
     dims = places([axis for axis in shared if axis not in out]), places([axis for axis in shared if axis in out])
-    return jax.lax.dot_general(x, jnp.asarray(w, x.dtype), dims, preferred_element_type=preferred_element_type)
+    dtype = preferred_element_type or x.dtype
+
+    def by_xla(x, w):
+        return jax.lax.dot_general(x, jnp.asarray(w, x.dtype), dims, preferred_element_type=dtype)
+
+    return by_xla(x, w) if w.dtype != jnp.bfloat16 else contract_few_rows(by_xla, eqn, x, w, (w,), dtype)
+
+
+def contract_few_rows(by_xla: Callable, eqn: str, x: Array, w, parts: tuple[Array | None, ...], dtype) -> Array:
+    """`by_xla(x, w)`; on a CPU by a kernel where it takes so few rows. `parts`: values, and scale and offset if any."""
+    found, values, sizes = _matmul_axes(eqn), parts[0], dict(zip(eqn.split(",")[0], x.shape, strict=True))
+    if found is None:
+        return by_xla(x, w)
+    batch, summed, transposed = found
+    rows, inputs = (math.prod(sizes[axis] for axis in axes) for axes in (batch, summed))
+    is_taken = few_rows.is_taken(rows, _as_matrix(values, found)[1], values.dtype, transposed)
+    if not is_taken or not all(p is None or _is_grouped(p.shape, values.shape, len(summed)) for p in parts):
+        return by_xla(x, w)
+
+    def by_kernel(x, w, parts):
+        matrices = (p if p is None else p.reshape(_as_matrix(p, found)) for p in parts)
+        out = few_rows.multiply_few_rows(x.reshape(rows, inputs), *matrices, transposed=transposed)
+        kept = values.shape[: -len(summed)] if transposed else values.shape[len(summed) :]
+        return out.reshape(*x.shape[: len(batch)], *kept).astype(dtype)
+
+    return jax.lax.platform_dependent(x, w, parts, cpu=by_kernel, default=lambda x, w, _: by_xla(x, w))
+
+
+@functools.cache
+def _matmul_axes(eqn: str) -> tuple[str, str, bool] | None:
+    """(axes of rows, axes summed over, whether these are the weight's last) of a matmul of operands as they lie."""
+    operands, out = eqn.split("->")
+    x, w = operands.split(",")
+    summed = "".join(axis for axis in w if axis not in out)
+    batch, transposed = x.removesuffix(summed), not w.startswith(summed)
+    kept = w.removesuffix(summed) if transposed else w.removeprefix(summed)
+    is_matmul = summed and x == batch + summed and out == batch + kept and len(w) == len(kept + summed)
+    return (batch, summed, transposed) if is_matmul else None
+
+
+def _as_matrix(w: Array, axes: tuple[str, str, bool]) -> tuple[int, int]:
+    """The shape of a weight with its inputs in one axis, and its outputs in the other."""
+    _, summed, transposed = axes
+    cut = w.ndim - len(summed) if transposed else len(summed)
+    return math.prod(w.shape[:cut]), math.prod(w.shape[cut:])
+
+
+def _is_grouped(shape: tuple[int, ...], of: tuple[int, ...], n_summed: int) -> bool:
+    """Whether scales of this shape are for groups of inputs that follow one another, in a weight of shape `of`."""
+    shared = [n < size for n, size in zip(shape, of, strict=True)]
+    first = shared.index(True) if any(shared) else n_summed
+    return not any(shared[n_summed:]) and all(n == 1 for n in shape[first + 1 : n_summed])
 
 
 @functools.singledispatch

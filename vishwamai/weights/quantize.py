@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vishwamai.errors import ConfigError
 from vishwamai.weights import spec
-from vishwamai.weights.linear import contract, contract_groups, layout, materialize
+from vishwamai.weights.linear import contract, contract_few_rows, contract_groups, layout, materialize
 from vishwamai.weights.spec import Param, pytree
 
 Array = jax.Array
@@ -194,16 +194,20 @@ def _(w: Quantized) -> Array:
 
 @contract.register
 def _(w: Quantized, eqn: str, x: Array, preferred_element_type) -> Array:
+    dtype, parts = preferred_element_type or x.dtype, (w.values, w.scale, w.offset)
+    return contract_few_rows(functools.partial(_contract_by_xla, eqn, dtype), eqn, x, w, parts, dtype)
+
+
+def _contract_by_xla(eqn: str, dtype, x: Array, w: Quantized) -> Array:
     inputs, out = eqn.split("->")
     letters = inputs.split(",")[1]
     kept = "".join(letter for letter in letters if letter in out)
     shape = tuple(n for n, letter in zip(w.scale.shape, letters, strict=True) if letter in out)
     is_grouped = math.prod(shape) != math.prod(w.scale.shape)
     if is_grouped or w.offset is not None:  # a sum over inputs mixes scales, or does not end at them
-        return contract(materialize(w).astype(x.dtype), eqn, x, preferred_element_type)
+        return contract(materialize(w).astype(x.dtype), eqn, x, dtype)
     y = jnp.einsum(eqn, x, w.values.astype(x.dtype), preferred_element_type=jnp.float32)
-    scaled = jnp.einsum(f"{out},{kept}->{out}", y, w.scale.astype(jnp.float32).reshape(shape))
-    return scaled.astype(preferred_element_type or x.dtype)
+    return jnp.einsum(f"{out},{kept}->{out}", y, w.scale.astype(jnp.float32).reshape(shape)).astype(dtype)
 
 
 @contract_groups.register
