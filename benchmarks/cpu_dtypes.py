@@ -25,11 +25,13 @@ PROMPT, NEW = 256, 64
 
 
 def make_model(weights: str, layers: int) -> VishwamAI:
+    """The model with weights of a dtype, or quantised beside others in one: `int8+bfloat16`."""
+    kind, _, rest = weights.partition("+")
     config = unroll(ModelConfig(**SIZES, stacks=uniform(layers), tie_embeddings=True, max_length=2 * PROMPT))
-    if weights not in NAMED:
-        return VishwamAI.from_config(config, dtype=weights)
-    model = VishwamAI.from_config(config)
-    model.weights = quantize.quantize(model.weights, transformer.specs(config), Scheme.named(weights))
+    if kind not in NAMED:
+        return VishwamAI.from_config(config, dtype=kind)
+    model = VishwamAI.from_config(config, dtype=rest or "float32")
+    model.weights = quantize.quantize(model.weights, transformer.specs(config), Scheme.named(kind))
     return model
 
 
@@ -65,7 +67,7 @@ def main() -> None:
         )  # fmt: skip
     console = Console(highlight=False, width=110)
     console.print(table)
-    console.print(f"{os.cpu_count()} processors; load {os.getloadavg()[0]:.1f}, of which this is at most all of them")
+    console.print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_only_scanned_layers_are_a_loop():
         assert str(step(w, np.zeros((1, 1), np.int32), cache=cache)).count(" scan[") == loops
 
 
-def test_few_bits_are_scanned(folder):
+def test_experts_of_few_bits_are_scanned(folder):
     """XLA widens the weights of all unrolled layers at once."""
     for how in ({"quantization": "int8"}, {"dtype": "float16"}, {"dtype": "bfloat16"}):
         assert VishwamAI.from_pretrained(folder, **how).config == CONFIG, how
