@@ -5,6 +5,7 @@ gave once for the same file; what files cannot say is refused; a file is whole o
 PYTHON is an interpreter that has llama-cpp-python (0.3.36 it was).
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from vishwamai.errors import CheckpointError, ConfigError, InputError
 from vishwamai.gguf.config import ARCHITECTURES, config_json, describe
 from vishwamai.gguf.convert import convert_to_gguf
 from vishwamai.gguf.source import GGUFSource
-from vishwamai.gguf_header import read_header
+from vishwamai.gguf_header import TensorInfo, read_header
 from vishwamai.hf import config, safetensors, weights
 from vishwamai.hf.export import differing_fields
 from vishwamai.hf.families import FAMILIES
@@ -242,6 +243,22 @@ def test_unknown_values_are_refused(key, llama):
     extra = {"llama.rope.scaling.factor": 2.0, "llama.attention.key_length": 8}
     with pytest.raises(ConfigError, match=re.escape(message)):
         config_json({**header.metadata, **extra, key: value}, header.tensors)
+
+
+WRONG = ("x", 0, -1, 2**40, float("nan"), [], ["a"], np.array([1, 2]), np.array([]), np.array([True]), 1e30, None)
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma3_text", "deepseek_v3"])
+def test_any_value_of_any_key_is_read_or_refused(case):
+    cfg = config.model_config(CASES[case], case)
+    metadata = describe(cfg, case, GenerationConfig(eos_ids=(1,))).metadata
+    metadata[f"{metadata['general.architecture']}.attention.sliding_window_pattern"] = 2
+    tensors = {"token_embd.weight": TensorInfo("token_embd.weight", Path("a"), "F32", (61, 32), 0, 0)}
+    for key in metadata:
+        for value in WRONG:
+            changed = {k: v for k, v in {**metadata, key: value}.items() if v is not None}
+            with contextlib.suppress(ConfigError):
+                config.parse_pretrained(config_json(changed, tensors), Path("a"), GenerationConfig)
 
 
 SCALINGS = {

@@ -62,6 +62,17 @@ HARMLESS = """
     attention.key_length attention.value_length expert_feed_forward_length attention.layer_norm_epsilon
     attention.layer_norm_rms_epsilon attention.sliding_window use_parallel_residual
 """.split()
+SIZES = {  # what is computed with before the attributes are checked: least and most
+    "block_count": (1, 1024),
+    "embedding_length": (1, 2**20),
+    "context_length": (1, 2**31 - 1),
+    "attention.head_count": (1, 2**14),
+    "attention.key_length": (1, 2**14),
+    "attention.value_length": (1, 2**14),
+    rope.TURNED: (1, 2**14),
+    rope.LENGTH: (1, 2**31 - 1),
+}
+TEXTS = (rope.TYPE, "tensor_data_layout")
 TOKENS = {
     "bos_token_id": ("tokenizer.ggml.bos_token_id",),
     "pad_token_id": ("tokenizer.ggml.padding_token_id",),
@@ -104,12 +115,14 @@ def config_json(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
 def _family(metadata: Mapping[str, Any]) -> Family:
     """The family of a file's architecture; of several, the one that its metadata tell."""
     name = metadata.get(ARCHITECTURE)
-    if name not in ARCHITECTURES:
-        raise ConfigError(f"{ARCHITECTURE} is {name!r}, which is not known; known are {', '.join(ARCHITECTURES)}")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise ConfigError(f"{ARCHITECTURE} is {name!r:.60}, which is not known; known are {', '.join(ARCHITECTURES)}")
     families = [family for family in FAMILIES_OF_GGUF.values() if family.gguf.architecture == name]
 
     def told(family: Family) -> bool:
         value = metadata.get(f"{name}.{family.gguf.told_by}")
+        if not isinstance(value, int | float):
+            return False
         return value in family.gguf.values if family.gguf.values else bool(value)
 
     particular = (family for family in reversed(families) if family.gguf.told_by and told(family))
@@ -141,6 +154,8 @@ def _attributes(
         },
         own,
     )
+    for key in ("block_count", "embedding_length", "context_length", "attention.head_count"):
+        _required(m, key)
     if EMBEDDING not in shapes:
         raise ConfigError(f"the tensor {EMBEDDING!r} is missing")
     found = {name: _value(m, those, own) for name, those in keys.items()}
@@ -151,7 +166,10 @@ def _attributes(
     window = family.attributes.get("sliding_window")
     if window is not None and type(None) in window.kinds:
         found["sliding_window"] = found.get("sliding_window") or None
-    read = dict(tables.read(m))
+    try:
+        read = dict(tables.read(m))
+    except (KeyError, TypeError) as error:  # of None, where a size is not there
+        raise ConfigError(f"a key of {tables.architecture} is missing: {error}") from None
     if "rope_parameters" in family.attributes:
         found |= _turned(family, m, factors, read.pop("rope_parameters", {}))
     found |= _slides(tables.period, m)
@@ -179,6 +197,12 @@ def _keys(family: Family) -> dict[str, tuple[str, ...]]:
 
 
 def _check(m: Mapping[str, Any], known: Collection[str], own: str) -> None:
+    """Raises `ConfigError` for a key or a value that is not known, and for what is no number where one is read."""
+    for key, value in m.items():
+        least, most = SIZES.get(key, (0, 2**40))
+        is_number = isinstance(value, int | float) and least <= value <= most
+        if key in SIZES and type(value) is not int or not (is_number or key in TEXTS or key == PERIOD):
+            raise ConfigError(f"{own}{key} is {value!r:.60}, which is no value for it")
     for key, value in m.items():
         if key not in known and key not in HARMLESS and key not in rope.KEYS and value not in NEUTRAL.get(key, ()):
             hint = f"; only {' or '.join(map(str, NEUTRAL[key]))} is known" if key in NEUTRAL else ""
@@ -224,6 +248,8 @@ def _slides(period: int | None, m: Mapping[str, Any]) -> dict[str, Any]:
     if period is None:
         return {}
     given, n = m.get(PERIOD, period), _required(m, "block_count")
+    if type(given) is not int and not isinstance(given, np.ndarray):
+        raise ConfigError(f"{PERIOD} is {given!r:.60}; it must be a number or say it of each layer")
     slides = given.tolist() if isinstance(given, np.ndarray) else [not given or (i + 1) % given != 0 for i in range(n)]
     return {"layer_types": [TYPES[bool(x)] for x in slides]}
 
@@ -231,6 +257,8 @@ def _slides(period: int | None, m: Mapping[str, Any]) -> dict[str, Any]:
 def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The special tokens, and the settings for sampling."""
     ids = {name: [metadata[key] for key in keys if key in metadata] for name, keys in TOKENS.items()}
+    if any(type(i) is not int for those in ids.values() for i in those):
+        raise ConfigError(f"the special tokens must be ids, and are {ids!r:.120}")
     found: dict[str, Any] = {name: list(dict.fromkeys(those)) for name, those in ids.items() if those}
     found = {name: those if len(those) > 1 else those[0] for name, those in found.items()}
     sampling = {name: metadata[key] for name, key in SAMPLING.items() if key in metadata}
