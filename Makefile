@@ -102,11 +102,12 @@ reason-bench: $(VENV)/ready
 
 # Speed beside peers, each in an environment of its own; figures and pictures are in build/benchmarks. PyTorch and
 # transformers are those of `make parity`, llama.cpp is compiled (some minutes), and all of it takes an hour.
-BENCHMARKS := decode prefill train_step load quantization moe
+BENCHMARKS := decode prefill train_step load moe
 bench: $(VENV)/ready $(VENV_PARITY)/ready $(VENV_LLAMA)/ready
 	set -e; for name in $(BENCHMARKS); do \
 		$(BIN)/python benchmarks/$$name.py --json build/benchmarks/$$name.json --picture build/benchmarks/$$name.png; \
 	done
+	$(BIN)/python benchmarks/cpu_dtypes.py
 
 # Needs uv. One lock serves Python 3.11 to 3.13 and names no index.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
