@@ -122,8 +122,9 @@ class VishwamAI:
             warnings.warn(f"{source.path}: in generating it asks for {asked}, which is not followed", stacklevel=2)
         dtype, why = hf_weights.choose_load_dtype(source, found, dtype, sharding.platform)
         if scan_layers is None:
-            kind = dtype if quantization is None else quantization.partition(":")[0]
-            scan_layers = mesh is not None or not is_unrolled_faster(found.model, sharding.platform, kind)
+            kinds = hf_weights.layer_kinds(source, found, dtype, quantization)
+            is_faster = all(is_unrolled_faster(found.model, sharding.platform, kind) for kind in kinds)
+            scan_layers = mesh is not None or not is_faster
         arranged = found.model.stacked if scan_layers else unroll(found.model)
         found = dataclasses.replace(found, model=arranged)
         how = {"sharding": sharding, "dtype": dtype, "quantization": quantization, "progress": progress}

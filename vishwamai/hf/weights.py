@@ -120,6 +120,16 @@ def _counter(source: Folder, wanted: list[list[TensorPiece]], report: Report) ->
     return count
 
 
+def layer_kinds(
+    source: Path | CheckpointSource, pretrained: Pretrained, dtype: str, quantization: str | None
+) -> set[str]:
+    """The dtype, or the kinds of quantisation, that the layers' weights of a checkpoint get when they are loaded."""
+    if quantization != KEEP:
+        return {dtype if quantization is None else quantization.partition(":")[0]}
+    stored = as_source(source).open(pretrained).tensors.values()
+    return {tensor.scheme.kind for tensor in stored if isinstance(tensor, QuantizedTensor)} or {dtype}
+
+
 def choose_load_dtype(
     folder: Path | CheckpointSource, pretrained: Pretrained, asked: str, platform: str
 ) -> tuple[str, str]:
