@@ -43,8 +43,8 @@ def download(repo: str, revision: str | None = None, *, part: Part = "model", gg
     options: dict[str, Any] = {"endpoint": endpoint, "cache_dir": cache_folder(), "tqdm_class": _progress()}
 
     def fetch(patterns: Iterable[str], ignored: Iterable[str] = (), commit: str | None = revision) -> Path:
-        how = options | {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
-        return Path(snapshot_download(repo, revision=commit, **how))
+        some = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
+        return Path(snapshot_download(repo, revision=commit, **some, **options))
 
     _check_token(get_token)
     try:
