@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -86,7 +87,7 @@ _lower_reference = mlir.lower_fun(reference, multiple_results=False)
 _product_p = Primitive("few_rows")
 _product_p.def_impl(lambda *operands, transposed: jax.jit(_product, static_argnums=0)(transposed, *operands))
 _product_p.def_abstract_eval(
-    lambda x, w, *_, transposed: jax.core.ShapedArray((x.shape[0], w.shape[0 if transposed else 1]), jnp.float32)
+    lambda x, w, *_, transposed: ShapedArray((x.shape[0], w.shape[0 if transposed else 1]), jnp.float32)
 )
 batching.primitive_batchers[_product_p] = _batch
 mlir.register_lowering(_product_p, _lower_reference)
