@@ -77,12 +77,12 @@ def measure(name: str, model: VishwamAI, asked: dict[str, list[Problem]]) -> Mea
 
 @contextmanager
 def live_loss(until: str) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Gives what shows the numbers of a step of training in one line that changes, with the time passed `until`."""
+    """Gives what shows the numbers of a step of training in one line that changes, with the time since its start."""
     begun = time.monotonic()
     with Live("", console=console, refresh_per_second=8) as live:
 
         def show(step: int, numbers: Mapping[str, float]) -> None:
-            passed = f"{time.monotonic() - begun:3.0f} s of {until}"
+            passed = f"{time.monotonic() - begun:3.0f} s, until {until}"
             pace = numbers.get("tokens_per_second")
             if "loss" in numbers:
                 rest = f"   {pace:,.0f} tokens/s" if pace else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vishwamai.data import explanations, generated, word_problems
+from vishwamai.data.rows import Problem
 from vishwamai.errors import InputError
 from vishwamai.reasoning import ChainOfThought, Scripted
 from vishwamai.reasoning.model import Completion
@@ -125,6 +126,10 @@ def test_the_real_demo_counts_the_chains_that_compute_and_grades_by_the_corpus(d
     asked.note("vote", [found], ["62"], 1.0)
     asked.note("checked", [found], ["9"], 1.0)
     assert [(way.right, way.tokens) for way in asked.ways] == [(0, found.tokens), (1, found.tokens)]
+    times = Problem(
+        "Rosa has 25 pens. Lily has 4 times as many as Rosa. How many are there?", bool, "", "\n Answer: 100"
+    )
+    assert abs(demo_real.right_at_random([times]) - 1 / 3) < 0.1, "29, 100 or 21"
 
 
 def test_the_real_demo_says_how_to_fetch_its_model(demo_real, monkeypatch, capsys, tmp_path):
@@ -142,7 +147,7 @@ def test_the_real_demo_shows_each_way_of_reasoning_before_and_after_tuning(tmp_p
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout and "loss of new rows" in done.stdout
     rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
-    assert rows == ["published"] * 6 + ["tuned"] * 5
+    assert rows == ["none"] + ["published"] * 6 + ["tuned"] * 5
     assert (tmp_path / "adapter" / "adapter_config.json").exists()
 
 
