@@ -4,7 +4,6 @@ No model is ever in memory: each tensor is put together from the source's memory
 What is stored in the asked type under the same name already is copied, bit by bit.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from vishwamai.gguf.vocabulary import vocabulary_metadata
 from vishwamai.gguf_header import TensorInfo
 from vishwamai.hf import weights
 from vishwamai.hf.assembly import StoredWeights, join_parts, parts_by_tensor
-from vishwamai.hf.convert import Conversion, check_space
+from vishwamai.hf.convert import Conversion, check_space, count_made
 from vishwamai.hf.family import Family
 from vishwamai.hf.pieces import TensorPiece
 from vishwamai.hf.source import CheckpointSource, as_source
@@ -75,7 +74,7 @@ def convert_to_gguf(
     total = sum(tensor.size for tensor in tensors)
     check_space(target, total)
     metadata = _metadata(source, found.model, described.metadata) | _about(source, tensors, asked)
-    write_file(target, metadata, _counted(folder, source.path, tensors, total, progress))
+    write_file(target, metadata, count_made(tensors, folder, total, progress, partial(_check_range, source.path)))
     return Conversion(model_type, _most(tensors).lower(), target.stat().st_size)
 
 
@@ -170,19 +169,6 @@ def _most(tensors: list[EncodedTensor]) -> str:
     return max(sizes, key=lambda kind: sizes[kind])
 
 
-def _counted(
-    folder: Any, path: Path, tensors: list[EncodedTensor], total: int, progress: Callable[[int, int], None]
-) -> list[EncodedTensor]:
-    """The same tensors; each, when it is made, lets go of what was read for it and reports its bytes."""
-    done = 0
-
-    def make(tensor: EncodedTensor) -> np.ndarray:
-        nonlocal done
-        made, done = tensor.values(), done + tensor.size
-        folder.release()
-        if tensor.type == "F16" and not np.isfinite(made.view(np.float16)).all():
-            raise CheckpointError(f"{path}: {tensor.name!r} has numbers that F16 does not hold; write bf16")
-        progress(done, total)
-        return made
-
-    return [dataclasses.replace(tensor, values=partial(make, tensor)) for tensor in tensors]
+def _check_range(where: Path, tensor: EncodedTensor, made: np.ndarray) -> None:
+    if tensor.type == "F16" and not np.isfinite(made.view(np.float16)).all():
+        raise CheckpointError(f"{where}: {tensor.name!r} has numbers that F16 does not hold; write bf16")

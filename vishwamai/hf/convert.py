@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vishwamai.errors import CheckpointError, InputError
 from vishwamai.hf import export, safetensors, weights
 from vishwamai.hf.assembly import StoredWeights, assemble
-from vishwamai.hf.folder import Folder
 from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.hf.saving import make_folder, stage_folder
 from vishwamai.hf.source import CheckpointSource, as_source
@@ -72,7 +72,7 @@ def convert_checkpoint(
     make_folder(target)
     try:
         with stage_folder(target) as staging:
-            tensors = _counted(folder, tensors, total, progress)
+            tensors = count_made(tensors, folder, total, progress, partial(_check_range, folder.path))
             safetensors.write_folder(staging, tensors, max_file_bytes=max_file_bytes)
             source.write_tokenizer(staging)
             export.write_configs(staging, found.model, model_type, found.generation, named, how)
@@ -83,24 +83,27 @@ def convert_checkpoint(
     return Conversion(model_type, named, sum(f.stat().st_size for f in target.rglob("*") if f.is_file()))
 
 
-def _counted(
-    source: Folder, tensors: list[LazyTensor], total: int, progress: Callable[[int, int], None]
-) -> list[LazyTensor]:
-    """The same tensors; each, when it is made, lets go of what was read for it and reports its bytes."""
+def count_made(
+    tensors: list, source, total: int, progress: Callable[[int, int], None], check: Callable[[Any, np.ndarray], None]
+) -> list:
+    """Returns the same tensors; each, when it is made, lets go of what was read for it, is checked and reports its
+    bytes."""
     done = 0
 
-    def make(tensor: LazyTensor) -> np.ndarray:
+    def make(tensor) -> np.ndarray:
         nonlocal done
         made, done = tensor.values(), done + tensor.size
         source.release()
-        if tensor.dtype == np.float16 and not np.isfinite(made).all():
-            raise CheckpointError(
-                f"{source.path}: {tensor.name!r} has numbers that float16 does not hold; write bfloat16"
-            )
+        check(tensor, made)
         progress(done, total)
         return made
 
     return [dataclasses.replace(tensor, values=partial(make, tensor)) for tensor in tensors]
+
+
+def _check_range(where: Path, tensor: LazyTensor, made: np.ndarray) -> None:
+    if tensor.dtype == np.float16 and not np.isfinite(made).all():
+        raise CheckpointError(f"{where}: {tensor.name!r} has numbers that float16 does not hold; write bfloat16")
 
 
 def check_target(source: Path, target: Path) -> None:
