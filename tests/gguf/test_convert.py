@@ -292,3 +292,18 @@ def test_what_yarn_multiplies_by():
 
 if __name__ == "__main__":
     store(sys.argv[1])
+
+
+def test_numbers_beyond_f16_are_refused_and_nothing_is_left(tmp_path):
+    write_folder(tmp_path / "hf", CASES["llama"])
+    [file] = (tmp_path / "hf").glob("*.safetensors")
+    found = safetensors.read_folder(tmp_path / "hf")
+    data = bytearray(file.read_bytes())
+    start = found["model.embed_tokens.weight"].start
+    dtype = found["model.embed_tokens.weight"].dtype
+    data[start : start + dtype.itemsize] = np.asarray([1e5], dtype).tobytes()
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"'token_embd.weight' has numbers that F16 does not hold; write bf16"):
+        convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf", kind="f16")
+    assert not (tmp_path / "out.gguf").exists()
+    convert_to_gguf(tmp_path / "hf", tmp_path / "out.gguf", kind="bf16")
