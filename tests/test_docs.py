@@ -18,6 +18,7 @@ import pytest
 
 from vishwamai import config
 from vishwamai.data.corpus import Data, Source
+from vishwamai.data.forms import Columns, RowFormat
 from vishwamai.generation.options import ARGUMENTS
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack
 from vishwamai.precision import Precision
@@ -28,8 +29,8 @@ from vishwamai.training.optim import Optimizer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TABLED = (About, ModelConfig, Stack, Layer, Rope, Latent, Training, Data, Source, Adapter, Optimizer, Tpu)
-TABLED += (Optimization, Logging)
+TABLED = (About, ModelConfig, Stack, Layer, Rope, Latent, Training, Data, Source, RowFormat, Columns, Adapter)
+TABLED += (Optimizer, Tpu, Optimization, Logging)
 CLASSES = {cls.__name__: cls for cls in (RunConfig, *TABLED)}
 SHELL = ("bash", "sh", "console")
 KNOWN = (*SHELL, "python", "json", "text")

@@ -15,7 +15,7 @@ LLAMA = (
 THINKING = """{% for m in messages %}<|{{ m.role }}|>
 {%- set c = m.content.split('</think>')[-1] if not loop.last else m.content %}{{ c | trim }}
 {%- for call in m.tool_calls or [] %}<call>{{ call.name }}</call>{% endfor %}<|eos|>
-{% endfor %}"""
+{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
 TALK = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "yes?"},
@@ -63,14 +63,14 @@ def test_marks_within_a_macro_a_filter_and_a_block(own):
     assert said(own, TALK, chat_template=template) == ["<THINK>SO</THINK>YES, YES", " <THINK>SO</THINK> ÜND SO "]
 
 
-def test_space_before_the_end_is_the_assistants(own):
+def test_spaces_between_the_question_and_the_end_are_the_assistants_to_write(own):
     talk = [TALK[1], {"role": "assistant", "content": "no"}, TALK[1], {"role": "assistant", "content": "é"}]
-    assert said(own, talk, chat_template=LLAMA) == ["no <|eos|>", "é <|eos|>"]
+    assert said(own, talk, chat_template=LLAMA) == [" no <|eos|>", " é <|eos|>"]
 
 
-def test_what_a_template_puts_after_an_answer_is_not_the_assistants(own):
-    template = LLAMA.replace("' ' ~ eos_token", "' (end)' ~ eos_token")
-    assert said(own, [TALK[1], {"role": "assistant", "content": "no"}], chat_template=template) == ["no"]
+def test_what_a_template_puts_before_the_end_is_the_assistants_and_what_it_puts_after_is_not(own):
+    template = LLAMA.replace("' ' ~ eos_token", "' (end)' ~ eos_token ~ ' (over) '")
+    assert said(own, [TALK[1], {"role": "assistant", "content": "no"}], chat_template=template) == [" no (end)<|eos|>"]
 
 
 def test_typed_control_tokens_move_nothing(own):
@@ -91,16 +91,58 @@ def test_thoughts_that_a_template_drops_and_calls_of_tools(own):
 
 
 def test_an_answer_that_is_like_its_neighbours(own):
-    for text in ("<|eos|>", "yes", "eos|>", "\n"):
+    for text in ("<|eos|>", "yes", "eos|>", "assistant", " content\n"):
         talk = [{"role": "user", "content": text}, {"role": "assistant", "content": text}] * 2
         assert said(own, talk) == [f"{text}<|eos|>"] * 2
 
 
-def test_a_template_that_takes_no_other_answer_is_refused(own):
+def test_only_the_turns_that_are_to_be_learnt(own):
+    ids, mask = encode_training_chat(own, TALK, [4])
+    assert own.decode([i for i, on in zip(ids, mask, strict=True) if on]) == " <think>so</think> ünd so <|eos|>"
+    ids, mask = encode_training_chat(own, TALK[1:3] * 2, [3], chat_template=MARKED)
+    assert own.decode([i for i, on in zip(ids, mask, strict=True) if on]) == "<think>so</think>yes, yes<|eos|>"
+    assert mask[-1] and sum(mask) == len("<think>so</think>yes, yes") + 1
+
+
+def test_marks_round_more_than_the_assistant_writes_are_cut(own):
+    """As SmolLM3's template marks its turns: with the prompt for them, and with the line's end."""
     template = (
-        "{% for m in messages %}{% if m.role == 'assistant' and not m.tool_calls %}{{ raise_exception('no calls') }}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ '<|assistant|>\n' ~ m.content ~ "
+        "'<|eos|>\n' }}{% endgeneration %}{% else %}{{ '<|' ~ m.role ~ '|>\n' ~ m.content ~ '<|eos|>\n' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     )
-    template += "{% endif %}{{ m.content }}{{ m.tool_calls[0].name if m.tool_calls }}{% endfor %}"
-    talk = [TALK[1], {"role": "assistant", "content": "x", "tool_calls": [{"name": "f"}]}]
-    with pytest.raises(InputError, match=r"messages\[1\] cannot be found .* no calls; give a chat_template that marks"):
+    assert said(own, TALK, chat_template=template) == [
+        "<think>so</think>yes, yes<|eos|>",
+        f"{TALK[4]['content']}<|eos|>",
+    ]
+    batch = own.apply_chat_template(TALK, chat_template=template, return_assistant_tokens_mask=True)
+    marked = own.decode([i for i, on in zip(batch.input_ids, batch.assistant_masks, strict=True) if on])
+    assert marked.startswith("<|assistant|>\n") and marked.endswith("<|eos|>\n")  # as in transformers
+
+
+def answers(content: str, before: str = "<|assistant|>", asked: str = "<|assistant|>") -> str:
+    """A template with this in the place of an answer's content, this before it, and this where it asks for it."""
+    return (
+        "{% for m in messages %}{% if m.role == 'assistant' %}" + before + content + "<|eos|>{% else %}<|user|>"
+        "{{ m.content }}<|eos|>{% endif %}{% endfor %}{% if add_generation_prompt %}" + asked + "{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (answers("{{ m.content }}{{ messages[0].content }}{{ m.content }}"), "words of others between .*messages.1"),
+        (
+            answers("{{ m.content }}", asked="<|tool|>"),
+            "'<.eos.><.assistant.>' before messages.1., and '<.eos.><.tool.>'",
+        ),
+        (answers("{{ m.content }}", before="", asked="<|assistant|>"), "'<.eos.>' before messages.1., and"),
+        (answers("{{ m.content }}", asked="{{ messages[5].content }}"), "asks for messages.1. cannot be made"),
+    ],
+)
+def test_a_template_that_cannot_be_aligned_with_its_parts_is_refused(own, template, says):
+    talk = [TALK[1], {"role": "assistant", "content": "no"}, TALK[1]]
+    with pytest.raises(InputError, match=says):
         encode_training_chat(own, talk, chat_template=template)
+    with pytest.raises(InputError, match=r"nothing of messages\[1\] is a word"):
+        encode_training_chat(own, [TALK[1], {"role": "assistant", "content": " \n"}])

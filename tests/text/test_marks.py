@@ -50,7 +50,7 @@ def test_control_tokens_that_the_author_may_write_stay():
 
 
 def test_private_characters_of_a_template_gain_no_trust():
-    assert set(marks().trust("\U000f0000\U000f0001\U000ffffd")) == {USER, AUTHOR} and marks().trust("\U00100000") == [2]
+    assert set(marks().trust("\U000f0000\U000f0001\U000ffffd")) == {USER} and marks().trust("\U00100000") == [2]
 
 
 def test_too_many_different_characters_are_refused():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vishwamai.config import check_numbers
 from vishwamai.data import generated, sources
+from vishwamai.data.forms import PLAIN, RowFormat
 from vishwamai.data.packing import Samples
 from vishwamai.data.rows import ChatRow, encode_row
 from vishwamai.errors import ConfigError
@@ -31,12 +32,14 @@ class Source:
     """One source: `generated` by name, or a `text` or `jsonl` file by path; `weight` is its share of the rows.
 
     `held_out` is the share of a file's rows that is kept for evaluation; generated sources hold out rows of their own.
+    `rows` says how the records of a file are rows.
     """
 
     kind: str
     name: str
     weight: float = 1.0
     held_out: float = 0.0
+    rows: RowFormat = PLAIN
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -45,6 +48,8 @@ class Source:
         check_numbers(self, "held_out", least=0, below=1, section=f"the source {self.name!r}: ")
         if self.kind == "generated" and self.held_out:
             raise ConfigError(f"the generated source {self.name!r} holds out rows of its own; leave held_out away")
+        if self.kind == "generated" and self.rows != PLAIN:
+            raise ConfigError(f"the generated source {self.name!r} has rows of its own form; leave rows away")
 
     @property
     def has_held_out(self) -> bool:
@@ -78,7 +83,7 @@ def _source_rows(source: Source, seed: int, split: str) -> sources.Rows:
     if source.kind == "generated":
         return sources.from_generated(source.name, seed, split)
     read = sources.from_text if source.kind == "text" else sources.from_jsonl
-    parts = sources.split_rows(read(source.name), source.held_out)
+    parts = sources.split_rows(read(source.name, source.rows), source.held_out)
     return sources.shuffle_rows(parts[split], seed, f"{source.name} ({split})" if source.held_out else source.name)
 
 

@@ -4,6 +4,7 @@ Row number i of a stream depends on (name, split, seed, i) alone, so a stream ca
 place without reading what is before it. This file does not know tokens, batches or models.
 """
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ def row_at(name: str, split: str, seed: int, index: int) -> Row:
     """Row `index` of a corpus. Splits: "train" and "held_out", which share no question. DataError if unknown."""
     if name not in CORPORA or split not in SPLITS:
         raise DataError(f"no generated rows {name!r}, {split!r}: names are {', '.join(CORPORA)}; splits {SPLITS}.")
-    return CORPORA[name].row(random.Random(f"{name} {split} {seed} {index}"), split)
+    row = CORPORA[name].row(random.Random(f"{name} {split} {seed} {index}"), split)
+    return dataclasses.replace(row, read_special_tokens=True, add_special_tokens=False)
 
 
 def generated(name: str, split: str = "train", seed: int = 0, start: int = 0) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 A finite source is shuffled anew in every pass, by its seed alone. It knows no tokens.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -11,22 +12,17 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from vishwamai.config import parse_json
 from vishwamai.data import generated
+from vishwamai.data.forms import PLAIN, AnyRow, RowFormat, read_record
 from vishwamai.data.rows import ChatRow, Row
-from vishwamai.errors import ConfigError, DataError, VishwamAIError
+from vishwamai.errors import ConfigError, DataError
 from vishwamai.text.backend import MAX_CHARACTERS
-from vishwamai.text.chat import ChatOptions
-from vishwamai.text.messages import check_messages, check_value
 
 BLOCK = 10_000  # rows of a mixture: a share of 0.01% is one of them
-KEYS = ("text", "prompt", "completion", "messages")
-FORMS = '{"text": …}, {"prompt": …, "completion": …}, all of them strings, or {"messages": […]}'
-SURROGATE = re.compile("[\ud800-\udfff]")
 
-Rows = Callable[[int], Row | ChatRow]
+Rows = Callable[[int], AnyRow]
 
 
 def from_generated(name: str, seed: int = 0, split: str = "train") -> Rows:
@@ -35,35 +31,31 @@ def from_generated(name: str, seed: int = 0, split: str = "train") -> Rows:
     return functools.partial(generated.row_at, name, split, seed)
 
 
-def from_text(path: str | Path) -> list[Row]:
+def from_text(path: str | Path, form: RowFormat = PLAIN) -> list[AnyRow]:
     """A UTF-8 text file: one row a paragraph (blank lines between, of spaces too), all of it in the loss."""
     text = _read(path)
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", text)]
     for p in paragraphs:
         if len(p) > MAX_CHARACTERS:
             raise _too_long(p, path, text.count("\n", 0, text.index(p)) + 1)
-    return [Row(((p, 1.0),)) for p in paragraphs if p]
+    return [Row(((p, 1.0),), form.read_special_tokens) for p in paragraphs if p]
 
 
-def from_jsonl(path: str | Path) -> list[Row | ChatRow]:
-    """A JSONL file of `{"text": …}`, `{"prompt": …, "completion": …}` or `{"messages": […]}`, with `tools` or without.
-
-    A prompt is not in the loss, and of messages the assistant's are. Each line is read as strictly as a configuration.
-    Keys beside these are left alone, and so is one that is null.
-    """
+def from_jsonl(path: str | Path, form: RowFormat = PLAIN) -> list[AnyRow]:
+    """A JSONL file, a record of `data.forms` a line. Each line is read as strictly as a configuration."""
     lines = enumerate(_read(path).split("\n"), 1)  # JSON strings may hold the other line ends that Unicode knows
-    return [_row(line, path, n) for n, line in lines if line.strip()]
+    return [_row(line, path, n, form) for n, line in lines if line.strip()]
 
 
-def split_rows(rows: Sequence[Row | ChatRow], held_out: float) -> dict[str, list[Row | ChatRow]]:
+def split_rows(rows: Sequence[AnyRow], held_out: float) -> dict[str, list[AnyRow]]:
     """Rows to train on, and the share of them that is kept for evaluation: equal rows are always on the same side."""
-    parts: dict[str, list[Row | ChatRow]] = {"train": [], "held_out": []}
+    parts: dict[str, list[AnyRow]] = {"train": [], "held_out": []}
     for row in rows:
         parts["held_out" if zlib.crc32(row.text.encode()) < held_out * 2**32 else "train"].append(row)
     return parts
 
 
-def shuffle_rows(rows: Sequence[Row | ChatRow], seed: int, name: str) -> Rows:
+def shuffle_rows(rows: Sequence[AnyRow], seed: int, name: str) -> Rows:
     """Row number i of endless passes over `rows`, each in its own order."""
     if not rows:
         raise DataError(f"{name} holds no rows")
@@ -99,7 +91,7 @@ def mix(parts: Sequence[tuple[Rows, float]], seed: int = 0) -> Rows:
         before = [itertools.count() for _ in counts]
         return [(k, next(before[k])) for k in turns]
 
-    def row(i: int) -> Row:
+    def row(i: int) -> AnyRow:
         block, place = divmod(i, sum(counts))
         k, before = order(block)[place]
         return sources[k](block * counts[k] + before)
@@ -118,43 +110,17 @@ def _read(path: str | Path) -> str:
         raise DataError(f"cannot read {str(path)!r}: this is no file's name") from None
 
 
-def _row(line: str, path: str | Path, number: int) -> Row | ChatRow:
-    where = f"{path}: line {number}"
+def _row(line: str, path: str | Path, number: int, form: RowFormat) -> AnyRow:
     try:
         fields = parse_json(line, str(path), number)
     except ConfigError as e:
         raise DataError(str(e)) from None
-    given = {key: value for key in KEYS if (value := fields.get(key)) is not None}
-    match given:
-        case {"text": str(text)} if len(given) == 1:
-            spans = ((text, 1.0),)
-        case {"prompt": str(prompt), "completion": str(completion)} if len(given) == 2:
-            spans = ((prompt, 0.0), (completion, 1.0))
-        case {"messages": messages} if len(given) == 1:
-            return _chat_row(messages, fields.get("tools"), where)
-        case {"text": _, **others} | {"messages": _, **others} if others:
-            kind = "text" if "text" in given else "messages"
-            beside = " and ".join(key for key in given if key != kind)
-            raise DataError(f"{where}: has {kind} beside {beside}; a row is one or the other")
-        case _:
-            raise DataError(f"{where}: needs {FORMS}")
-    if longest := next((text for text, _ in spans if len(text) > MAX_CHARACTERS), None):
-        raise _too_long(longest, path, number)
-    if any(SURROGATE.search(text) for text, _ in spans):
-        raise DataError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return Row(spans)
-
-
-def _chat_row(messages: Any, tools: Any, where: str) -> ChatRow:
-    """Raises `DataError` for messages that are malformed, or of which none is the assistant's."""
+    where = f"{path}: line {number}"
     try:
-        checked = check_messages(messages)
-        ChatOptions(tools=tools if tools is None else check_value(tools, "tools"))
-    except VishwamAIError as error:
-        raise DataError(f"{where}: {error}") from None
-    if not any(message["role"] == "assistant" for message in checked):
-        raise DataError(f"{where}: has no message of the assistant, so there is nothing to learn from it")
-    return ChatRow(checked, tools, where)
+        row = read_record(fields, form)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+    return dataclasses.replace(row, where=where) if isinstance(row, ChatRow) else row
 
 
 def _too_long(text: str, path: str | Path, line: int) -> DataError:

@@ -7,6 +7,7 @@ It knows no model and does not generate.
 """
 
 import datetime
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from vishwamai.text.settings import NAMED, Settings
 from vishwamai.text.shown import check_shown
 from vishwamai.text.templates import choose_template
 
+UNFOLLOWED = "the chat template does with the messages what cannot be followed: give another chat_template"
 AUTHORS = ("system", "developer", "assistant")
 
 
@@ -103,27 +105,30 @@ class Chat:
     given: Mapping[str, Any]
     own: Mapping[str, Any]
     continued: str
-    now: datetime.datetime | None
+    now: datetime.datetime
 
     def render(
         self,
         spans: tuple[str, str] = ("", ""),
         run: Run = lambda operation: operation(),
-        mark: Callable[[str, int], str] | None = None,
+        mark: Callable[[str, int, int], str] | None = None,
+        mark_keys: bool = True,
     ) -> str:
         """The prompt's text, by a `Sandbox` with these spans and this run.
 
-        `mark` changes each text that people wrote, given how far they are trusted; the text then goes on to its end.
+        `mark` changes each text that people wrote, given how far they are trusted and the number of their message (from
+        1 on; 0 for what is no message), and keys within a message too if `mark_keys`; the text then goes on to its end.
         """
-        change = mark or (lambda text, trust: text)
+        change = mark or (lambda text, trust, number: text)
 
-        def mark_value(value: Any, trust: int) -> Any:
-            return change_texts(value, lambda text: change(text, trust))
+        def mark_value(value: Any, trust: int, number: int = 0) -> Any:
+            return change_texts(value, lambda text: change(text, trust, number), keys=mark_keys)
 
-        def mark_message(message: dict[str, Any]) -> dict[str, Any]:
+        def mark_message(message: dict[str, Any], number: int) -> dict[str, Any]:
             trust = AUTHOR if message["role"] in AUTHORS else USER
-            names = {name: name if name in FIELDS else change(name, trust) for name in message}
-            return {names[name]: v if name == "role" else mark_value(v, trust) for name, v in message.items()}
+            kept = FIELDS if mark_keys else message
+            names = {name: name if name in kept else change(name, trust, number) for name in message}
+            return {names[name]: v if name == "role" else mark_value(v, trust, number) for name, v in message.items()}
 
         # Variables count as typed by a person, as those that a server is sent would be.
         given = {name: mark_value(value, AUTHOR if name == "tools" else USER) for name, value in self.given.items()}
@@ -131,7 +136,7 @@ class Chat:
         if self.continued:
             end = next(unused_characters(messages))
             messages[-1], last = _append_end(messages[-1], self.continued, f"{end} ")
-        values = {**self.own, **given, "messages": [mark_message(message) for message in messages]}
+        values = {**self.own, **given, "messages": list(map(mark_message, messages, itertools.count(1)))}
         text = render_template(self.source, values, self.now, spans, run)
         if mark or not end:
             return text
@@ -169,7 +174,7 @@ def make_chat(source: str, messages: Sequence[Message], options: ChatOptions, ow
         {name: check_value(value, name) for name, value in given.items()},
         {**own, "add_generation_prompt": not continued if begins is None else begins},
         "content" if continued is True else continued or "",
-        options.now,
+        options.now or datetime.datetime.now(),  # one time for all its renders
     )
 
 
@@ -255,9 +260,10 @@ def encode(tokenizer: ChatTokenizer, chat: Chat) -> tuple[list[int], list[Span],
     backend, texts = tokenizer.backend, template_facts(chat.source).texts
     needed = needed_trust(tokenizer, texts)
     marks = Marks({str(backend.id_to_token(i)): need for i, need in needed.items()}, texts)
-    text, marked = chat.render(run=marks.run_first), chat.render(run=marks.run_again, mark=marks.mark)
+    text = chat.render(run=marks.run_first)
+    marked = chat.render(run=marks.run_again, mark=lambda words, trust, _: marks.mark(words, trust))
     if not marks.plain(marked).startswith(text):
-        raise InputError("the chat template does with the messages what cannot be followed: give another chat_template")
+        raise InputError(UNFOLLOWED)
     return *encode_spans(backend, text, needed, marks.trust(marked)), text
 
 

@@ -8,7 +8,7 @@ template's own where the second text has no stand-in.
 
 White space, quotes and backslashes stay, for `trim` and JSON: no control token is made of them alone. So do the names
 in the template that are no word of a control token, for keys, and in an author's text the tokens that he may write. It
-knows no Jinja, no tokenizer and no messages.
+knows no Jinja and no tokenizer.
 """
 
 import re
@@ -18,6 +18,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from vishwamai.errors import InputError, VishwamAIError
+from vishwamai.text.messages import change_texts
 
 USER, AUTHOR, TEMPLATE = 0, 1, 2
 FIRST, LAST = 0xF0000, 0xFFFFD
@@ -26,25 +27,28 @@ FIRST, LAST = 0xF0000, 0xFFFFD
 class Marks:
     """The stand-ins of one chat, and what its first render found.
 
-    `needed` has the trust that each control token needs, `known` are the texts in the template.
+    `needed` has the trust that each control token needs, `known` are the texts in the template. What an operation makes
+    of one author's texts, and its stand-ins do not say, is nobody's, or that author's where `inherits`.
     """
 
-    def __init__(self, needed: Mapping[str, int], known: Collection[str] = ()):
+    def __init__(self, needed: Mapping[str, int], known: Collection[str] = (), *, inherits: bool = False):
+        self._inherits = inherits
         tokens, words = list(filter(str.isidentifier, needed)), {*re.findall(r"\w+", " ".join(needed))}
         self._names = {*filter(str.isidentifier, known)} - words
         self._names -= {name for name in self._names if any(token in name for token in tokens)}
         kept = "|".join(re.escape(token) for token, need in needed.items() if need == AUTHOR)
         self._kept = re.compile(f"({kept or '(?!)'})")
-        self._tables: tuple[dict[int, int], dict[int, int]] = {}, {}
+        self._tables: dict[int, dict[int, int]] = {}
         self._plain: dict[int, int] = {}
+        self._owners: dict[int, int] = {}
         self._found: deque[Any] = deque()
         self._twins: dict[tuple[int, int], tuple[Any, Any, Any]] = {}  # with both values, so that their ids count
 
     def mark(self, text: str, trust: int = USER) -> str:
-        """The text with stand-ins that bear `trust` (USER or AUTHOR)."""
+        """The text with stand-ins that bear `trust`: USER or AUTHOR, or another number that says whose they are."""
         if text in self._names:
             return text
-        table = self._tables[trust]
+        table = self._tables.setdefault(trust, {})
         table |= {ord(c): self._stand_in(c, trust) for c in sorted(set(text)) if ord(c) not in table}
         parts = self._kept.split(text) if trust == AUTHOR else [text]  # every other one is a token
         return "".join(part if i % 2 else part.translate(table) for i, part in enumerate(parts))
@@ -53,9 +57,9 @@ class Marks:
         """The text that a marked one stands for."""
         return text.translate(self._plain)
 
-    def trust(self, text: str) -> list[int]:
-        """The trust of each character of a marked text."""
-        return [code % 2 if FIRST <= code <= LAST else TEMPLATE for code in map(ord, text)]
+    def trust(self, text: str, template: int = TEMPLATE) -> list[int]:
+        """The trust of each character of a marked text, `template` for the template's own."""
+        return [self._owners.get(code, USER if FIRST <= code <= LAST else template) for code in map(ord, text)]
 
     def run_first(self, operation: Callable[[], Any]) -> Any:
         """What an operation of the first render gives."""
@@ -73,13 +77,13 @@ class Marks:
         return self._twin(self._found.popleft() if self._found else None, seen)
 
     def _stand_in(self, character: str, trust: int) -> int:
-        """What stands for a character: itself, or a new private one, odd for an author."""
+        """What stands for a character: itself, or a new private one."""
         if character.isspace() or character < " " or character in '"\\':
             return ord(character)
-        private = FIRST + 2 * len(self._plain) + trust
+        private = FIRST + len(self._plain)
         if private > LAST:
             raise InputError("the messages have too many different characters for a chat")
-        self._plain[private] = ord(character)
+        self._plain[private], self._owners[private] = ord(character), trust
         return private
 
     def _twin(self, true: Any, seen: Any) -> Any:
@@ -89,13 +93,22 @@ class Marks:
             self._twins[key] = true, seen, self._make_twin(true, seen)
         return self._twins[key][2]
 
+    def _author(self, seen: Any) -> int:
+        """Whose all the texts of a value are, or USER."""
+        found: set[int] = set()
+        change_texts(seen, lambda text: found.update(self._owners.get(ord(c), USER) for c in text) or text)
+        found -= {USER}
+        return found.pop() if len(found) == 1 else USER
+
     def _make_twin(self, true: Any, seen: Any) -> Any:
         if isinstance(true, str):
-            return seen if isinstance(seen, str) and self.plain(seen) == true else self.mark(true)
+            is_same = isinstance(seen, str) and self.plain(seen) == true
+            return seen if is_same else self.mark(true, self._author(seen) if self._inherits else USER)
         if isinstance(true, dict):
             return dict(self._twin([*true.items()], [*seen.items()] if isinstance(seen, dict) else None))
         if isinstance(true, list | tuple):
-            items = map(self._twin, true, chain(seen if isinstance(seen, list | tuple) else (), repeat(None)))
+            rest = repeat(seen if self._inherits else None)
+            items = map(self._twin, true, chain(seen if isinstance(seen, list | tuple) else (), rest))
             twin = tuple(items) if isinstance(true, tuple) else [*items]
             return seen if twin == seen else twin
         return true if isinstance(true, bool | int | float | None) else seen

@@ -95,13 +95,14 @@ def check_value(value: Any, where: str, depth: int = 0) -> Any:
     raise InputError(f"{where} holds {type(value).__name__}; a message is made of texts, numbers, lists and mappings")
 
 
-def change_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """The same value with each text in it changed, keys too."""
+def change_texts(value: Any, change: Callable[[str], str], *, keys: bool = True) -> Any:
+    """The same value with each text in it changed, that of keys too unless `keys` is False."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change_texts(key, change): change_texts(item, change) for key, item in value.items()}
-    return [change_texts(item, change) for item in value] if isinstance(value, list) else value
+        names = {key: change_texts(key, change) if keys else key for key in value}
+        return {names[key]: change_texts(item, change, keys=keys) for key, item in value.items()}
+    return [change_texts(item, change, keys=keys) for item in value] if isinstance(value, list) else value
 
 
 def unused_characters(value: Any) -> Iterator[str]:

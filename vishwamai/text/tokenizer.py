@@ -240,9 +240,10 @@ class VishwamAITokenizer:
             return self.backend.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def _encode_plain(self, text: str, add_special_tokens: bool, allowed: frozenset[str]) -> list[int]:
-        _check_text(text)
-        controls = {index: 1 for index in self.control_ids if self.backend.id_to_token(index) not in allowed}
-        ids = plain.encode_plain(self.backend, text, controls)
+        ids = self._encoding(text, False).ids
+        if not self.control_ids.isdisjoint(ids):
+            controls = {index: 1 for index in self.control_ids if self.backend.id_to_token(index) not in allowed}
+            ids = plain.encode_plain(self.backend, text, controls)
         if not add_special_tokens:
             return ids
         around = self._encoding("a", True)
