@@ -40,7 +40,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "generation": (5, "models parallel weights config progress"),
     "hf": (5, "files hub models parallel weights config precision progress"),
     "models": (4, "parallel weights ops config precision"),
-    "data": (4, "parallel.hosts text config"),
+    "data": (4, "files parallel.hosts text config progress"),
     "checkpoint": (4, "parallel weights"),
     "text": (3, "files gguf_header hub config"),
     "parallel": (3, "weights.spec weights.linear ops.moe ops.attention config"),

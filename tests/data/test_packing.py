@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vishwamai.data.loader import BudgetBatches, PackedBatches
-from vishwamai.data.packing import iterate_pieces, pack_samples
+from vishwamai.data.packing import Piece, Samples, iterate_pieces, pack_samples
 from vishwamai.errors import DataError
 
 
@@ -18,9 +18,10 @@ def sample(i, n):
 SAMPLES = [sample(i, n) for i, n in enumerate([5, 6, 4, 3, 9, 2, 7, 7], 1)]
 
 
-def numbered(samples):
+def pack(batch, length, own=slice(None)):
     """The samples as whole pieces, each with its own number as the place after it."""
-    return ((sample, (i, 0)) for i, sample in enumerate(samples, 1))
+    pieces = ((Piece(i, 0, len(tokens)), (i + 1, 0)) for i, (tokens, _) in enumerate(SAMPLES))
+    return pack_samples(Samples(SAMPLES.__getitem__), pieces, batch, length, own)
 
 
 def unpack(batch):
@@ -34,7 +35,7 @@ def unpack(batch):
 
 
 def test_every_taken_sample_is_whole_and_once_in_the_batch():
-    batch, (taken, _) = pack_samples(numbered(SAMPLES), 3, 12)
+    batch, (taken, _) = pack(3, 12)
     found = unpack(batch)
     assert taken == len(found) == 6  # 7 does not fit after 5+6, 4+3+2, 9
     for tokens, weights in SAMPLES[:taken]:
@@ -42,7 +43,7 @@ def test_every_taken_sample_is_whole_and_once_in_the_batch():
 
 
 def test_targets_positions_and_padding():
-    batch, _ = pack_samples(numbered(SAMPLES), 3, 12)
+    batch, _ = pack(3, 12)
     for line in range(3):
         for i in range(12):
             if batch.segments[line, i] == 0:
@@ -60,8 +61,9 @@ def test_targets_positions_and_padding():
 
 def test_what_is_longer_than_a_line_comes_in_pieces_that_predict_every_token_once():
     place, targets, lines = (0, 0), [], 0
+    samples = Samples(lambda i: sample(i + 1, (20, 3)[i % 2]))
     while place < (2, 0):
-        batch, place = pack_samples(iterate_pieces(lambda i: sample(i + 1, (20, 3)[i % 2]), place, 8), 1, 8)
+        batch, place = pack_samples(samples, iterate_pieces(samples, place, 8), 1, 8)
         inside = np.roll(batch.segments, -1) == batch.segments  # the last of a segment predicts nothing
         targets += batch.targets[inside & (batch.segments > 0) & (np.arange(8) < 7)].tolist()
         lines += 1
@@ -77,13 +79,14 @@ def test_what_has_nothing_to_predict_is_passed_over(tokens, weights, has_target)
     def samples(i):
         return (tokens, weights) if i % 3 else ([7, 8], [1.0, 1.0])
 
-    taken = [place[0] for _, place in itertools.islice(iterate_pieces(samples, (0, 0), 8), 4)]
+    taken = [place[0] for _, place in itertools.islice(iterate_pieces(Samples(samples), (0, 0), 8), 4)]
     assert taken == ([1, 2, 3, 4] if has_target else [1, 4, 7, 10])
 
 
 def test_of_a_long_prompt_only_the_end_that_a_target_follows_is_computed():
-    parts = itertools.islice(iterate_pieces(lambda i: (list(range(100)), [0.0] * 95 + [1.0] * 5), (0, 0), 10), 2)
-    assert [(part[0][0], place) for part, place in parts] == [(90, (1, 0)), (90, (2, 0))]
+    samples = Samples(lambda i: (list(range(100)), [0.0] * 95 + [1.0] * 5))
+    parts = itertools.islice(iterate_pieces(samples, (0, 0), 10), 2)
+    assert [(piece.read(samples)[0][0], place) for piece, place in parts] == [(90, (1, 0)), (90, (2, 0))]
 
 
 @pytest.mark.parametrize(
@@ -92,14 +95,14 @@ def test_of_a_long_prompt_only_the_end_that_a_target_follows_is_computed():
 @pytest.mark.parametrize("row", [([], []), ([5], [1.0]), ([5, 6, 7], [0.0] * 3)], ids=str)
 def test_rows_without_any_target_end_in_a_sentence(batches, row):
     with pytest.raises(DataError, match="10,000 rows on end have nothing to predict"):
-        next(batches(lambda i: row))
+        next(batches(Samples(lambda i: row)))
 
 
 def test_a_budget_passes_over_rows_without_a_target_and_goes_on_from_its_state():
     def samples(i):
         return ([i] * 3, [1.0] * 3) if i % 5 == 0 else ([i], [1.0])
 
-    whole, fresh = (BudgetBatches(samples, budget=16, lengths=[4, 8]) for _ in range(2))
+    whole, fresh = (BudgetBatches(Samples(samples), budget=16, lengths=[4, 8]) for _ in range(2))
     first = next(whole)
     assert sorted({int(t) for t in first.tokens.reshape(-1)}) == [0, 5, 10, 15] and first.weights.sum() == 8
     fresh.restore(whole.state)
@@ -107,5 +110,5 @@ def test_a_budget_passes_over_rows_without_a_target_and_goes_on_from_its_state()
 
 
 def test_dtypes_are_those_of_the_step():
-    batch, _ = pack_samples(numbered(SAMPLES), 2, 12)
+    batch, _ = pack(2, 12)
     assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, np.int32, np.int32]

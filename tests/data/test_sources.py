@@ -7,33 +7,62 @@ from collections import Counter
 import pytest
 
 from vishwamai.data import corpus, sources
+from vishwamai.data.forms import PLAIN
+from vishwamai.data.readers import find_files, find_parts
+from vishwamai.data.records import read_row
 from vishwamai.data.rows import Row, encode_row
+from vishwamai.data.tokenise import read_rows
 from vishwamai.errors import ConfigError, DataError
 from vishwamai.text.backend import MAX_CHARACTERS
 from vishwamai.text.templates import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 
+BYTES = VishwamAITokenizer.bytes()
+
+
+def read(path):
+    """The rows of a file in their order; raises for the first that breaks."""
+    kind = {".txt": "text", ".jsonl": "jsonl"}[path.suffix]
+    found = []
+    for part in (part for file in find_files(kind, str(path)) for part in find_parts(kind, file)):
+        for row in read_rows(kind, part, (), None, lambda value, *place: read_row(kind, value, PLAIN, *place)):
+            if isinstance(row, DataError):
+                raise row
+            found.append(row)
+    return found
+
+
+def samples_of(source, split="train", **given):
+    return corpus.Corpus(corpus.Data(sources=(source,), tokenizer="bytes", **given), BYTES).samples(split)
+
+
+def texts(samples, numbers):
+    """What was tokenised of samples by their numbers, without its end token."""
+    return [BYTES.decode(samples.read(i)[0].tolist()).removesuffix("<|eos|>") for i in numbers]
+
+
 def test_paragraphs_of_a_text_come_once_a_pass_in_another_order(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(20)))
-    row, again = (sources.shuffle_rows(sources.from_text(tmp_path / "a.txt"), 3, "a") for _ in range(2))
-    first, second = [row(i).text for i in range(20)], [row(i).text for i in range(20, 40)]
+    source = corpus.Source(kind="text", name=str(tmp_path / "a.txt"))
+    found, again, other = (samples_of(source, seed=seed) for seed in (3, 3, 4))
+    first, second = texts(found, range(20)), texts(found, range(20, 40))
     assert sorted(first) == sorted(second) == sorted(f"paragraph {i}" for i in range(20))
-    assert first != second and first == [again(i).text for i in range(20)]
+    assert first != second and first == texts(again, range(20)) != texts(other, range(20))
 
 
 def test_jsonl_rows_keep_prompts_out_of_the_loss(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         '{"prompt": "q", "completion": "a"}\r\n\n{"text": "t\u2028u"}\n', "utf-8", newline=""
     )
-    assert sources.from_jsonl(tmp_path / "a.jsonl") == [Row((("q", 0.0), ("a", 1.0))), Row((("t\u2028u", 1.0),))]
+    assert read(tmp_path / "a.jsonl") == [Row((("q", 0.0), ("a", 1.0))), Row((("t\u2028u", 1.0),))]
 
 
 @pytest.mark.parametrize("line", ["{", '{"prompt": "q"}', '{"text": 3}', "[]"])
 def test_bad_lines_are_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "t"}\n' + line)
     with pytest.raises(DataError, match="a.jsonl: line 2"):
-        sources.from_jsonl(tmp_path / "a.jsonl")
+        read(tmp_path / "a.jsonl")
 
 
 def test_a_chat_is_learnt_by_its_replies_alone_and_typed_text_is_no_control_token(tmp_path):
@@ -45,7 +74,7 @@ def test_a_chat_is_learnt_by_its_replies_alone_and_typed_text_is_no_control_toke
         {"role": "assistant", "content": "Go"},
     ]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages, "id": 7}) + "\n")
-    [row] = sources.from_jsonl(tmp_path / "a.jsonl")
+    [row] = read(tmp_path / "a.jsonl")
     tokenizer = VishwamAITokenizer.bytes()
     ids, weights = encode_row(tokenizer, row)
     turns = "<|user|>Hi<|eos|><|eos|><|assistant|>Ho<|eos|><|user|>Bye<|eos|><|assistant|>Go<|eos|>"
@@ -58,7 +87,7 @@ def test_a_chat_is_learnt_by_its_replies_alone_and_typed_text_is_no_control_toke
 def test_a_chat_that_its_template_does_not_show_is_named_by_its_line(tmp_path):
     message = {"role": "user", "content": "first"}, {"role": "assistant", "content": "second"}
     (tmp_path / "a.jsonl").write_text("\n" + json.dumps({"messages": message}))
-    [row] = sources.from_jsonl(tmp_path / "a.jsonl")
+    [row] = read(tmp_path / "a.jsonl")
     last_alone = VishwamAITokenizer.bytes().with_tokens(templates=(("default", corpus.LAST_QUESTION),))
     with pytest.raises(DataError, match=r"a.jsonl: line 2: .*messages\[0\]"):
         encode_row(last_alone, row)
@@ -107,20 +136,20 @@ def test_lines_that_json_or_python_would_let_through_are_named(tmp_path, line, w
     for held_out in (0.0, 0.5):
         data = corpus.Data(sources=(corpus.Source(kind="jsonl", name=str(tmp_path / "a.jsonl"), held_out=held_out),))
         with pytest.raises(DataError, match=f"a.jsonl: line 3: .*{words}"):
-            corpus.rows(data)
+            corpus.Corpus(data, BYTES)
 
 
 def test_whole_surrogate_pairs_and_columns_that_are_null_are_read(tmp_path):
     lines = ['{"text": "\\ud83d\\ude00", "prompt": null, "id": 7}', '{"text": null, "prompt": "q", "completion": "a"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    assert [row.text for row in sources.from_jsonl(tmp_path / "a.jsonl")] == ["\U0001f600", "qa"]
+    assert [row.text for row in read(tmp_path / "a.jsonl")] == ["\U0001f600", "qa"]
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
-@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "."], ids=["nul", "long", "folder"])
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000], ids=["nul", "long"])
 def test_names_that_are_no_file_s_are_refused(kind, name):
     with pytest.raises(DataError, match="cannot read"):
-        corpus.rows(corpus.Data(sources=(corpus.Source(kind=kind, name=name),)))
+        corpus.Corpus(corpus.Data(sources=(corpus.Source(kind=kind, name=name),)), BYTES)
 
 
 @pytest.mark.parametrize(
@@ -131,23 +160,23 @@ def test_names_that_are_no_file_s_are_refused(kind, name):
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
 def test_lines_of_spaces_part_paragraphs_and_a_byte_order_mark_is_no_text(tmp_path, text, mark):
     (tmp_path / "a.txt").write_bytes(mark + text.encode())
-    assert [row.text for row in sources.from_text(tmp_path / "a.txt")] == ["one", "two", "three"]
+    assert [row.text for row in read(tmp_path / "a.txt")] == ["one", "two", "three"]
 
 
 def test_a_byte_order_mark_before_jsonl_is_no_text_either(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "t"}\n   \n\t\r\n{"text": "u"}')
-    assert [row.text for row in sources.from_jsonl(tmp_path / "a.jsonl")] == ["t", "u"]
+    assert [row.text for row in read(tmp_path / "a.jsonl")] == ["t", "u"]
 
 
 def test_one_line_between_paragraphs_and_indents_inside_them_are_kept(tmp_path):
     (tmp_path / "a.txt").write_text("def f():\n    return 1\n\nend")
-    assert [row.text for row in sources.from_text(tmp_path / "a.txt")] == ["def f():\n    return 1", "end"]
+    assert [row.text for row in read(tmp_path / "a.txt")] == ["def f():\n    return 1", "end"]
 
 
 def test_a_paragraph_too_large_is_named_by_its_line(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n \n" + "x" * (MAX_CHARACTERS + 1))
     with pytest.raises(DataError, match="a.txt: line 5: holds a text of 8,388,609 characters"):
-        sources.from_text(tmp_path / "a.txt")
+        read(tmp_path / "a.txt")
 
 
 def test_missing_empty_and_undecodable_files_are_refused(tmp_path):
@@ -155,15 +184,14 @@ def test_missing_empty_and_undecodable_files_are_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name, words in (("none.txt", "cannot read"), ("empty.txt", "no rows"), ("latin.txt", "byte 3")):
         with pytest.raises(DataError, match=words):
-            corpus.rows(corpus.Data(sources=(corpus.Source(kind="text", name=str(tmp_path / name)),)))
+            samples_of(corpus.Source(kind="text", name=str(tmp_path / name)))
 
 
 def test_rows_held_out_of_a_file_are_never_trained_on(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}" for i in range(200)))
     source = corpus.Source(kind="text", name=str(tmp_path / "a.txt"), held_out=0.1)
     train, held = (
-        {row(i).text for i in range(1000)}
-        for row in (corpus.rows(corpus.Data(sources=(source,)), split) for split in ("train", "held_out"))
+        set(texts(samples, range(1000))) for samples in (samples_of(source, split) for split in ("train", "held_out"))
     )
     assert train | held == {f"paragraph {i}" for i in range(200)} and not train & held and 8 <= len(held) <= 35
 
@@ -171,14 +199,12 @@ def test_rows_held_out_of_a_file_are_never_trained_on(tmp_path):
 def test_one_file_may_be_named_twice(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     named = [corpus.Source(kind="text", name=str(tmp_path / "a.txt"), weight=w) for w in (1.0, 0.0)]
-    assert corpus.rows(corpus.Data(sources=tuple(named)))(0).text == "one"
+    assert texts(corpus.Corpus(corpus.Data(sources=tuple(named)), BYTES).samples(), [0]) == ["one"]
 
 
-def _numbered(name, n=None):
-    """Row number i of an endless source says its number; one of `n` rows is shuffled anew in each pass."""
-    if n is None:
-        return lambda i: Row(((f"{name}{i}", 1.0),))
-    return sources.shuffle_rows([Row(((f"{name}{i}", 1.0),)) for i in range(n)], 0, name)
+def _numbered(name):
+    """Row number i of an endless source says its number."""
+    return lambda i: Row(((f"{name}{i}", 1.0),))
 
 
 def test_a_mixture_draws_by_weight():
@@ -200,19 +226,8 @@ def test_each_source_of_a_mixture_gives_its_own_rows_in_order_across_blocks():
         assert abs(len(own) - share * len(texts)) <= 3
 
 
-@pytest.mark.parametrize("share", [0.003, 0.1, 0.5])
-def test_a_finite_source_of_a_mixture_shows_every_row_once_a_pass(share):
-    n = 40
-    row = sources.mix([(_numbered("a", n), share), (_numbered("b", 7), 1 - share)], seed=3)
-    for name, size in (("a", n), ("b", 7)):
-        own = (row(i).text for i in itertools.count())
-        own = list(itertools.islice((text for text in own if text.startswith(name)), 3 * size))
-        for turn in range(3):
-            assert sorted(own[turn * size : (turn + 1) * size]) == sorted(f"{name}{i}" for i in range(size))
-
-
 def test_a_row_of_a_mixture_is_the_same_whatever_was_read_before_it():
-    parts = [(_numbered("a", 40), 1.0), (_numbered("b", 9), 9.0)]
+    parts = [(_numbered("a"), 1.0), (_numbered("b"), 9.0)]
     ahead, again = (sources.mix(parts, seed=4) for _ in range(2))
     far = 10**12 + 17
     assert ahead(far) == again(far) and [ahead(i) for i in range(50)] == [again(i) for i in reversed(range(50))][::-1]
@@ -231,7 +246,7 @@ def test_a_corpus_tokenises_by_pieces_and_keeps_its_tokenizer(tmp_path):
     assert isinstance(made, VishwamAITokenizer) and (tmp_path / "tokenizer.json").exists()
     assert all(len(made.encode(f" {i}")) == 1 for i in range(201))
     assert corpus.tokenizer(data, 600, tmp_path).encode("Make 24 from") == made.encode("Make 24 from")
-    tokens, weights = corpus.samples(data, made)(0)
+    tokens, weights = corpus.Corpus(data, made).samples().read(0)
     assert len(tokens) == len(weights) and tokens[-1] == made.eos_token_id and weights[0] == 0.0
 
 
@@ -245,7 +260,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
 
 def test_a_source_of_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="generated, text, jsonl"):
-        corpus.Source(kind="parquet", name="x")
+        corpus.Source(kind="csv", name="x")
     with pytest.raises(ConfigError, match="held_out is 1.0; it must be 0 or more and less than 1"):
         corpus.Source(kind="text", name="x", held_out=1.0)
     with pytest.raises(ConfigError, match="rows of its own"):
@@ -257,6 +272,6 @@ def test_another_chat_template_means_other_rows(tmp_path):
     VishwamAITokenizer.bytes().save_pretrained(tmp_path)
     for template in ("{{ messages }}", "{{ messages[0].content }}"):
         (tmp_path / "chat_template.jinja").write_text(template)
-        found.append(corpus.digests(data, VishwamAITokenizer.from_pretrained(tmp_path)))
+        found.append(corpus.Corpus(data, VishwamAITokenizer.from_pretrained(tmp_path)).digests)
     was, now = found
     assert was["the tokenizer"] == now["the tokenizer"] and was["the chat template"] != now["the chat template"]

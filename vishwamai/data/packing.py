@@ -4,7 +4,7 @@ B rows, T positions. Several rows share a line as segments 1, 2, …; segment 0 
 token of its own segment, so the last of a segment predicts nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +29,47 @@ class Batch(NamedTuple):
         return float((self.segments > 0).mean())
 
 
-Sample = tuple[list[int], list[float]]  # tokens, and the weight of each in the loss
-Samples = Callable[[int], Sample]  # sample number -> tokens and weights
+Sample = tuple[Sequence[int] | np.ndarray, Sequence[float] | np.ndarray]  # tokens, and the weight of each in the loss
 Place = tuple[int, int]  # in a stream of samples: a sample's number, and how many of its tokens come before
+
+
+class Samples:
+    """A stream of samples by number. `end` is how many there are, None where they are endless.
+
+    `lengths` says how many tokens sample i has, 0 of one without anything to predict, where that is known without the
+    sample, so that a process need not read what others feed.
+    """
+
+    def __init__(
+        self, read: Callable[[int], Sample], lengths: Callable[[int], int] | None = None, end: int | None = None
+    ):
+        self.read, self.end, self.length = read, end, self._measure if lengths is None else lengths
+
+    def _measure(self, number: int) -> int:
+        tokens, weights = self.read(number)
+        return len(tokens) if has_target(weights) else 0
+
+
+class Piece(NamedTuple):
+    """Tokens `start` to `stop` of a sample."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def read(self, samples: Samples) -> Sample:
+        """Its tokens and their weights."""
+        tokens, weights = samples.read(self.number)
+        return tokens[self.start : self.stop], weights[self.start : self.stop]
+
+
+def has_target(weights: Sequence[float] | np.ndarray) -> bool:
+    """Whether there is anything to predict: the first of a segment is not predicted."""
+    return bool(np.any(np.asarray(weights[1:]) > 0))
 
 
 def empty(batch: int, length: int) -> Batch:
@@ -40,68 +78,71 @@ def empty(batch: int, length: int) -> Batch:
     return Batch(ints[0], ints[1], np.zeros((batch, length), np.float32), ints[2], ints[3])
 
 
-def put(batch: Batch, line: int, start: int, segment: int, sample: Sample) -> None:
+def mark(batch: Batch, line: int, start: int, segment: int, size: int) -> None:
+    """Says that a segment of that size is in a line of a batch, from `start` on."""
+    here = slice(start, start + size)
+    batch.segments[line, here] = segment
+    batch.positions[line, here] = np.arange(size)
+
+
+def put(batch: Batch, line: int, start: int, sample: Sample) -> None:
     """Writes one sample into a line of a batch, from `start` on."""
     tokens, weights = sample
-    n = len(tokens)
-    here = slice(start, start + n)
-    batch.tokens[line, here] = tokens
-    batch.targets[line, here] = [*tokens[1:], 0]
-    batch.weights[line, here] = [*weights[1:], 0.0]
-    batch.segments[line, here] = segment
-    batch.positions[line, here] = np.arange(n)
+    end = start + len(tokens)
+    batch.tokens[line, start:end] = tokens
+    batch.targets[line, start : end - 1] = tokens[1:]
+    batch.weights[line, start : end - 1] = weights[1:]
 
 
-def cut_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place]:
-    """(at most `longest` tokens of a sample from a place on, the place after them).
+def find_next_piece(samples: Samples, place: Place, longest: int) -> tuple[Piece, Place] | None:
+    """(the first piece of at most `longest` tokens from a place on that has anything to predict, the place after it).
 
-    What is left of a longer sample comes next, after the last token again, so that every token is predicted once.
-    """
-    number, start = place
-    tokens, weights = samples(number)
-    end = start + longest
-    after = (number, end - 1) if end < len(tokens) and longest > 1 else (number + 1, 0)
-    return (tokens[start:end], weights[start:end]), after
-
-
-def find_next_piece(samples: Samples, place: Place, longest: int) -> tuple[Sample, Place, Place]:
-    """(the first `piece` from a place on that has anything to predict, its own place, the place after it).
-
-    What has nothing to predict, such as an empty text or a part of a long prompt, would be computed in vain. Raises
-    `DataError` where `MOST_EMPTY` rows on end are so.
+    What is left of a longer sample comes next, after the last token again, so that every token is predicted once. What
+    has nothing to predict, such as an empty text or a part of a long prompt, would be computed in vain. None at the end
+    of the samples; raises `DataError` where `MOST_EMPTY` rows on end are so.
     """
     first = place[0]
     while place[0] < first + MOST_EMPTY:
-        part, after = cut_piece(samples, place, longest)
-        if any(weight > 0 for weight in part[1][1:]):
-            return part, place, after
-        place = after
+        number, start = place
+        if samples.end is not None and number >= samples.end:
+            return None
+        length = samples.length(number)
+        piece = Piece(number, start, min(start + longest, length))
+        place = (number, piece.stop - 1) if piece.stop < length and longest > 1 else (number + 1, 0)
+        if length and (piece.size == length or has_target(piece.read(samples)[1])):
+            return piece, place
     raise DataError(
         f"{MOST_EMPTY:,} rows on end have nothing to predict; a row needs a text of two tokens or more, or a completion"
     )
 
 
-def iterate_pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Sample, Place]]:
+def iterate_pieces(samples: Samples, place: Place, longest: int) -> Iterator[tuple[Piece, Place]]:
     """Every piece that has anything to predict from a place on, and the place after each."""
-    while True:
-        part, _, place = find_next_piece(samples, place, longest)
-        yield part, place
+    while (found := find_next_piece(samples, place, longest)) is not None:
+        yield found
+        place = found[1]
 
 
-def pack_samples(parts: Iterable[tuple[Sample, Place]], batch: int, length: int) -> tuple[Batch, Place | None]:
+def pack_samples(
+    samples: Samples, pieces: Iterable[tuple[Piece, Place]], batch: int, length: int, own: slice = slice(None)
+) -> tuple[Batch, Place | None]:
     """(batch, the place after what it took): first-fit, until a piece of at most `length` tokens fits on no line.
 
-    What is taken depends on nothing but the pieces, so the place alone says where the next batch begins.
+    What is taken depends on nothing but the pieces' sizes, so the place alone says where the next batch begins. Of lines
+    that are not our `own` it is said where segments are, but nothing of them is read. The place is None where there was
+    nothing to take.
     """
-    out, after = empty(batch, length), None
+    out, after, ours = empty(batch, length), None, range(batch)[own]
     used, segments = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
-    for sample, place in parts:
-        fits = np.flatnonzero(used + len(sample[0]) <= length)
+    for piece, place in pieces:
+        fits = np.flatnonzero(used + piece.size <= length)
         if not len(fits):
             break
-        line = fits[0]
+        line = int(fits[0])
         segments[line] += 1
-        put(out, line, used[line], segments[line], sample)
-        used[line] += len(sample[0])
+        mark(out, line, used[line], segments[line], piece.size)
+        if line in ours:
+            put(out, line, used[line], piece.read(samples))
+        used[line] += piece.size
         after = place
     return out, after

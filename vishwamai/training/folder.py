@@ -17,9 +17,10 @@ RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 # What may be another from start to start: it is not what is trained, only where, how and how often it is looked at.
-# `training.steps` may grow too.
+# `training.steps` may grow too, and batches may be of other sizes: a place in the data is a number of samples.
 FREE = ("about", "logging", "tpu", *(f"optimization.{n}" for n in ("remat", "accumulate", "loss_chunks", "attention")),
-        "optimization.experts")  # fmt: skip
+        "optimization.experts", *(f"training.{n}" for n in ("batch", "token_budget", "lengths")),
+        *(f"training.data.{n}" for n in ("cache", "processes", "bad_rows")))  # fmt: skip
 PURPOSE = "--allow-changes (allow_changes=True) goes on all the same"
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from vishwamai.checkpoint import Checkpoints
 from vishwamai.data import corpus
-from vishwamai.data.loader import BudgetBatches, PackedBatches, prefetch, select_own_lines
+from vishwamai.data.loader import BudgetBatches, Own, PackedBatches, all_lines, prefetch, select_own_lines
 from vishwamai.data.packing import Batch, Samples
+from vishwamai.data.tokenised import open_given
 from vishwamai.errors import CheckpointError, ConfigError, DataError
 from vishwamai.models import cost, transformer
 from vishwamai.monitor.display import show_progress
@@ -66,9 +67,11 @@ def train(
     show: bool = True,
     allow_changes: bool = False,
     progress: Progress = silent,
+    records: corpus.Given | None = None,
 ) -> Result:
     """Trains in `folder`, from its newest checkpoint if it has one. An adapter's run is given its `base`'s weights, and
-    a run that goes on from a model those of its `start`, in float32.
+    a run that goes on from a model those of its `start`, in float32. `records` are those of sources of the kind
+    `memory`, by their names: a `datasets` object, or any iterable of mappings.
 
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
@@ -89,7 +92,8 @@ def train(
     with run_folder.lock_run(folder):
         run_folder.start_run(folder, run, allow_changes=allow_changes)
         with progress("preparing data and weights"):
-            loop, state, batches = _prepare(run, folder, base, start, allow_changes)
+            given = {name: open_given(rows) for name, rows in (records or {}).items()}
+            loop, state, batches = _prepare(run, folder, base, start, allow_changes, given, progress)
         first = int(state.step)
         with _stop_signals() as stop, show_progress(run.training.steps, first, show and hosts.is_first()) as display:
             file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
@@ -104,33 +108,40 @@ def train(
     step, losses = int(state.step), {name: h[name] for h in history for name in ("loss", "eval_loss") if name in h}
     losses = {name: math.nan if loss is None else loss for name, loss in losses.items()}
     return Result(
-        state.weights, loop.tokenizer, step, time.monotonic() - begun, step >= run.training.steps,
+        state.weights, loop.tokenizer, step, time.monotonic() - begun, loop.is_done or step >= run.training.steps,
         tokens=loop.tokens, skipped=int(state.skipped), **losses,
     )  # fmt: skip
 
 
-def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool):
+def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool, records, progress: Progress):
     """(the loop, the state it begins from, its batches), from the newest checkpoint if there is one."""
     t, sharding = run.training, _sharding(run)
-    tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
-    batches = _batches(run, corpus.samples(t.data, tokenizer))
+    tokenizer = corpus.tokenizer(t.data, run.model.vocab_size, folder / run_folder.TOKENIZER, records)
+    data = corpus.Corpus(t.data, tokenizer, records, progress)
+    batches = _batches(run, data.samples(), sharding)
     if start is None:
         state = init_state(run.model, t.optimizer, t.steps, jax.random.key(t.seed), sharding, t.adapter)
     else:
         _check_start(start, run)
         state = make_state(start, run.model, t.optimizer, t.steps)
     saved = Checkpoints(folder / run_folder.CHECKPOINTS, keep=run.logging.keep)
-    data = corpus.digests(t.data, tokenizer)
     if (found := saved.restore(state)) is not None:
         step, state, extra = found
-        other = [name for name in data if extra["data"].get(name, data[name]) != data[name]]
-        if other and not allow_changes:
-            raise ConfigError(
-                f"{folder}: {' and '.join(other)} changed after step {step}, and so did what the place in the data "
-                f"means; put the old one back, or choose another folder; {run_folder.PURPOSE}"
-            )
+        _check_data(extra["data"], data.digests, folder, step, allow_changes)
         batches.restore(extra["batches"])
-    return _Loop(run, base, sharding, saved, data, tokenizer), state, batches
+    return _Loop(run, base, sharding, saved, data), state, batches
+
+
+def _check_data(old: dict, new: dict, folder: Path, step: int, allow_changes: bool) -> None:
+    """Raises `ConfigError` where a checkpoint's place in the data means another one now."""
+    other = [name for name in new if old.get(name, new[name]) != new[name]]
+    if corpus.ORDER in new and corpus.ORDER not in old:
+        other.append(f"{corpus.ORDER} (an earlier version of vishwamai shuffled files otherwise)")
+    if other and not allow_changes:
+        raise ConfigError(
+            f"{folder}: {' and '.join(other)} changed after step {step}, and so did what the place in the data "
+            f"means; put the old one back, or choose another folder; {run_folder.PURPOSE}"
+        )
 
 
 def _check_start(weights, run: RunConfig) -> None:
@@ -165,10 +176,10 @@ def load_newest(folder: Path) -> tuple[RunConfig, Result]:
 class _Loop:
     """The steps of one start, and what is noted and saved on the way."""
 
-    def __init__(self, run: RunConfig, base, sharding: Sharding, saved: Checkpoints, data: dict, tokenizer):
+    def __init__(self, run: RunConfig, base, sharding: Sharding, saved: Checkpoints, data: corpus.Corpus):
         self.run, self.base, self.sharding, self.saved, self.data = run, base, sharding, saved, data
-        self.tokenizer, self.log, self.tokens = tokenizer, Metrics(), 0
-        self._evaluate = _evaluation(run, base, tokenizer, sharding)
+        self.tokenizer, self.log, self.tokens, self.is_done = data.tokenizer, Metrics(), 0, False
+        self._evaluate = _evaluation(run, base, data, sharding)
 
     def go(self, state, batches, stopping: Callable[[], bool]):
         """The state after the last step that was taken; it has been saved."""
@@ -198,15 +209,20 @@ class _Loop:
                 pace.restart()
             if number % logging.save_every == 0 or number == steps:
                 self._save(number, state, position, evaluated.get("eval_loss"))
+        else:
+            self.is_done = True  # with the data
         if noted < number:
             note()
+        evaluated = {}
+        if self.is_done and first < number < steps and number % logging.eval_every:
+            self.log.log(number, evaluated := self._evaluate(state.weights))
         if first < number and number not in self.saved.steps():
-            self._save(number, state, position)
+            self._save(number, state, position, evaluated.get("eval_loss"))
         self.saved.wait()
         return state
 
     def _save(self, number: int, state, position: dict, loss: float | None = None) -> None:
-        self.saved.save(number, state, {"batches": position, "data": self.data}, loss=loss)
+        self.saved.save(number, state, {"batches": position, "data": self.data.digests}, loss=loss)
 
 
 class _Health:
@@ -277,19 +293,23 @@ def _sharding(run: RunConfig) -> Sharding:
     return Sharding(make_mesh(**sizes)) if sizes else SINGLE
 
 
-def _batches(run: RunConfig, samples: Samples):
-    t = run.training
+def _batches(run: RunConfig, samples: Samples, sharding: Sharding):
+    t, own = run.training, _own_lines(sharding)
     if t.token_budget is not None:
-        return BudgetBatches(samples, budget=t.token_budget, lengths=t.lengths)
-    return PackedBatches(samples, batch=t.batch, length=t.length)
+        return BudgetBatches(samples, budget=t.token_budget, lengths=t.lengths, own=own)
+    return PackedBatches(samples, batch=t.batch, length=t.length, own=own)
 
 
-def _evaluation(run: RunConfig, base, tokenizer, sharding: Sharding) -> Callable[[object], dict[str, float]]:
+def _own_lines(sharding: Sharding) -> Own:
+    return all_lines if sharding.mesh is None else hosts.rows_of_process
+
+
+def _evaluation(run: RunConfig, base, data: corpus.Corpus, sharding: Sharding) -> Callable[[object], dict[str, float]]:
     """weights -> loss and accuracy on the first batches of the held-out split, always the same ones; or nothing."""
     if not any(s.has_held_out for s in run.training.data.sources) or not run.logging.eval_batches:
         return lambda weights: {}
-    samples = corpus.samples(run.training.data, tokenizer, "held_out")
-    source = PackedBatches(samples, batch=run.training.batch, length=run.training.length)
+    samples, shape = data.samples("held_out"), {"batch": run.training.batch, "length": run.training.length}
+    source = PackedBatches(samples, **shape, own=_own_lines(sharding))
     batches = [put_batch(next(source), sharding) for _ in range(run.logging.eval_batches)]
     sums = compiled_evaluation(run.model, run.step, sharding)
 
