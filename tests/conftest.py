@@ -33,8 +33,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's too
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["VISHWAMAI_COMPILE_CACHE"] = "off"  # in the user's own folder
-os.environ["VISHWAMAI_ROWS_CACHE"] = rows = tempfile.mkdtemp(prefix="rows-")
-atexit.register(shutil.rmtree, rows, ignore_errors=True)
+if "VISHWAMAI_ROWS_CACHE" not in os.environ:
+    os.environ["VISHWAMAI_ROWS_CACHE"] = rows_cache = tempfile.mkdtemp(prefix="rows-")
+    atexit.register(shutil.rmtree, rows_cache, ignore_errors=True)
 # One folder of compiled programs for the workers of a run and the processes that they start, which none outlives.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="programs-")

@@ -154,7 +154,7 @@ DATA = corpus.Data(sources=(corpus.Source(kind="generated", name="game24"),), to
 
 def test_a_run_killed_while_its_tokenizer_is_written_has_the_same_rows(tmp_path, killed_at, monkeypatch):
     whole = corpus.tokenizer(DATA, 300, tmp_path / "whole")
-    row = corpus.samples(DATA, whole)(0)
+    row = corpus.Corpus(DATA, whole).samples().read(0)
     n, done = 0, False
     while not done:
         folder = tmp_path / str(n)
@@ -166,7 +166,7 @@ def test_a_run_killed_while_its_tokenizer_is_written_has_the_same_rows(tmp_path,
             pass
         monkeypatch.undo()
         again = corpus.tokenizer(DATA, 300, folder)
-        assert corpus.samples(DATA, again)(0) == row and again.eos_token_id == whole.eos_token_id
+        assert corpus.Corpus(DATA, again).samples().read(0) == row and again.eos_token_id == whole.eos_token_id
         assert contents(folder) == contents(tmp_path / "whole")
         n += 1
     assert n > 3

@@ -51,7 +51,11 @@ def test_a_budget_gives_batches_of_equal_cost_and_loses_nothing():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda s: PackedBatches(Samples(s), batch=2, length=8), lambda s: BudgetBatches(Samples(s), budget=16, lengths=[4, 8])]
+    "make",
+    [
+        lambda s: PackedBatches(Samples(s), batch=2, length=8),
+        lambda s: BudgetBatches(Samples(s), budget=16, lengths=[4, 8]),
+    ],
 )
 def test_of_a_long_sample_nothing_is_lost(make):
     def long(i):

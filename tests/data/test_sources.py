@@ -1,6 +1,5 @@
 """Sources: files read strictly, passes shuffled, mixtures in proportion."""
 
-import itertools
 import json
 from collections import Counter
 
@@ -16,7 +15,6 @@ from vishwamai.errors import ConfigError, DataError
 from vishwamai.text.backend import MAX_CHARACTERS
 from vishwamai.text.templates import ROLE_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
-
 
 BYTES = VishwamAITokenizer.bytes()
 

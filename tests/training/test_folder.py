@@ -21,7 +21,6 @@ OTHERS = {
     "training.data.tokenizer=bytes": 'training.data.tokenizer: "train" -> "bytes"',
     "training.optimizer.learning_rate=0.1": "training.optimizer.learning_rate: 0.003 -> 0.1",
     "training.optimizer.schedule=wsd": 'training.optimizer.schedule: "cosine" -> "wsd"',
-    "training.batch=16": "training.batch: 8 -> 16",
     "training.length=64": "training.length: 128 -> 64",
     "training.steps=29": "training.steps: 30 -> 29",
     "training.z_loss=0.001": "training.z_loss: 0.0 -> 0.001",
@@ -38,6 +37,10 @@ SAME = [
     "logging.peak_flops=1e12",
     "tpu.data=2",
     "tpu.fsdp=-1",
+    "training.batch=16",
+    "training.token_budget=2048",
+    "training.lengths=[32,64]",
+    "training.data.cache=elsewhere",
     "optimization.remat=full",
     "optimization.accumulate=2",
     "optimization.loss_chunks=1",
@@ -75,7 +78,7 @@ def test_what_is_not_trained_may_be_another_from_start_to_start(begun, change):
 def test_every_value_is_one_or_the_other():
     paths = [path for path, _ in config._leaves(to_dict(RUN))]
     free = [path for path in paths if any(f"{path}.".startswith(f"{f}.") for f in run_folder.FREE)]
-    assert {path.split(".")[0] for path in free} == {"about", "logging", "tpu", "optimization"}
+    assert {path.split(".")[0] for path in free} == {"about", "logging", "tpu", "optimization", "training"}
     assert set(paths) - set(free) > {"optimization.precision", "training.seed", "model.d_ff"}
     for prefix in run_folder.FREE:
         assert any(f"{path}.".startswith(f"{prefix}.") for path in paths), prefix
@@ -83,7 +86,7 @@ def test_every_value_is_one_or_the_other():
 
 def test_of_many_differences_the_first_are_named_and_the_rest_counted(begun):
     changes = [f"model.{name}=128" for name in ("vocab_size", "d_model", "d_ff", "head_dim", "d_expert", "max_length")]
-    changes += ["training.seed=1", "training.batch=2", "training.data.seed=3", "training.z_loss=1.0"]
+    changes += ["training.seed=1", "training.length=64", "training.data.seed=3", "training.z_loss=1.0"]
     with pytest.raises(ConfigError, match="and 2 more. Choose"):
         run_folder.start_run(begun, config.override(RUN, *changes))
 

@@ -12,6 +12,7 @@ import pytest
 
 from vishwamai import config
 from vishwamai.data.corpus import Data, Source
+from vishwamai.data.forms import Columns, RowFormat
 from vishwamai.errors import ConfigError
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack, uniform
 from vishwamai.training.adapter import Adapter
@@ -112,7 +113,7 @@ def test_every_section_of_a_run_is_tried():
 
     with_numbers = {type(sound) for sound, _, _ in numbers()}
     tried = {type(sound) for sound in SOUND}
-    assert sections(RunConfig) - tried == {RunConfig, config_about()} and with_numbers == tried
+    assert sections(RunConfig) - tried == {RunConfig, RowFormat, Columns, config_about()} and with_numbers == tried
 
 
 def config_about():

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
 from vishwamai.config import check_numbers
 from vishwamai.data import generated, sources
 from vishwamai.data.forms import PLAIN, AnyRow, RowFormat
@@ -213,7 +212,7 @@ def _records(source: Source, given: Given) -> Sequence[Any] | None:
 
 
 class Corpus:
-    """The sources of a run with its tokenizer: those of files and of memory are tokenised here, if they were not before.
+    """The sources of a run with its tokenizer. What is in files and in memory is tokenised here, if it was not before.
 
     Raises `DataError` where a source has no row to learn from, or one that breaks and is not skipped, or rows cannot be
     kept, and `ConfigError` where records in memory were not given.

@@ -128,9 +128,9 @@ def pack_samples(
 ) -> tuple[Batch, Place | None]:
     """(batch, the place after what it took): first-fit, until a piece of at most `length` tokens fits on no line.
 
-    What is taken depends on nothing but the pieces' sizes, so the place alone says where the next batch begins. Of lines
-    that are not our `own` it is said where segments are, but nothing of them is read. The place is None where there was
-    nothing to take.
+    What is taken depends on nothing but the pieces' sizes, so the place alone says where the next batch begins. Of
+    lines that are not our `own` it is said where segments are, but nothing of them is read. The place is None where
+    there was nothing to take.
     """
     out, after, ours = empty(batch, length), None, range(batch)[own]
     used, segments = np.zeros(batch, np.int64), np.zeros(batch, np.int64)

@@ -1,6 +1,6 @@
-"""From what stands in a file to a row: bytes of a line or a paragraph, or a record with its columns. It knows no tokens.
+"""From what stands in a file to a row: bytes of a line or a paragraph, or a record with its columns.
 
-What a record may hold is `data.forms`' to say; here errors get the file and the line.
+What a record may hold is `data.forms`' to say; here errors get the file and the line. It knows no tokens.
 """
 
 import dataclasses
@@ -49,7 +49,9 @@ def _decode(value: bytes, where: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise DataError(f"{where}: is not UTF-8 text: byte {e.start} of it cannot be decoded; save it as UTF-8") from None
+        raise DataError(
+            f"{where}: is not UTF-8 text: byte {e.start} of it cannot be decoded; save it as UTF-8"
+        ) from None
 
 
 def _decode_text(value: bytes, where: str) -> str:

@@ -45,7 +45,11 @@ class Job(NamedTuple):
 
 
 def read_rows(
-    kind: str, part: Part, columns: tuple[str, ...], records: Iterable[Record] | None, make: Callable[[Any, str, int], T]
+    kind: str,
+    part: Part,
+    columns: tuple[str, ...],
+    records: Iterable[Record] | None,
+    make: Callable[[Any, str, int], T],
 ) -> Iterator[T | DataError]:
     """What `make` makes of each record's value, file and line, of a part (or of `records`); of one that breaks, why."""
     first = 1 if records is not None or not part.start else None
@@ -54,10 +58,11 @@ def read_rows(
             try:
                 yield make(value, part.path, line + (first or 0))
             except DataError as error:
-                if first is None:  # lines before this part are counted where somebody is told of one
+                if first is not None:
+                    yield error
+                else:  # lines before this part are counted where somebody is told of one
                     first = find_first_line(kind, part)
-                    error = _error_of(make, value, part.path, first + line)
-                yield error
+                    yield _error_of(make, value, part.path, first + line)
     except DataError as error:  # of the file
         yield error
 
@@ -82,7 +87,9 @@ def tokenise_part(job: Job, number: int, part: Part, records: Iterable[Record] |
     def make(value: Any, path: str, line: int) -> tuple[AnyRow, Sample]:
         row = read_row(job.kind, value, job.form, path, line)
         if isinstance(row, PairRow):
-            raise DataError(f"{path}: line {line}: is a pair of which one is preferred; this run's loss takes one answer")
+            raise DataError(
+                f"{path}: line {line}: is a pair of which one is preferred; this run's loss takes one answer"
+            )
         return row, encode_row(job.tokenizer, row)
 
     with replace_file(name.with_suffix(".rows")) as path, path.open("wb") as file:
@@ -127,7 +134,7 @@ def unpack_row(data: bytes, n_runs: int, dtype: np.dtype) -> tuple[np.ndarray, n
 
 
 def main() -> None:
-    """Reads the path of a job, then parts, a line each, and answers each with what became of it, until there are none."""
+    """Reads the path of a job, then parts, a line each, and answers each with what became of it, to the last."""
     with open(json.loads(sys.stdin.readline()), "rb") as file:
         job = pickle.load(file)
     for line in sys.stdin:

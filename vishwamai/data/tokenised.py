@@ -209,8 +209,8 @@ def _share(job: Job, parts: Mapping[int, Part], processes: int, report: Callable
             code, free.worker = free.worker.wait(), None
         else:
             raise DataError(
-                f"{part.path}: a process that tokenises it ended {TRIES} times, the last with code {code}; where memory "
-                "is short, set training.data.processes to 1"
+                f"{part.path}: a process that tokenises it ended {TRIES} times, the last with code {code}; where "
+                "memory is short, set training.data.processes to 1"
             )
         _check(answer)
         with lock:
