@@ -38,6 +38,16 @@ def add_bias(x: Array, bias: Array | None) -> Array:
 @functools.singledispatch
 def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
     """What `einsum` does with one kind of weight (the first argument's type decides)."""
+    dtype = preferred_element_type or x.dtype
+
+    def by_xla(x, w):
+        return _dot(x, jnp.asarray(w, x.dtype), eqn, dtype)
+
+    return by_xla(x, w) if w.dtype != jnp.bfloat16 else contract_few_rows(by_xla, eqn, x, w, (w,), dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _dot(x: Array, w: Array, eqn: str, dtype) -> Array:
     inputs, out = eqn.split("->")
     x_axes, w_axes = inputs.split(",")
 
@@ -46,12 +56,27 @@ def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
 
     shared = [axis for axis in w_axes if axis in x_axes]  # summed in the weight's order: for another it is transposed
     dims = places([axis for axis in shared if axis not in out]), places([axis for axis in shared if axis in out])
-    dtype = preferred_element_type or x.dtype
+    return jax.lax.dot_general(x, w, dims, preferred_element_type=dtype)
 
-    def by_xla(x, w):
-        return jax.lax.dot_general(x, jnp.asarray(w, x.dtype), dims, preferred_element_type=dtype)
 
-    return by_xla(x, w) if w.dtype != jnp.bfloat16 else contract_few_rows(by_xla, eqn, x, w, (w,), dtype)
+@_dot.defjvp
+def _(eqn: str, dtype, primals, tangents):
+    """A weight's gradient sums over rows and positions. XLA for CPU transposes both operands for a sum over two axes,
+    which takes as long as the product, and does not for one."""
+    (x, w), (dx, dw), by_xla = primals, tangents, functools.partial(_dot.fun, eqn=eqn, dtype=dtype)
+    axes = _matmul_axes(eqn)
+
+    def flat(x: Array, w: Array) -> Array:
+        batch, summed, transposed = axes
+        rows = x.reshape(-1, math.prod(x.shape[len(batch) :]))
+        dims = ((1,), (1 if transposed else 0,)), ((), ())
+        out = jax.lax.dot_general(rows, w.reshape(_as_matrix(w, axes)), dims, preferred_element_type=dtype)
+        return out.reshape(*x.shape[: len(batch)], *(w.shape[: -len(summed)] if transposed else w.shape[len(summed) :]))
+
+    def product(x: Array, w: Array) -> Array:
+        return by_xla(x, w) if axes is None else jax.lax.platform_dependent(x, w, cpu=flat, default=by_xla)
+
+    return by_xla(x, w), product(dx, w) + product(x, dw)
 
 
 def contract_few_rows(by_xla: Callable, eqn: str, x: Array, w, parts: tuple[Array | None, ...], dtype) -> Array:
