@@ -110,11 +110,13 @@ def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding:
         remat=s.remat, implementations=Implementations(s.attention, s.experts),
     )  # fmt: skip
     head = transformer.lm_head(w, sharding)
-    project = partial(transformer.apply_lm_head, head, cfg=cfg)
-    sums = chunked_cross_entropy(x, project, targets, target_weights, chunks=s.loss_chunks)
+    project = partial(transformer.apply_lm_head, cfg=cfg)
+    loss, sums = chunked_cross_entropy(
+        x, head, project, targets, target_weights, z_loss=s.z_loss, chunks=s.loss_chunks
+    )
     n_weights, n_tokens = totals
     n_routed = n_tokens * max(sum(layer.moe for layer in cfg.layers), 1)
-    loss = (sums.nll + s.z_loss * sums.z) / n_weights
+    loss /= n_weights
     loss += (s.balance_loss * routers.balance + s.router_z_loss * routers.z) / n_routed
     return Sums(loss=loss, nll=sums.nll, correct=sums.correct, load=routers.load)
 
