@@ -20,7 +20,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "cli": (
         8,
         "api outputs planner reasoning training generation gguf hf models data checkpoint parallel "
-        "weights text ops monitor hub config precision progress compile_cache",
+        "weights text ops monitor hub config precision progress compile_cache host_memory",
     ),
     "__init__": (8, "api generation.sampling text.tokenizer"),
     "__main__": (9, "cli"),
@@ -53,6 +53,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "precision": (1, ""),
     "progress": (1, ""),
     "compile_cache": (1, ""),
+    "host_memory": (1, ""),
     "http_client": (1, ""),
     "files": (0, ""),
     "checks": (0, ""),

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vishwamai import VishwamAI
+from vishwamai.host_memory import keep_freed_memory
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, make_state
 
 jax.config.update("jax_platforms", "cpu")
+keep_freed_memory()  # as `vishwamai train` does
 VERSION = f"vishwamai, jax {jax.__version__}"
 
 

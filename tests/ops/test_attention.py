@@ -77,3 +77,19 @@ def test_arguments_that_do_not_fit(change, words):
     given = {"q": jnp.zeros((B, 4, N, H)), "k": x, "v": x} | change
     with pytest.raises(InputError, match=words):
         attention(given.pop("q"), given.pop("k"), given.pop("v"), **given)
+
+
+def test_rows_that_cores_share_give_what_they_give_together(monkeypatch):
+    monkeypatch.setattr("vishwamai.ops.attention.os.cpu_count", lambda: 2)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(4, 80, heads, H)), jnp.float32) for heads in (N, K, K))
+    segments = jnp.asarray(np.sort(rng.integers(1, 4, (4, 80)), 1))
+
+    def results(implementation):
+        def loss(q, k, v):
+            options = {"q_segments_BT": segments, "sinks_N": jnp.asarray(SINKS), "window": 9}
+            return jnp.sum(jnp.sin(attention(q, k, v, implementation=implementation, **options)))
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), results(None), results("reference"))

@@ -6,6 +6,8 @@ It knows no model, no cache and no mesh. A kernel cannot be partitioned by the c
 B batch, T query positions, S key positions, N = K * G query heads, K kv heads, H head_dim.
 """
 
+import math
+import os
 from functools import partial
 
 import jax
@@ -145,7 +147,20 @@ def _splash(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
 
 def _by_platform(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
     args = (q, k, v, places, sinks)
-    return jax.lax.platform_dependent(*args, tpu=partial(_splash, rule), default=partial(blockwise, rule))
+    in_blocks = partial(blockwise, rule)
+    return jax.lax.platform_dependent(*args, tpu=partial(_splash, rule), cpu=partial(_by_core, rule), default=in_blocks)
+
+
+def _by_core(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
+    """`blockwise`, the rows in as many parts as cores can share: XLA for CPU gives a batch of matmuls one core."""
+    rows = q.shape[0]
+    parts = math.gcd(rows, os.cpu_count() or 1)
+
+    def part(x: jax.Array, i: int) -> jax.Array:
+        return x if x.shape[0] != rows else x[i * rows // parts : (i + 1) * rows // parts]
+
+    given = (jax.tree.map(partial(part, i=i), (q, k, v, places)) for i in range(parts))
+    return jnp.concatenate([blockwise(rule, *x, sinks) for x in given])
 
 
 def _check(q, k, v, q_positions, kv_positions, window, implementation) -> None:

@@ -72,7 +72,7 @@ def _chunked_forward(how, *operands):
 
 
 def _chunked_backward(how, gradients, cotangents):
-    dx, d_head = jax.tree.map(lambda g: (g * cotangents[0]).astype(g.dtype), gradients)
+    dx, d_head = jax.tree.map(lambda g: g * cotangents[0].astype(g.dtype), gradients)
     return dx, d_head, None, None
 
 

@@ -61,22 +61,25 @@ def _dot(x: Array, w: Array, eqn: str, dtype) -> Array:
 
 @_dot.defjvp
 def _(eqn: str, dtype, primals, tangents):
-    """A weight's gradient sums over rows and positions. XLA for CPU transposes both operands for a sum over two axes,
-    which takes as long as the product, and does not for one."""
-    (x, w), (dx, dw), by_xla = primals, tangents, functools.partial(_dot.fun, eqn=eqn, dtype=dtype)
-    axes = _matmul_axes(eqn)
-
-    def flat(x: Array, w: Array) -> Array:
-        batch, summed, transposed = axes
-        rows = x.reshape(-1, math.prod(x.shape[len(batch) :]))
-        dims = ((1,), (1 if transposed else 0,)), ((), ())
-        out = jax.lax.dot_general(rows, w.reshape(_as_matrix(w, axes)), dims, preferred_element_type=dtype)
-        return out.reshape(*x.shape[: len(batch)], *(w.shape[: -len(summed)] if transposed else w.shape[len(summed) :]))
+    (x, w), (dx, dw) = primals, tangents
+    by_xla = functools.partial(_dot.fun, eqn=eqn, dtype=dtype)
+    as_matrices = functools.partial(_dot_matrices, axes=_matmul_axes(eqn), dtype=dtype)
 
     def product(x: Array, w: Array) -> Array:
-        return by_xla(x, w) if axes is None else jax.lax.platform_dependent(x, w, cpu=flat, default=by_xla)
+        return jax.lax.platform_dependent(x, w, cpu=as_matrices, default=by_xla)
 
+    if _matmul_axes(eqn) is None:
+        product = by_xla
     return by_xla(x, w), product(dx, w) + product(x, dw)
+
+
+def _dot_matrices(x: Array, w: Array, axes: tuple[str, str, bool], dtype) -> Array:
+    """A matmul with the rows in one axis. A weight's gradient sums over them, and for a sum over several axes XLA for
+    CPU transposes both operands, which takes as long as the product."""
+    batch, summed, transposed = axes
+    rows, matrix = x.reshape(-1, math.prod(x.shape[len(batch) :])), w.reshape(_as_matrix(w, axes))
+    out = jax.lax.dot_general(rows, matrix, (((1,), (int(transposed),)), ((), ())), preferred_element_type=dtype)
+    return out.reshape(*x.shape[: len(batch)], *(w.shape[: -len(summed)] if transposed else w.shape[len(summed) :]))
 
 
 def contract_few_rows(by_xla: Callable, eqn: str, x: Array, w, parts: tuple[Array | None, ...], dtype) -> Array:
