@@ -1,7 +1,7 @@
-// Few rows of activations times a matrix in bfloat16, int8 or int4, for XLA's CPU platform.
+// Few rows of activations times a matrix in float32, bfloat16, int8 or int4, for XLA's CPU platform.
 //
-// XLA widens such a matrix as a whole, in memory, before it multiplies. Here a few inputs at a time are widened in
-// registers, so that a product takes about as long as the matrix takes to arrive: it is read once, in its own order,
+// XLA widens a matrix in few bits as a whole, in memory, before it multiplies. Here a few inputs at a time are widened
+// in registers, so that a product takes about as long as the matrix takes to arrive: it is read once, in its own order,
 // each thread a run of inputs. int4 lies two to a byte, the even output low.
 
 #include <algorithm>
@@ -76,6 +76,12 @@ INLINE Ints LoadHalves(const void* from) {
 }
 
 // Kinds of numbers: how many vectors of outputs come of how many bytes, and these vectors in the outputs' order.
+
+struct Float32 {
+  static constexpr int vectors = 1, bytes = 4 * kLanes;
+  static INLINE void Widen(const uint8_t* from, Floats* to) { to[0] = Load<Floats>(from); }
+  static INLINE void Order(Floats*) {}
+};
 
 struct BFloat16 {
   static constexpr int vectors = 1, bytes = 2 * kLanes;
@@ -193,18 +199,18 @@ void Multiply(const Product& p, int64_t first, int64_t last, int64_t output, int
   }
 }
 
-// The outputs from `first` to `last` of every row, of a matrix [outputs, inputs] in bfloat16.
-template <int rows>
+// The outputs from `first` to `last` of every row, of a matrix [outputs, inputs].
+template <typename Kind, int rows>
 INLINE void MultiplyTransposed(const Product& p, int64_t first, int64_t last, const float* x, float* y) {
   constexpr int count = 4;
   for (int64_t f = first; f < last; f += count) {
     Floats sums[rows][count] = {};
     for (int64_t d = 0; d < p.inputs; d += kLanes) {
       for (int j = 0; j < count; ++j) {
-        const uint8_t* w = p.w + (std::min(f + j, last - 1) * p.inputs + d) * 2;
-        __builtin_prefetch(w + 2 * count * p.inputs);
+        const uint8_t* w = p.w + (std::min(f + j, last - 1) * p.inputs + d) / kLanes * Kind::bytes;
+        __builtin_prefetch(w + count * p.inputs / kLanes * Kind::bytes);
         Floats wide;
-        BFloat16::Widen(w, &wide);
+        Kind::Widen(w, &wide);
         for (int r = 0; r < rows; ++r) sums[r][j] += wide * Load<Floats>(x + r * p.inputs + d);
       }
     }
@@ -215,6 +221,14 @@ INLINE void MultiplyTransposed(const Product& p, int64_t first, int64_t last, co
       }
     }
   }
+}
+
+// The same of every row, a few rows at a time.
+template <typename Kind>
+void MultiplyTransposed(const Product& p, int64_t first, int64_t last, float* y) {
+  int64_t r = 0;
+  for (; r + 4 <= p.rows; r += 4) MultiplyTransposed<Kind, 4>(p, first, last, p.x + r * p.inputs, y + r * p.outputs);
+  for (; r < p.rows; ++r) MultiplyTransposed<Kind, 1>(p, first, last, p.x + r * p.inputs, y + r * p.outputs);
 }
 
 // Calls `work(i)` for each i below `n`. The caller takes its part and waits for no call that has not begun, so that it
@@ -246,18 +260,19 @@ ffi::Error MultiplyFewRows(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::A
   p.scale_type = scale.element_type();
   p.offset = offset.dimensions()[0] ? offset.typed_data() : nullptr;
   const ffi::DataType type = w.element_type();
-  const auto multiply = type == ffi::BF16 ? Multiply<BFloat16> : type == ffi::S8 ? Multiply<Int8> : Multiply<Int4>;
-  const int64_t bytes = p.inputs * p.outputs * (type == ffi::BF16 ? 4 : type == ffi::S8 ? 2 : 1) / 2;
+  const auto multiply = type == ffi::F32    ? Multiply<Float32>
+                        : type == ffi::BF16 ? Multiply<BFloat16>
+                        : type == ffi::S8   ? Multiply<Int8>
+                                            : Multiply<Int4>;
+  const int64_t bits = type == ffi::F32 ? 32 : type == ffi::BF16 ? 16 : type == ffi::S8 ? 8 : 4;
+  const int64_t bytes = p.inputs * p.outputs * bits / 8;
 
   const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   if (transposed) {
     const int64_t run = std::max<int64_t>(p.outputs / (4 * threads) / kAlignment, 1) * kAlignment;
     Share(pool, (p.outputs + run - 1) / run, [&](int64_t i) {
       const int64_t first = i * run, last = std::min(p.outputs, first + run);
-      float* to = y->typed_data();
-      int64_t r = 0;
-      for (; r + 4 <= p.rows; r += 4) MultiplyTransposed<4>(p, first, last, p.x + r * p.inputs, to + r * p.outputs);
-      for (; r < p.rows; ++r) MultiplyTransposed<1>(p, first, last, p.x + r * p.inputs, to + r * p.outputs);
+      (type == ffi::F32 ? MultiplyTransposed<Float32> : MultiplyTransposed<BFloat16>)(p, first, last, y->typed_data());
     });
     return ffi::Error::Success();
   }

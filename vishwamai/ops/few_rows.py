@@ -1,8 +1,9 @@
-"""Few rows times a matrix in bfloat16, int8 or int4, as in decoding, on a CPU.
+"""Few rows times a matrix in float32, bfloat16, int8 or int4, as in decoding, on a CPU.
 
-XLA for CPU widens such a matrix as a whole before it multiplies, which is slower than float32. A kernel in C++
-(`few_rows.cc`) widens it in registers. The user's C++ compiler makes it when it is first needed; where there is none,
-or the program runs on several devices, XLA multiplies.
+XLA for CPU widens a matrix in few bits as a whole before it multiplies, which is slower than float32, and reads one in
+float32 at some 0.7 to 0.9 of the memory's speed. A kernel in C++ (`few_rows.cc`) widens it in registers. The user's
+C++ compiler makes it when it is first needed; where there is none, or the program runs on several devices, XLA
+multiplies.
 
 R rows, D inputs, F outputs, G groups of inputs that share a scale.
 """
@@ -11,9 +12,11 @@ import ctypes
 import functools
 import hashlib
 import os
+import math
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -26,17 +29,23 @@ from jax.interpreters import batching, mlir
 
 Array = jax.Array
 MOST_ROWS = 16  # with more, widening the matrix costs little beside the products
+LEAST_FLOATS = 1 << 16
 MULTIPLE = 32  # the kernel takes outputs (of a transposed matrix: inputs) in multiples of this
-DTYPES = ("bfloat16", "int8", "int4")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 SOURCE = Path(__file__).with_name("few_rows.cc")
 FLAGS = ("-std=c++17", "-O3", "-w", "-shared", "-fPIC")
 TARGET = "vishwamai_few_rows"
 
 
-def is_taken(rows: int, columns: int, dtype, transposed: bool) -> bool:
-    """Whether `multiply_few_rows` takes so many rows, and a matrix of so many columns in this dtype."""
-    dtypes = DTYPES[:1] if transposed else DTYPES
-    return 0 < rows <= MOST_ROWS and columns % MULTIPLE == 0 and jnp.dtype(dtype).name in dtypes
+def is_taken(rows: int, shape: tuple[int, int], dtype, x_dtype, transposed: bool) -> bool:
+    """Whether `multiply_few_rows` takes so many rows, and a matrix of this shape and dtype.
+
+    One in float32 it takes where XLA is measurably slower: on Linux, and if the matrix is no small one.
+    """
+    name = jnp.dtype(dtype).name
+    if name == "float32" and (sys.platform != "linux" or math.prod(shape) < LEAST_FLOATS or x_dtype != dtype):
+        return False
+    return 0 < rows <= MOST_ROWS and shape[1] % MULTIPLE == 0 and name in (DTYPES[:2] if transposed else DTYPES)
 
 
 def multiply_few_rows(
@@ -44,7 +53,7 @@ def multiply_few_rows(
 ) -> Array:
     """`x @ (w * scale + offset)`, `[R, F]` in float32; consecutive inputs share a scale and an offset.
 
-    With `transposed` the matrix is `[F, D]`, in bfloat16 without scales.
+    With `transposed` the matrix is `[F, D]`, in float32 or bfloat16 without scales.
     """
     none = jnp.zeros((0, w_DF.shape[1]), jnp.float32)
     scale, offset = none if scale_GF is None else scale_GF, none if offset_GF is None else offset_GF
@@ -73,9 +82,13 @@ def _(transposed: bool, primals, tangents):
 
 
 def _lower_on_cpu(ctx, *operands, transposed: bool):
-    """The kernel in a program of one device, where there is a kernel."""
-    is_alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-    lower = jax.ffi.ffi_lowering(TARGET) if is_alone and is_available() else _lower_reference
+    """The kernel in a program of one device, where there is a kernel. Where there is none, float32 loses little."""
+    if getattr(ctx.module_context.axis_context, "num_devices", None) != 1:
+        return _lower_reference(ctx, *operands, transposed=transposed)
+    missing = why_missing()
+    if missing and ctx.avals_in[1].dtype != jnp.float32:
+        _warn(missing)
+    lower = _lower_reference if missing else jax.ffi.ffi_lowering(TARGET)
     return lower(ctx, *operands, transposed=transposed)
 
 
@@ -95,16 +108,20 @@ mlir.register_lowering(_product_p, _lower_on_cpu, platform="cpu")
 
 
 @functools.cache
-def is_available() -> bool:
-    """Whether the kernel is there, made now if it never was. Warns where it cannot be."""
+def why_missing() -> str | None:
+    """Why there is no kernel, or None: it is made now if it never was."""
     try:
         library = ctypes.CDLL(str(_compiled()))
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.FewRows), platform="cpu")
     except (OSError, subprocess.SubprocessError) as error:
-        what = "weights of 16 bits and fewer are multiplied by XLA, which is slow on a CPU"
-        warnings.warn(f"{what}: no C++ compiler made a kernel for them ({error})", stacklevel=2)
-        return False
-    return True
+        return str(error)
+    return None
+
+
+@functools.cache
+def _warn(missing: str) -> None:
+    what = "weights of 16 bits and fewer are multiplied by XLA, which is slow on a CPU"
+    warnings.warn(f"{what}: no C++ compiler made a kernel for them ({missing})", stacklevel=3)
 
 
 def _compiled() -> Path:

@@ -111,9 +111,7 @@ def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding:
     )  # fmt: skip
     head = transformer.lm_head(w, sharding)
     project = partial(transformer.apply_lm_head, cfg=cfg)
-    loss, sums = chunked_cross_entropy(
-        x, head, project, targets, target_weights, z_loss=s.z_loss, chunks=s.loss_chunks
-    )
+    loss, sums = chunked_cross_entropy(x, head, project, targets, target_weights, z_loss=s.z_loss, chunks=s.loss_chunks)
     n_weights, n_tokens = totals
     n_routed = n_tokens * max(sum(layer.moe for layer in cfg.layers), 1)
     loss /= n_weights

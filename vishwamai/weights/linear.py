@@ -43,7 +43,7 @@ def contract(w, eqn: str, x: Array, preferred_element_type) -> Array:
     def by_xla(x, w):
         return _dot(x, jnp.asarray(w, x.dtype), eqn, dtype)
 
-    return by_xla(x, w) if w.dtype != jnp.bfloat16 else contract_few_rows(by_xla, eqn, x, w, (w,), dtype)
+    return contract_few_rows(by_xla, eqn, x, w, (w,), dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -89,7 +89,7 @@ def contract_few_rows(by_xla: Callable, eqn: str, x: Array, w, parts: tuple[Arra
         return by_xla(x, w)
     batch, summed, transposed = found
     rows, inputs = (math.prod(sizes[axis] for axis in axes) for axes in (batch, summed))
-    is_taken = few_rows.is_taken(rows, _as_matrix(values, found)[1], values.dtype, transposed)
+    is_taken = few_rows.is_taken(rows, _as_matrix(values, found), values.dtype, x.dtype, transposed)
     if not is_taken or not all(p is None or _is_grouped(p.shape, values.shape, len(summed)) for p in parts):
         return by_xla(x, w)
 
