@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version
-    except (AttributeError, OSError, TypeError):  # another C library, or another system
+    except (OSError, TypeError):  # another system
         return False
-    return all(libc.mallopt(name, value) for name, value in _KEEPING)
+    is_glibc = hasattr(libc, "gnu_get_libc_version")
+    return is_glibc and all(libc.mallopt(name, value) for name, value in _KEEPING)

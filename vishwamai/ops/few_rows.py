@@ -11,8 +11,8 @@ R rows, D inputs, F outputs, G groups of inputs that share a scale.
 import ctypes
 import functools
 import hashlib
-import os
 import math
+import os
 import platform
 import shutil
 import subprocess
