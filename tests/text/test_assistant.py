@@ -4,6 +4,7 @@ import pytest
 
 from vishwamai.errors import InputError
 from vishwamai.text.assistant import encode_training_chat
+from vishwamai.text.templates import PLAIN_TEMPLATE
 from vishwamai.text.tokenizer import VishwamAITokenizer
 
 MARKED = """{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}
@@ -96,6 +97,27 @@ def test_an_answer_that_is_like_its_neighbours(own):
         assert said(own, talk) == [f"{text}<|eos|>"] * 2
 
 
+def test_a_template_without_control_tokens(own):
+    talk = [TALK[1], {"role": "assistant", "content": "a \n\nb\n"}, TALK[1], {"role": "assistant", "content": "'c'"}]
+    assert said(own, talk, chat_template=PLAIN_TEMPLATE) == [" a \n\nb", " 'c'"]
+
+
+def test_a_name_that_the_next_turn_says_again(own):
+    """A tool's turn is headed by the name of the call before it."""
+    template = (
+        "{% set ns = namespace(name='') %}{% for m in messages %}{% if m.tool_calls %}"
+        "{% set ns.name = m.tool_calls[0].name %}<|assistant|>{{ ns.name }}()<|eos|>{% elif m.role == 'tool' %}<|tool|>{{ ns.name }}: {{ m.content }}<|eos|>"
+        "{% else %}<|{{ m.role }}|>{{ m.content }}<|eos|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}
+    talk = [TALK[1], call, {"role": "tool", "content": "42"}, {"role": "assistant", "content": "so 42"}]
+    assert said(own, talk, chat_template=template) == ["look()<|eos|>", "so 42<|eos|>"]
+    without_ends = template.replace("()<|eos|>", "()\\n").replace("<|tool|>", "")
+    with pytest.raises(InputError, match=r"puts ': ' after messages\[1\] and '\(\)"):
+        said(own, talk, chat_template=without_ends)
+
+
 def test_only_the_turns_that_are_to_be_learnt(own):
     ids, mask = encode_training_chat(own, TALK, [4])
     assert own.decode([i for i, on in zip(ids, mask, strict=True) if on]) == " <think>so</think> ünd so <|eos|>"
@@ -138,6 +160,11 @@ def answers(content: str, before: str = "<|assistant|>", asked: str = "<|assista
         ),
         (answers("{{ m.content }}", before="", asked="<|assistant|>"), "'<.eos.>' before messages.1., and"),
         (answers("{{ m.content }}", asked="{{ messages[5].content }}"), "asks for messages.1. cannot be made"),
+        (answers("{{ m.content }}{{ messages[2].content and '' }}"), "ends with messages.1. cannot be made"),
+        (
+            answers("{{ m.content }}{{ '.' if loop.last else '!' }}"),
+            "puts '!<.eos.><.user.>' after .* and '.<.eos.>' in a",
+        ),
     ],
 )
 def test_a_template_that_cannot_be_aligned_with_its_parts_is_refused(own, template, says):

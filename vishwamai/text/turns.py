@@ -8,8 +8,10 @@ renders are laid side by side from the last character on that somebody wrote bef
 template is refused. It knows no tokens but the places of control tokens.
 """
 
+import itertools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,28 +69,40 @@ def _part(chat: Chat, messages: list[dict[str, Any]], *, asks: bool = False) -> 
     return replace(chat, messages=messages, own={**chat.own, "add_generation_prompt": asks})
 
 
-def _own_place(whole: Shown, index: int) -> Span:
-    """From the first to the last character of a message."""
-    own = [i for i, author in enumerate(whole.authors) if author == index + 1]
-    if not own:
-        raise InputError(f"nothing of messages[{index}] is a word in the prompt, so there is nothing to learn from it")
-    if {*whole.authors[own[0] : own[-1]]} - {TEMPLATE, 0, index + 1}:
-        raise InputError(f"the chat template puts words of others between those of messages[{index}]; {ADVICE}")
-    return own[0], own[-1] + 1
+def _first_word(whole: Shown, index: int) -> int:
+    """The place of a message's first character."""
+    try:
+        return whole.authors.index(index + 1)
+    except ValueError:
+        raise InputError(
+            f"nothing of messages[{index}] is a word in the prompt, so there is nothing to learn from it"
+        ) from None
+
+
+def _last_word(whole: Shown, index: int, tail: str, controls: Sequence[Span]) -> int:
+    """The place after the last character of a message in its own turn, which ends with `tail` where it ends the chat.
+
+    Words of a call may be said again in the next turn, as the name of the tool that answers.
+    """
+    own = [i + 1 for i, author in enumerate(whole.authors) if author == index + 1]
+    begins = {begin for begin, _ in controls}
+    for end, after in itertools.pairwise(own):
+        closed = range(end, end + len(tail))
+        if after > closed.stop and whole.text.startswith(tail, end) and not begins.isdisjoint(closed):
+            return end
+    return own[-1]
 
 
 def _find_start(chat: Chat, whole: Shown, index: int, controls: Sequence[Span]) -> int:
     """Where the prompt for the answer would end, or as far as what is shown before the answer goes with it."""
-    first, _ = _own_place(whole, index)
+    first = _first_word(whole, index)
     before, author = whole.last_before(first)
     gap = whole.text[before:first]
-    try:
+    with _explained(f"the prompt that asks for messages[{index}]"):
         plain = _part(chat, chat.messages[:index], asks=True).render()
         if before <= len(plain) <= first and whole.text.startswith(plain):
             return len(plain)
         asked, closed = (_tail(_part(chat, chat.messages[:index], asks=asks), author) for asks in (True, False))
-    except VishwamAIError as error:
-        raise InputError(f"the prompt that asks for messages[{index}] cannot be made, for {error}; {ADVICE}") from None
     fits = len(os.path.commonprefix([asked, gap]))
     fits = next((begin - before for begin, end in controls if begin < before + fits < end), fits)
     if fits < len(asked) and fits <= len(os.path.commonprefix([asked, closed])):
@@ -99,12 +113,21 @@ def _find_start(chat: Chat, whole: Shown, index: int, controls: Sequence[Span]) 
     return before + fits
 
 
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Says of an error which part of the chat cannot be rendered."""
+    try:
+        yield
+    except VishwamAIError as error:
+        raise InputError(f"{what} cannot be made, for {error}; {ADVICE}") from None
+
+
 def _tail(part: Chat, author: int) -> str:
     """What follows the last character of the messages, which must be of that author."""
     shown = _show(part)
     place, last = shown.last_before(len(shown.text))
     if last != author:
-        raise InputError("what stands before it there is another message")
+        raise InputError("it does not end with the message that should be the last")
     return shown.text[place:]
 
 
@@ -114,28 +137,48 @@ def _find_end(chat: Chat, whole: Shown, index: int, controls: Sequence[Span], to
     What the template shows after an answer both where the chat ends with it and where it goes on is the turn's own. A
     turn that ends the chat may have another token for it (`<|return|>`) than one that does not.
     """
-    _, last = _own_place(whole, index)
-    shown, others = whole.text[last : whole.next_after(last)], _other_ends(chat, whole, index, last)
-    common = os.path.commonprefix([shown, *others])
+    messages = chat.messages
+    is_last = index == len(messages) - 1
+    closing = whole.text[whole.last_before(len(whole.text))[0] :] if is_last else _closing(chat, whole, index)
+    last = _last_word(whole, index, closing, controls)
+    if {*whole.authors[_first_word(whole, index) : last]} - {TEMPLATE, 0, index + 1}:
+        raise InputError(f"the chat template puts words of others between those of messages[{index}]; {ADVICE}")
+    shown = whole.text[last : whole.next_after(last)]
+    other = _going_on(chat) if is_last else closing
+    common = shown if other is None else os.path.commonprefix([shown, other])
     if ends := [end for begin, end in controls if last <= begin and end <= last + len(common)]:
         return ends[-1]
     begin, end = next((span for span in controls if span[0] >= last), (len(whole.text), 0))
-    if begin <= last + len(common) and all(other.startswith(tokens, begin - last) for other in others):
+    if begin <= last + len(common) and other is not None and other.startswith(tokens, begin - last):
         return end
+    if closing and not common:
+        raise InputError(
+            f"the chat template puts {shown!r:.80} after messages[{index}] and {other!r:.80} in a shorter or longer "
+            f"chat, so where the answer ends cannot be told; {ADVICE}"
+        )
     return last + len(common.rstrip())
 
 
-def _other_ends(chat: Chat, whole: Shown, index: int, last: int) -> list[str]:
-    """What follows the answer where the chat ends with it, or of the chat's last message where another follows."""
-    messages = chat.messages
-    if index < len(messages) - 1:
-        plain = (part := _part(chat, messages[: index + 1])).render()
-        if len(plain) >= last and whole.text.startswith(plain):
-            return [plain[last:]]
-        return [_tail(part, index + 1)]
+def _closing(chat: Chat, whole: Shown, index: int) -> str:
+    """What follows the answer where the chat ends with it."""
+    part = _part(chat, chat.messages[: index + 1])
+    with _explained(f"the chat that ends with messages[{index}]"):
+        if whole.text.startswith(plain := part.render()):
+            place, author = whole.last_before(len(plain))
+            if author == index + 1:
+                return plain[place:]
+        return _tail(part, index + 1)
+
+
+def _going_on(chat: Chat) -> str | None:
+    """What follows the chat's last message where a question follows that; None where the template takes none."""
+    number = len(chat.messages) + 1
     try:
-        more = _show(_part(chat, [*messages, {"role": "user", "content": "x"}]))
+        more = _show(_part(chat, [*chat.messages, {"role": "user", "content": "x"}]))
     except VishwamAIError:
-        return []  # it takes no question here
-    after, author = more.last_before(more.text.rfind("x"))
-    return [more.text[after : more.next_after(after)]] if author == index + 1 else []
+        return None
+    if number not in more.authors:
+        return None
+    next_one = more.authors.index(number)
+    place, author = more.last_before(next_one)
+    return more.text[place:next_one] if author == number - 1 else None
