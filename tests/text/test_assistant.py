@@ -106,7 +106,8 @@ def test_a_name_that_the_next_turn_says_again(own):
     """A tool's turn is headed by the name of the call before it."""
     template = (
         "{% set ns = namespace(name='') %}{% for m in messages %}{% if m.tool_calls %}"
-        "{% set ns.name = m.tool_calls[0].name %}<|assistant|>{{ ns.name }}()<|eos|>{% elif m.role == 'tool' %}<|tool|>{{ ns.name }}: {{ m.content }}<|eos|>"
+        "{% set ns.name = m.tool_calls[0].name %}<|assistant|>{{ ns.name }}()<|eos|>"
+        "{% elif m.role == 'tool' %}<|tool|>{{ ns.name }}: {{ m.content }}<|eos|>"
         "{% else %}<|{{ m.role }}|>{{ m.content }}<|eos|>{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
