@@ -1,4 +1,4 @@
-"""Forms of a vector times matrices in few bits on a CPU: those that XLA was asked for, and the kernel that is used.
+"""Forms of a vector times matrices on a CPU, in few bits too: those that XLA was asked for, and the kernel that is used.
 
     python benchmarks/cpu_matvec.py [--layers N] [--rounds N]
 
@@ -55,6 +55,7 @@ def in_blocks(x, values, scale):
 
 FORMS = {  # name: (what is stored of a matrix, its product with x [1, inputs])
     "float32, dot": (lambda w: (jnp.asarray(w),), lambda x, w: x @ w),
+    "float32, kernel": (lambda w: (jnp.asarray(w),), multiply_few_rows),
     "bfloat16, widened, dot": (lambda w: (jnp.asarray(w, "bfloat16"),), lambda x, w: x @ w.astype("float32")),
     "bfloat16, sum of products": (
         lambda w: (jnp.asarray(w.T, "bfloat16"),), lambda x, w: jnp.sum(x * w.astype("float32"), 1)[None],
