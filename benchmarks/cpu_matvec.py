@@ -1,4 +1,4 @@
-"""Forms of a vector times matrices on a CPU, in few bits too: those that XLA was asked for, and the kernel that is used.
+"""Forms of a vector times matrices on a CPU: those that XLA was asked for, and the kernel that is used.
 
     python benchmarks/cpu_matvec.py [--layers N] [--rounds N]
 
