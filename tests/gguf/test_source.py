@@ -161,6 +161,14 @@ def test_it_is_inspected(llama, capsys):
     assert "it is loaded in bfloat16, and in float32 on a CPU" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_a_folder_with_it_and_a_config_json_is_inspected_as_it_is_loaded(llama, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    (tmp_path / "a.gguf").symlink_to(llama("Q4_1"))
+    assert main(["inspect", str(llama("Q4_1")), "--json"]) == main(["inspect", str(tmp_path), "--json"]) == 0
+    file, folder = map(json.loads, capsys.readouterr().out.replace("}\n{", "}\0{").split("\0"))
+    assert file | {"model": str(tmp_path)} == folder
+
+
 @pytest.mark.parametrize("kind", ["F16", "Q4_0"])
 def test_it_is_converted_to_a_folder(kind, llama, tmp_path):
     done = convert_checkpoint(GGUFSource(llama(kind)), tmp_path / "new")

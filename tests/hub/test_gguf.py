@@ -104,6 +104,22 @@ def test_the_only_model_of_a_repository(fake_hub, ask):
 
 
 @pytest.mark.by_turns
+def test_the_configuration_of_a_model_in_gguf_alone_is_in_its_file(fake_hub, ask):
+    files = {"config.json": b"{}", "a.gguf": HEAD, "1/model.safetensors": b""}
+    fake_hub.repo().commit(files)
+    question = ("ours/tiny", {"part": "config"})
+    found, _ = ask(question)
+    folder = Path(found[0]).parent
+    assert found == [str(folder / "a.gguf")] and (folder / "config.json").exists()
+    assert ask(question, HF_HUB_OFFLINE="1")[0] == found
+    for listing in (folder.parents[1] / "trees").iterdir():  # older clients write none
+        listing.unlink()
+    assert ask(question)[0] == ask(question, HF_HUB_OFFLINE="1")[0] == found
+    commit = fake_hub.repo().commit(files | {"model.safetensors": b""})
+    assert ask(("ours/tiny", {"part": "config", "revision": commit}))[0] == [str(folder.with_name(commit))]
+
+
+@pytest.mark.by_turns
 def test_a_damaged_download_is_removed(fake_hub, ask):
     fake_hub.repo().commit({"a.gguf": HEAD * 100})
     fake_hub.breaks("a.gguf", flip=True)

@@ -48,13 +48,14 @@ def repo_folder(repo: str) -> Path:
 def find_cached(repo: str, revision: str | None = None, *, part: Part = "model", whole: bool = False) -> Path | None:
     """The snapshot of a repository in the cache; None where there is none, or one that lacks this part.
 
-    `whole` also asks for every file that the commit's listing has, where there is a listing; without it weights and
-    config.json will do.
+    A config.json will not do where a model is there in GGUF alone, whose configuration is in its file. `whole` also
+    asks for every file that the commit's listing has, where there is a listing; without it weights and config.json
+    will do.
     """
     folder = _snapshot(repo, revision)
     if folder is None or not has_part(folder, part) or (whole and _lacks_listed(folder, part)):
         return None
-    return folder
+    return None if part == "config" and gguf.is_only_form(names_in(folder)) else folder
 
 
 def find_cached_gguf(repo: str, revision: str | None, asked: str | None, *, guess: bool) -> Path | None:
@@ -65,9 +66,9 @@ def find_cached_gguf(repo: str, revision: str | None, asked: str | None, *, gues
     folder = _snapshot(repo, revision)
     if folder is None:
         return None
-    names = [asked] if asked else _listed(folder)
+    names = [asked] if asked else listed(folder)
     if names is None and guess:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob(f"*{gguf.SUFFIX}")]
+        names = names_in(folder)
     found = gguf.choose_model(names or (), repo, asked)
     return folder / found if found is not None and gguf.has_model(folder, found) else None
 
@@ -106,11 +107,17 @@ def is_complete(folder: Path) -> bool:
 
 
 def _lacks_listed(folder: Path, part: Part) -> bool:
-    wanted = [n for n in _listed(folder) or () if _matches(n, WANTED[part]) and not _matches(n, UNWANTED)]
+    wanted = [n for n in listed(folder) or () if _matches(n, WANTED[part]) and not _matches(n, UNWANTED)]
     return not all((folder / name).is_file() for name in wanted)
 
 
-def _listed(folder: Path) -> list[str] | None:
+def names_in(folder: Path) -> list[str]:
+    """The files of a snapshot's commit, or where there is no listing of it those that lie there."""
+    there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return list(there) if (names := listed(folder)) is None else names
+
+
+def listed(folder: Path) -> list[str] | None:
     """The files of a snapshot's commit by its listing; None where there is none."""
     listing = folder.parents[1] / "trees" / f"{folder.name}.json"
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vishwamai.errors import HubError
 from vishwamai.hub import gguf
-from vishwamai.hub.cache import CHECKED, UNWANTED, WANTED, Part, cache_folder, has_part, repo_folder
+from vishwamai.hub.cache import CHECKED, UNWANTED, WANTED, Part, cache_folder, has_part, listed, repo_folder
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -53,9 +53,10 @@ def download(repo: str, revision: str | None = None, *, part: Part = "model", gg
             found = fetch(WANTED[part], UNWANTED)
         else:
             found = fetch(map(glob.escape, gguf.model_files(gguf_file)))
-        if part != "adapter" and (gguf_file or not has_part(found, part)):
-            names = HfApi(endpoint=endpoint).list_repo_files(repo, revision=found.name)
-            if (model := gguf.choose_model(names, at, gguf_file)) is not None:
+        if part != "adapter" and (gguf_file or part == "config" or not has_part(found, part)):
+            names = listed(found) or HfApi(endpoint=endpoint).list_repo_files(repo, revision=found.name)
+            is_needed = gguf_file or not has_part(found, part) or gguf.is_only_form(names)
+            if is_needed and (model := gguf.choose_model(names, at, gguf_file)) is not None:
                 return fetch(map(glob.escape, gguf.model_files(model)), commit=found.name) / model
     except HubError:
         raise

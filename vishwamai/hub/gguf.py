@@ -42,6 +42,14 @@ def choose_model(names: Iterable[str], where: str, asked: str | None = None) -> 
     return next(iter(models), None)
 
 
+def is_only_form(names: Iterable[str]) -> bool:
+    """Whether there are GGUF files among these names, and no weights in safetensors beside them."""
+    names = list(names)
+    return any(name.endswith(SUFFIX) for name in names) and not any(
+        name.endswith(".safetensors") and "/" not in name for name in names
+    )
+
+
 def check_name(name: str) -> str:
     """A file's name in a folder or a repository, which may be in a folder there. Raises `HubError` for another."""
     parts = PurePosixPath(name).parts
