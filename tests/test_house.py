@@ -30,7 +30,7 @@ HOUSE: dict[str, tuple[int, str]] = {
         "reasoning.model",
     ),
     "outputs": (6, "generation"),
-    "gguf": (6, "files gguf_header hf hub models text weights config precision progress"),
+    "gguf": (6, "files gguf_header hf hub models parallel.hosts text weights config precision progress"),
     "planner": (
         6,
         "training.step training.optim generation.decode data.packing hf.config models parallel weights config",

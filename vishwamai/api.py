@@ -26,6 +26,7 @@ from vishwamai.generation.prompt_cache import PromptCache
 from vishwamai.generation.prompts import PaddingToken, Prompts, rows_of
 from vishwamai.generation.requests import pad_rows
 from vishwamai.generation.results import Generation as Made
+from vishwamai.gguf.convert import stage_gguf
 from vishwamai.gguf.source import find_tokenizer, open_source
 from vishwamai.hf import adapters as hf_adapters
 from vishwamai.hf import saving
@@ -37,8 +38,7 @@ from vishwamai.models.config import ModelConfig, is_unrolled_faster, unroll
 from vishwamai.models.transformer import Transformer
 from vishwamai.outputs import Chunk, Generated, Reply, Score
 from vishwamai.parallel import hosts
-from vishwamai.parallel.mesh import make_mesh
-from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded
+from vishwamai.parallel.sharding import DEFAULT_RULES, Sharding, init_sharded, sharding_of
 from vishwamai.precision import AUTO, Precision
 from vishwamai.progress import Progress, silent
 from vishwamai.text.chat import encode_chat, split_chat
@@ -55,12 +55,6 @@ def read_config(path: str | Path) -> ModelConfig:
     """The model in a JSON file: its `model` section, or the whole file where it has none."""
     data = configurations.load_json(path)
     return configurations.from_dict(ModelConfig, data.get("model", data), str(path))
-
-
-def sharding_of(mesh: Mapping[str, int] | jax.sharding.Mesh | None, rules: Any = DEFAULT_RULES) -> Sharding:
-    """A layout: no mesh is one device; `{"fsdp": 4, "tensor": 2}` is a mesh over all devices."""
-    rules = tuple(rules.items()) if isinstance(rules, Mapping) else tuple(rules)
-    return Sharding(make_mesh(None, **mesh) if isinstance(mesh, Mapping) else mesh, rules)
 
 
 class VishwamAI:
@@ -168,6 +162,14 @@ class VishwamAI:
             saving.save_model(staging, self.weights, self.config, dtype=dtype, **facts)
             if tokenizer is not None and hosts.is_first():
                 tokenizer.save_pretrained(staging)
+
+    def save_gguf(self, file: str | Path, *, kind: str | None = None) -> None:
+        """Writes weights, configuration and tokenizer to a new GGUF file, which llama.cpp loads too.
+
+        `kind` is one of `gguf.convert.KINDS`, such as "q8_0" or "bf16" (None: weights as they are).
+        """
+        with stage_gguf(Path(file), kind) as staging:
+            self.save_pretrained(staging)
 
     def load_adapter(self, source: str | Path, name: str = "default", *, revision: str | None = None) -> None:
         """Reads a PEFT adapter from a folder or a hub repository, and makes it the active one."""

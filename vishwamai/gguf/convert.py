@@ -4,8 +4,10 @@ No model is ever in memory: each tensor is put together from the source's memory
 What is stored in the asked type under the same name already is copied, bit by bit.
 """
 
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,12 @@ from vishwamai.hf.assembly import StoredWeights, join_parts, parts_by_tensor
 from vishwamai.hf.convert import Conversion, check_space, count_made
 from vishwamai.hf.family import Family
 from vishwamai.hf.pieces import TensorPiece
+from vishwamai.hf.saving import make_folder
 from vishwamai.hf.source import CheckpointSource, as_source
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig
+from vishwamai.parallel import hosts
+from vishwamai.text.split_patterns import OWN_SPLIT
 
 KINDS = tuple(kind.lower() for kind in WRITTEN)
 EIGHT_BITS = "Q8_0"  # what the embedding and the output matrix have where the rest has fewer, as in llama.cpp
@@ -49,11 +54,7 @@ def convert_to_gguf(
     conversion that fails or is killed leaves no `target`. Raises `InputError`, `CheckpointError` or `ConfigError`.
     """
     source = as_source(source)
-    if kind is not None and kind.upper() not in WRITTEN:
-        raise InputError(f"type {kind!r} is not written; use {', '.join(KINDS)}")
-    if target.exists():
-        raise InputError(f"{target} is there already; name a file that is new")
-    package()
+    _check_asked(target, kind)
     found, asked = source.pretrained, kind and kind.upper()
     model_type = config.choose_family(found.model, model_type or found.model_type)
     described = config.describe(found.model, model_type, found.generation)
@@ -73,9 +74,42 @@ def convert_to_gguf(
     tensors.sort(key=_place)
     total = sum(tensor.size for tensor in tensors)
     check_space(target, total)
-    metadata = _metadata(source, found.model, described.metadata) | _about(source, tensors, asked)
+    metadata = _metadata(source, target.stem, found.model, described.metadata) | _about(source, tensors, asked)
+    if metadata.get("tokenizer.ggml.pre") == OWN_SPLIT:
+        warnings.warn(
+            "llama.cpp has no name for how this tokenizer splits texts, and refuses the file; it knows one that is "
+            "trained with a pattern of text.split_patterns.SPLITS, such as that of qwen2",
+            stacklevel=2,
+        )
     write_file(target, metadata, count_made(tensors, folder, total, progress, partial(_check_range, source.path)))
     return Conversion(model_type, _most(tensors).lower(), target.stat().st_size)
+
+
+@contextmanager
+def stage_gguf(target: Path, kind: str | None = None) -> Iterator[Path]:
+    """A folder to save a model into, of which the GGUF file `target` is made at the end; as `convert_to_gguf`.
+
+    In a run of several processes each has such a folder, and the first one makes the file.
+    """
+    _check_asked(target, kind)
+    make_folder(target.parent)
+    try:
+        staging = tempfile.TemporaryDirectory(dir=target.parent)  # on the disk that has room for the file
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror})") from None
+    with staging as folder:
+        yield Path(folder)
+        if hosts.is_first():
+            convert_to_gguf(Path(folder), target, kind=kind)
+
+
+def _check_asked(target: Path, kind: str | None) -> None:
+    """Raises `InputError` for a type that is not written or a target that is there, `ConfigError` without `gguf`."""
+    if kind is not None and kind.upper() not in WRITTEN:
+        raise InputError(f"type {kind!r} is not written; use {', '.join(KINDS)}")
+    if target.exists():
+        raise InputError(f"{target} is there already; name a file that is new")
+    package()
 
 
 def _same_tensor(source: CheckpointSource, piece: TensorPiece, architecture: str) -> TensorInfo | None:
@@ -140,13 +174,13 @@ def _stored_kind(stored: StoredWeights, parts: list[TensorPiece]) -> str:
     return next((kind for kind, known in FLOATS.items() if known == dtype), "F32")
 
 
-def _metadata(source: CheckpointSource, cfg: ModelConfig, described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of a model and its tokenizer; what a GGUF file said of other things stays."""
+def _metadata(source: CheckpointSource, name: str, cfg: ModelConfig, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of a model, its tokenizer and its name; what a GGUF file said of other things stays."""
     if isinstance(source, GGUFSource):
         own = f"{source.header.metadata[config.ARCHITECTURE]}."
         kept = source.header.metadata.items()
         return {key: value for key, value in kept if not key.startswith((own, *DROPPED))} | dict(described)
-    general = {"general.type": "model", "general.name": source.path.resolve().name}
+    general = {"general.type": "model", "general.name": name}
     read = find_tokenizer(source)
     if read is None:
         return general | {"tokenizer.ggml.model": "none"} | dict(described)

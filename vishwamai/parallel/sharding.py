@@ -7,10 +7,13 @@ specs, and no model.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vishwamai.parallel.mesh import make_mesh
 from vishwamai.weights import spec
 
 Array = jax.Array
@@ -76,6 +79,12 @@ class Sharding:
         if self.mesh is None:
             return x
         return jax.lax.with_sharding_constraint(x, self.named(*names, shape=x.shape))
+
+
+def sharding_of(mesh: Mapping[str, int] | Mesh | None, rules: Any = DEFAULT_RULES) -> Sharding:
+    """A layout: no mesh is one device; `{"fsdp": 4, "tensor": 2}` is a mesh over all devices."""
+    rules = tuple(rules.items()) if isinstance(rules, Mapping) else tuple(rules)
+    return Sharding(make_mesh(None, **mesh) if isinstance(mesh, Mapping) else mesh, rules)
 
 
 def shardings(specs, sharding: Sharding):

@@ -11,6 +11,8 @@ from tokenizers import Regex, pre_tokenizers
 
 from vishwamai.text.bpe import SPLIT_PATTERN
 
+OWN_SPLIT = "vishwamai"  # of tokenizers that this library trains
+
 
 @dataclass(frozen=True)
 class Split:
@@ -136,7 +138,7 @@ _SPLITS = {
         ),
         add_bos=True,
     ),
-    "vishwamai": Split((SPLIT_PATTERN,)),  # of tokenizers that this library trains; llama.cpp does not know it
+    OWN_SPLIT: Split((SPLIT_PATTERN,)),  # whose numbers may carry the space before them; no name of llama.cpp's does so
 }
 SPLITS = {name: split for names, split in _SPLITS.items() for name in names.split()}
 
