@@ -7,6 +7,7 @@ PYTHON is an interpreter that has llama-cpp-python (0.3.36 it was).
 
 import contextlib
 import os
+import random
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from vishwamai.gguf_header import TensorInfo, read_header
 from vishwamai.hf import config, safetensors, weights
 from vishwamai.hf.export import differing_fields
 from vishwamai.hf.families import FAMILIES
-from vishwamai.hf.generation_config import GenerationConfig
+from vishwamai.hf.generation_config import GenerationConfig, parse_settings
 from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 
@@ -230,6 +231,7 @@ READ = {
     "general.architecture": ("rwkv6", "general.architecture is 'rwkv6', which is not known; known are llama, "),
     "llama.attention.clamp_kqv": (8.0, "llama.attention.clamp_kqv is 8.0, which is not known; only 0 is known"),
     "llama.swin_norm": (True, "llama.swin_norm is True, which is not known, so the model is not loaded"),
+    "llama.attention.head_count": (64, "attention.head_count is 64, and heads would have no width"),
     "llama.rope.dimension_count": (4, "rope.dimension_count is 4, and heads have 8"),
     "llama.rope.scaling.type": ("ntk", "rope.scaling.type is 'ntk'; only none, linear, yarn and longrope are known"),
     "llama.attention.head_count_kv": (np.array([2, 1]), "llama.attention.head_count_kv is [2, 1]"),
@@ -245,20 +247,48 @@ def test_unknown_values_are_refused(key, llama):
         config_json({**header.metadata, **extra, key: value}, header.tensors)
 
 
-WRONG = ("x", 0, -1, 2**40, float("nan"), [], ["a"], np.array([1, 2]), np.array([]), np.array([True]), 1e30, None)
+MISSING = {
+    "llama": ("block_count", "embedding_length", "context_length", "attention.head_count"),
+    "deepseek_v2": ("attention.key_length", "attention.value_length", "rope.dimension_count"),
+}
 
 
-@pytest.mark.parametrize("case", ["llama", "gemma3_text", "deepseek_v3"])
+@pytest.mark.parametrize("case", MISSING)
+def test_missing_keys_are_named(case):
+    metadata = describe(config.model_config(CASES[case], case), case, GenerationConfig()).metadata
+    for key in (f"{metadata['general.architecture']}.{name}" for name in MISSING[case]):
+        with pytest.raises(ConfigError, match=f"the key {key} is missing"):
+            config_json({k: v for k, v in metadata.items() if k != key}, {})
+    with pytest.raises(ConfigError, match=r"the tensor 'token_embd.weight' is missing"):
+        config_json(metadata, {})
+
+
+WRONG = ("x", "", 0, -1, 1, 2**40, 2**63, True, 0.5, float("nan"), float("inf"), 1e30, 1e-40, None, [], ["a"])
+WRONG += tuple(np.array(values) for values in ([1, 2], [], [True], [1.5, float("nan")], ["a"]))
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_any_value_of_any_key_is_read_or_refused(case):
     cfg = config.model_config(CASES[case], case)
-    metadata = describe(cfg, case, GenerationConfig(eos_ids=(1,))).metadata
-    metadata[f"{metadata['general.architecture']}.attention.sliding_window_pattern"] = 2
+    settings = GenerationConfig(eos_ids=(1, 2, 3), bos_id=4, pad_id=5, temperature=0.5, top_k=3, top_p=0.9)
+    metadata, tables = (
+        describe(cfg, CASES[case]["model_type"], settings).metadata,
+        FAMILIES[CASES[case]["model_type"]].gguf,
+    )
+    if tables.period is not None:
+        metadata[f"{tables.architecture}.attention.sliding_window_pattern"] = 2
     tensors = {"token_embd.weight": TensorInfo("token_embd.weight", Path("a"), "F32", (61, 32), 0, 0)}
-    for key in metadata:
-        for value in WRONG:
-            changed = {k: v for k, v in {**metadata, key: value}.items() if v is not None}
-            with contextlib.suppress(ConfigError):
-                config.parse_pretrained(config_json(changed, tensors), Path("a"), GenerationConfig)
+
+    def read(changed: dict) -> None:
+        data = config_json({key: value for key, value in changed.items() if value is not None}, tensors)
+        config.parse_pretrained(data, Path("a"), lambda: parse_settings(data, "a"))
+
+    read(metadata)
+    choose = random.Random(0)
+    several = ({key: choose.choice(WRONG) for key in choose.sample([*metadata], 3)} for _ in range(2000))
+    for changes in (*({key: value} for key in metadata for value in WRONG), *several):
+        with contextlib.suppress(ConfigError):
+            read(metadata | changes)
 
 
 SCALINGS = {

@@ -72,6 +72,7 @@ SIZES = {  # what is computed with before the attributes are checked: least and 
     rope.TURNED: (1, 2**14),
     rope.LENGTH: (1, 2**31 - 1),
 }
+REQUIRED = ("block_count", "embedding_length", "context_length", "attention.head_count")
 TEXTS = (rope.TYPE, "tensor_data_layout")
 TOKENS = {
     "bos_token_id": ("tokenizer.ggml.bos_token_id",),
@@ -154,10 +155,13 @@ def _attributes(
         },
         own,
     )
-    for key in ("block_count", "embedding_length", "context_length", "attention.head_count"):
-        _required(m, key)
-    if EMBEDDING not in shapes:
-        raise ConfigError(f"the tensor {EMBEDDING!r} is missing")
+    for key in (*REQUIRED, *tables.required):
+        if key not in m:
+            raise ConfigError(f"the key {own}{key} is missing")
+    if m["attention.head_count"] > m["embedding_length"]:
+        raise ConfigError(f"{own}attention.head_count is {m['attention.head_count']}, and heads would have no width")
+    if len(shapes.get(EMBEDDING, ())) != 2:
+        raise ConfigError(f"the tensor {EMBEDDING!r} is missing, or is no matrix")
     found = {name: _value(m, those, own) for name, those in keys.items()}
     found = {name: value for name, value in found.items() if value is not None}
     found |= {"vocab_size": shapes[EMBEDDING][0], "tie_word_embeddings": HEAD not in shapes}
@@ -166,10 +170,7 @@ def _attributes(
     window = family.attributes.get("sliding_window")
     if window is not None and type(None) in window.kinds:
         found["sliding_window"] = found.get("sliding_window") or None
-    try:
-        read = dict(tables.read(m))
-    except (KeyError, TypeError) as error:  # of None, where a size is not there
-        raise ConfigError(f"a key of {tables.architecture} is missing: {error}") from None
+    read = dict(tables.read(m))
     if "rope_parameters" in family.attributes:
         found |= _turned(family, m, factors, read.pop("rope_parameters", {}))
     found |= _slides(tables.period, m)
@@ -221,7 +222,7 @@ def _value(m: Mapping[str, Any], keys: tuple[str, ...], own: str) -> Any:
 
 def _turned(family: Family, m: Mapping[str, Any], factors: Mapping[str, np.ndarray], more: Mapping[str, Any]) -> dict:
     """Rotary positions, and how much of each head turns; `more` is what the family adds to rope_parameters."""
-    width = m.get("attention.key_length") or _required(m, "embedding_length") // _required(m, "attention.head_count")
+    width = m.get("attention.key_length", m["embedding_length"] // m["attention.head_count"])
     turned, found = m.get(rope.TURNED, width), {}
     if "head_dim" in family.attributes and rope.TURNED not in family.gguf.keys.values():
         found["head_dim"] = width
@@ -232,22 +233,16 @@ def _turned(family: Family, m: Mapping[str, Any], factors: Mapping[str, np.ndarr
                 f"{rope.TURNED} is {turned}, and heads have {width}; only whole heads that turn are known"
             )
     plain = {key: value for key, value in m.items() if key not in family.gguf.other_keys}
-    turn = rope.read_rope(plain, factors, _required(m, "context_length"))
+    turn = rope.read_rope(plain, factors, m["context_length"])
     data = {TYPES[0]: turn} if family.ropes_by_type else turn
     return found | {"rope_parameters": data | more}
-
-
-def _required(m: Mapping[str, Any], key: str) -> Any:
-    if key not in m:
-        raise ConfigError(f"the key {key} of the architecture is missing")
-    return m[key]
 
 
 def _slides(period: int | None, m: Mapping[str, Any]) -> dict[str, Any]:
     """Which layers have the sliding window, in architectures of which some have: all but the last of each period."""
     if period is None:
         return {}
-    given, n = m.get(PERIOD, period), _required(m, "block_count")
+    given, n = m.get(PERIOD, period), m["block_count"]
     if type(given) is not int and not isinstance(given, np.ndarray):
         raise ConfigError(f"{PERIOD} is {given!r:.60}; it must be a number or say it of each layer")
     slides = given.tolist() if isinstance(given, np.ndarray) else [not given or (i + 1) % given != 0 for i in range(n)]

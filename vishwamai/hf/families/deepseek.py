@@ -134,6 +134,7 @@ GGUF = {
         "rope.scaling.yarn_log_multiplier",
         "expert_gating_func",
     ),
+    "required": ("attention.key_length", "attention.value_length", "rope.dimension_count"),
     "keys": {
         "head_dim": "rope.dimension_count",
         "q_lora_rank": "attention.q_lora_rank",
@@ -152,7 +153,7 @@ GGUF = {
 
 def _read_gguf(m: Values) -> dict:
     """The sizes of heads, of all of which newer files say that they share keys and values; and what yarn adds."""
-    queries, values = (m.get(f"attention.{x}_length_mla", m.get(f"attention.{x}_length")) for x in ("key", "value"))
+    queries, values = (m.get(f"attention.{x}_length_mla", m[f"attention.{x}_length"]) for x in ("key", "value"))
     found = {"qk_nope_head_dim": queries - m["rope.dimension_count"], "v_head_dim": values}
     found |= {"num_key_value_heads": m["attention.head_count"], "q_lora_rank": m.get("attention.q_lora_rank") or None}
     times = m.get("rope.scaling.yarn_log_multiplier", 0.0) / 0.1
