@@ -148,6 +148,12 @@ _CHANGED = {  # cases, and what of them has no form in GGUF
     "gpt2": {},
 }
 CASES = {case: REFERENCES[case] | changes for case, changes in _CHANGED.items()}
+SIX = ["sliding_attention"] * 5 + ["full_attention"]
+CASES |= {  # the largest models, which llama.cpp knows by their layers: it scales their queries in another way
+    "gemma2_27b": CASES["gemma2"] | {"num_hidden_layers": 46, "query_pre_attn_scalar": 8, "layer_types": SIX[-2:] * 23},
+    "gemma3_27b": CASES["gemma3_text"]
+    | {"num_hidden_layers": 62, "query_pre_attn_scalar": 8, "layer_types": SIX * 10 + SIX[:2]},
+}
 
 
 def write_folder(folder: Path, data: dict, dtype: str = "float32") -> None:

@@ -23,7 +23,13 @@ ARCH = {
     "deepseek_v2": "DEEPSEEK2", "deepseek_v2_lite": "DEEPSEEK2", "deepseek_v3": "DEEPSEEK2",
 }  # fmt: skip
 TURNED = ("llama", "mistral", "mixtral", "ministral3", "granite", "smollm3")
-OURS_ALONE = ("llama3", "mixtral_window", "phi3_longrope")  # are of others in what they store
+OURS_ALONE = (
+    "llama3",
+    "mixtral_window",
+    "phi3_longrope",
+    "gemma2_27b",
+    "gemma3_27b",
+)  # are of others in what they store
 NOT_MAPPED = {".e_score_correction_bias": ".e_score_correction"}  # how the package spells it
 
 

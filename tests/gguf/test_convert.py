@@ -52,7 +52,8 @@ OVERLOOKED = {  # what llama.cpp computes otherwise: windows, groups of experts 
     "deepseek_v2": {"n_group": None, "topk_group": None, "topk_method": "greedy"},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
 }
-ROUGH = ("gemma", "gemma2", "gemma3_text", "starcoder2", "gpt2")  # llama.cpp's GELU is a table of float16
+ROUGH = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "starcoder2", "gpt2"), 1e-2)  # its GELU is a float16 table
+ROUGH |= {"gemma2_27b": 2e-2, "gemma3_27b": 2e-2}  # and many layers; with the other scale of queries it is 0.4 and 2
 ASK = """
 import sys, llama_cpp, numpy
 tokens = list(map(int, sys.argv[1].split()))
@@ -99,8 +100,10 @@ def test_logits_are_those_of_llama_cpp(case, tmp_path):
     mine = np.asarray(FORWARD(w, TOKENS[None].astype(np.int32), cfg=source.pretrained.model)[0])[0]
     with np.load(STORED) as stored:
         theirs = stored[case]
-    assert np.abs(mine - theirs).max() <= np.abs(theirs).max() * (1e-2 if case in ROUGH else 1e-5)
-    assert (mine.argmax(-1) == theirs.argmax(-1)).all()
+    limit = np.abs(theirs).max() * ROUGH.get(case, 1e-5)
+    assert np.abs(mine - theirs).max() <= limit
+    second, first = np.sort(theirs)[:, -2:].T
+    assert ((mine.argmax(-1) == theirs.argmax(-1)) | (first - second <= limit)).all()
 
 
 def store(python: str) -> None:

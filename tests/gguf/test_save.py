@@ -1,14 +1,20 @@
 """Models of this library as GGUF files: a loaded one's `save_gguf`, and training runs'."""
 
 import dataclasses
+import math
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from vishwamai import VishwamAI, VishwamAITokenizer
+from vishwamai import VishwamAI, VishwamAITokenizer, hub
 from vishwamai.cli import main
 from vishwamai.errors import CheckpointError, InputError
+from vishwamai.gguf.convert import convert_to_gguf
 from vishwamai.gguf_header import read_header
+from vishwamai.hf import safetensors
+from vishwamai.hf.safetensors import LazyTensor
 from vishwamai.models import transformer
 from vishwamai.models.config import ModelConfig, uniform
 from vishwamai.text.split_patterns import SPLITS
@@ -71,6 +77,35 @@ def test_a_tokenizer_that_llama_cpp_does_not_know(model, tmp_path):
     with pytest.warns(UserWarning, match="llama.cpp has no name for how this tokenizer splits texts"):
         own.save_gguf(tmp_path / "a.gguf")
     assert_same_model(own, VishwamAI.from_pretrained(tmp_path / "a.gguf"))
+
+
+def round_to_q8_0(v: np.ndarray) -> np.ndarray:
+    """The numbers that blocks of 32 along the last axis keep: wholes up to 127, halves away from 0, times a float16."""
+    blocks = v.reshape(*v.shape[:-1], -1, 32)
+    step = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
+    whole = blocks * (np.float32(1) / np.where(step == 0, np.float32(1), step))
+    whole = np.trunc(whole + np.copysign(np.float32(0.5), whole))
+    return (whole * step.astype(np.float16).astype(np.float32)).reshape(v.shape)
+
+
+@pytest.mark.by_turns
+@pytest.mark.filterwarnings("ignore:llama.cpp has no name")
+def test_what_8_bits_do_to_the_built_in_model_is_their_rounding_alone(tmp_path):
+    """Its logits are up to 0.22 of the largest away, for another expert is chosen at some tokens."""
+    source = hub.resolve("vishwamai/base")
+    convert_to_gguf(source, tmp_path / "a.gguf", kind="q8_0")
+    shutil.copytree(source, tmp_path / "hf", ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = []
+    for name, tensor in safetensors.read_folder(source).items():
+        v = np.fromfile(tensor.path, tensor.dtype, math.prod(tensor.shape), offset=tensor.start).astype("f4")
+        v = v.reshape(tensor.shape)
+        v = round_to_q8_0(v) if v.ndim == 2 and not name.endswith("mlp.gate.weight") else v
+        tensors.append(LazyTensor(name, v.shape, v.dtype, lambda v=v: v))
+    safetensors.write_folder(tmp_path / "hf", tensors, max_file_bytes=2**30)
+    a, b = (VishwamAI.from_pretrained(tmp_path / name, dtype="float32") for name in ("hf", "a.gguf"))
+    for rounded, read in zip(jax.tree.leaves(a.weights), jax.tree.leaves(b.weights), strict=True):
+        np.testing.assert_array_equal(rounded, read)
+    assert_same_model(a, b)
 
 
 @pytest.mark.by_turns
