@@ -39,11 +39,12 @@ def models() -> list[tuple[str, Path, int]]:
     return found
 
 
-def gguf_file(folder: Path, kind: str = "f32") -> Path:
-    """Returns a model's folder as a GGUF file of a type, made at the first time."""
-    file = folder.with_name(f"{folder.name}-{kind}.gguf")
+def gguf_file(model: Path, kind: str = "f32") -> Path:
+    """Returns a model, a folder or a GGUF file, as a GGUF file of a type, made at the first time."""
+    file = BUILD / "models" / f"{model.stem}-{kind}.gguf"
     if not file.exists():
-        _convert(folder, file, "--type", kind)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _convert(model, file, "--type", kind)
     return file
 
 

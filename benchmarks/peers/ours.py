@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vishwamai import VishwamAI
+from vishwamai import VishwamAI, VishwamAITokenizer
 from vishwamai.host_memory import keep_freed_memory
+from vishwamai.text.chat import encode_chat
 from vishwamai.training.optim import Optimizer
 from vishwamai.training.step import StepConfig, compiled_step, make_state
+from vishwamai.weights import linear
 
 jax.config.update("jax_platforms", "cpu")
 keep_freed_memory()  # as `vishwamai train` does
@@ -21,15 +23,54 @@ VERSION = f"vishwamai, jax {jax.__version__}"
 def decode(model: str, prompts: list[list[int]], new: int, **options: Any) -> Callable[[], list[list[int]]]:
     """Returns the greedy continuation of each prompt."""
     loaded = VishwamAI.from_pretrained(model, **options)
-    rows = np.asarray(prompts)
     settings = {"max_new_tokens": new, "eos_token_id": []}
-    return lambda: np.asarray(loaded.generate(rows, **settings))[:, rows.shape[1] :].tolist()
+
+    def call() -> list[list[int]]:
+        rows = np.asarray(loaded.generate(prompts, **settings)).tolist()
+        return [row[len(prompt) :][:new] for prompt, row in zip(prompts, rows, strict=True)]
+
+    return call
 
 
 def prefill(model: str, prompts: list[list[int]], **options: Any) -> Callable[[], list[int]]:
     """Returns the likeliest token after each prompt."""
     continued = decode(model, prompts, 1, **options)
     return lambda: [row[0] for row in continued()]
+
+
+def encode(model: str, prompts: list) -> Callable[[], list[list[int]]]:
+    """Returns the ids of texts, and of the prompts of chats by the model's own template."""
+    tokenizer = VishwamAITokenizer.from_pretrained(model)
+    return lambda: [
+        tokenizer.encode(prompt) if isinstance(prompt, str) else encode_chat(tokenizer, prompt) for prompt in prompts
+    ]
+
+
+def decode_tokens(model: str, rows: list[list[int]]) -> Callable[[], list[list[str]]]:
+    """Returns the text of each token."""
+    tokenizer = VishwamAITokenizer.from_pretrained(model)
+    return lambda: [[tokenizer.decode([token]) for token in row] for row in rows]
+
+
+def logits(
+    model: str, prompts: list[list[int]], made: list[list[int]], *, round_activations: bool = False, **options: Any
+) -> Callable[[], list[list[float]]]:
+    """Returns the logits after each prompt and what was made of it."""
+    if round_activations:
+        contract = linear.contract
+        linear.contract = lambda w, eqn, x, dtype: contract(w, eqn, round_to_8_bits(x), dtype)
+    loaded, rows = VishwamAI.from_pretrained(model, **options), [a + b for a, b in zip(prompts, made, strict=True)]
+    longest = max(map(len, rows))
+    filled = [row + [0] * (longest - len(row)) for row in rows]  # one shape: later tokens do not change earlier ones
+    return lambda: [loaded(ids)[0, len(row) - 1].tolist() for ids, row in zip(filled, rows, strict=True)]
+
+
+def round_to_8_bits(x: jax.Array) -> jax.Array:
+    """Returns activations rounded in blocks of 32 as GGUF's Q8_0 rounds weights, and llama.cpp what Q8_0 multiplies."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    step = jnp.abs(blocks).max(-1, keepdims=True) / 127
+    whole = jnp.round(blocks / jnp.where(step == 0, 1, step))
+    return (whole * step.astype(jnp.float16).astype(x.dtype)).reshape(x.shape)
 
 
 def train(model: str, rows: list[list[int]], **options: Any) -> Callable[[], float]:
