@@ -69,6 +69,17 @@ def test_of_a_long_sample_nothing_is_lost(make):
     assert {*range(1, 30), *range(101, 130), *range(201, 230)} <= seen and not seen & {0, 100, 200}
 
 
+def test_what_waits_is_cut_anew_for_other_lengths():
+    long = Samples(lambda i: (list(range(100 * i, 100 * i + 30)), [1.0] * 30), end=3)
+    first, second = (BudgetBatches(long, budget=budget, lengths=[n]) for budget, n in ((128, 32), (21, 7)))
+    batch = next(first)
+    assert (batch.segments > 0).sum() == 90 and next(first, None) is None
+    first.restore({"next": [3, 0], "waiting": {"32": [[0, 0, 30], [2, 0]]}})  # the second as the first version had it
+    second.restore(first.state)
+    targets = [t for batch in second for t in batch.targets[batch.weights > 0].tolist()]
+    assert sorted(targets) == [*range(1, 30), *range(201, 230)]
+
+
 def test_a_state_of_other_batches_is_refused():
     with pytest.raises(ConfigError, match="token_budget"):
         budget().restore(packed().state)

@@ -168,26 +168,31 @@ def _read_lines(part: Part, kind: str) -> Iterator[Record]:
         raise DataError(f"{part.path}: the gzip file is cut short or damaged after line {line}; get it anew") from None
 
 
-def _lines(file: IO[bytes], stop: int | None) -> Iterator[Record]:
+def _number_lines(file: IO[bytes], stop: int | None) -> Iterator[tuple[int, bytes]]:
     number = 0
     while (stop is None or file.tell() < stop) and (line := _read_line(file)):
-        if not _is_blank(line):
-            yield Record(number, line)
+        yield number, line
         number += 1
+
+
+def _lines(file: IO[bytes], stop: int | None) -> Iterator[Record]:
+    return (Record(number, line) for number, line in _number_lines(file, stop) if not _is_blank(line))
 
 
 def _paragraphs(file: IO[bytes], stop: int | None) -> Iterator[Record]:
-    held, first, number = b"", 0, 0
-    while (stop is None or file.tell() < stop) and (line := _read_line(file)):
-        if not _is_blank(line):
-            first = first if held else number
-            held = held + line if len(held) <= LONGEST_LINE else held
-        elif held:
-            yield Record(first, held)
-            held = b""
-        number += 1
+    held, size, first = [], 0, 0
+    for number, line in _number_lines(file, stop):
+        if _is_blank(line):
+            if held:
+                yield Record(first, b"".join(held))
+            held, size = [], 0
+            continue
+        first = first if held else number
+        if size <= LONGEST_LINE:
+            held.append(line)
+            size += len(line)
     if held:
-        yield Record(first, held)
+        yield Record(first, b"".join(held))
 
 
 def _read_line(file: IO[bytes]) -> bytes:
