@@ -46,14 +46,13 @@ TABLE = {  # name: (kind, bytes, what is told, (rows, skipped, rows without anyt
     "bytes of no UTF-8": ("jsonl", jsonl(b'{"text": "caf\xe9"}\n'), "line 2: is not UTF-8 text: byte 13", (2, 1, 0)),
     "a text of no UTF-8": ("text", b"one\n\ncaf\xe9\n\ntwo", "line 3: is not UTF-8 text: byte 3", (2, 1, 0)),
     "broken JSON": ("jsonl", jsonl(b'{"text": "a\n'), "line 2: is not JSON", (2, 1, 0)),
-    "a key said twice": ("jsonl", jsonl(b'{"text": "a", "text": "b"}\n'), "line 2: says the key 'text' twice", (2, 1, 0)),
+    "a key said twice": ("jsonl", jsonl(b'{"text": "", "text": ""}\n'), "line 2: says the key 'text' tw", (2, 1, 0)),
     "a number for a text": ("jsonl", jsonl(b'{"text": 3}\n'), "line 2: holds int for a text", (2, 1, 0)),
     "a list for a row": ("jsonl", jsonl(b'["text"]\n'), "line 2: holds a list where an object", (2, 1, 0)),
     "a text for messages": ("jsonl", jsonl(b'{"messages": "hello"}\n'), "line 2: messages must be a list", (2, 1, 0)),
     "no column of ours": ("jsonl", jsonl(b'{"body": "a"}\n'), "line 2: needs", (2, 1, 0)),
     "a pair": ("jsonl", jsonl(b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'), "line 2: is a pair", (2, 1, 0)),
     "an empty text": ("jsonl", jsonl(b'{"text": ""}\n'), None, (2, 0, 1)),
-    "a prompt without an answer": ("jsonl", GOOD + LAST + b'{"text": ""}', None, (2, 0, 1)),
 }
 
 
@@ -91,14 +90,16 @@ def test_a_file_is_refused_by_its_line_or_its_sound_rows_are_kept(case, tmp_path
 
 def test_gzip_that_is_cut_short_keeps_the_rows_before_it(tmp_path):
     path = tmp_path / "a.jsonl.gz"
-    for data, words in ((CUT[:-20_000], "cut short or damaged"), (CUT[:20_000] + b"?" * 99 + CUT[20_099:], "damaged")):
-        path.write_bytes(data)
-        with pytest.raises(DataError, match=f"{path}: the gzip file is {words}|{path}: cannot be read after line"):
-            corpus_of(path, "jsonl")
-        found = corpus_of(path, "jsonl", bad_rows="skip")
-        facts = next(iter(found.rows.values())).facts
-        kept = sorted(map(int, texts(found)))
-        assert facts["skipped"] == 1 and kept == list(range(len(kept))) and 100 < len(kept) < 20_000
+    path.write_bytes(CUT[:-20_000])
+    with pytest.raises(DataError, match=f"{path}: the gzip file is cut short or damaged after line"):
+        corpus_of(path, "jsonl")
+    found = corpus_of(path, "jsonl", bad_rows="skip")
+    facts = next(iter(found.rows.values())).facts
+    kept = sorted(map(int, texts(found)))
+    assert facts["skipped"] == 1 and kept == list(range(len(kept))) and 100 < len(kept) < 20_000
+    path.write_bytes(CUT[:-8] + b"????" + CUT[-4:])  # its checksum
+    with pytest.raises(DataError, match=f"{path}: cannot be read after line 19999 of it: CRC check failed"):
+        corpus_of(path, "jsonl")
 
 
 def test_of_many_rows_that_break_ten_are_told_by_line_and_all_are_counted(tmp_path, monkeypatch):
@@ -114,11 +115,10 @@ def test_of_many_rows_that_break_ten_are_told_by_line_and_all_are_counted(tmp_pa
 def test_a_row_longer_than_the_context_comes_in_pieces_and_one_of_masked_tokens_is_counted(tmp_path):
     lines = [{"text": "abc" * 30}, {"prompt": "a question", "completion": ""}, {"prompt": "", "completion": "yes"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    without_end = BYTES.with_tokens(eos=None) if hasattr(BYTES, "eos") else BYTES
     found = corpus_of(tmp_path / "a.jsonl", "jsonl")
     stream = found.samples()
     pieces = [piece for piece, _ in iterate_pieces(stream, (0, 0), 16)]
-    assert without_end is BYTES and max(piece.size for piece in pieces) == 16
+    assert max(piece.size for piece in pieces) == 16
     assert sum(piece.size - 1 for piece in pieces if stream.length(piece.number) > 16) == 90  # of 91 tokens
     masked = Samples(lambda i: ([1, 2, 3], [0.0] * 3), end=4)
     assert list(iterate_pieces(masked, (0, 0), 16)) == []

@@ -64,6 +64,8 @@ def find_files(kind: str, name: str) -> list[Path]:
         if found := sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file()):
             return found
         raise DataError(f"{name}: no file matches")
+    except DataError:  # which is a ValueError
+        raise
     except OSError as e:
         raise DataError(f"cannot read {name}: {e.strerror}") from e
     except ValueError:  # of a path with a NUL in it
@@ -249,5 +251,5 @@ def _present(names: list[str], columns: tuple[str, ...], path: str) -> list[str]
         return found
     raise DataError(
         f"{path} has the columns {', '.join(names)} and none of {', '.join(columns)}; "
-        "say in the source's columns which is which"
+        "say in the source's rows.columns which is which"
     )
