@@ -119,6 +119,14 @@ def test_a_name_that_the_next_turn_says_again(own):
         said(own, talk, chat_template=without_ends)
 
 
+def test_another_token_ends_the_chat_than_a_turn(own):
+    template = answers("{{ m.content }}").replace(
+        "<|eos|>{% else %}", "{{ '<|pad|>' if loop.last else '<|eos|>' }}{% else %}"
+    )
+    talk = [TALK[1], {"role": "assistant", "content": "no"}] * 2
+    assert said(own, talk, chat_template=template) == ["no<|eos|>", "no<|pad|>"]
+
+
 def test_only_the_turns_that_are_to_be_learnt(own):
     ids, mask = encode_training_chat(own, TALK, [4])
     assert own.decode([i for i, on in zip(ids, mask, strict=True) if on]) == " <think>so</think> ünd so <|eos|>"

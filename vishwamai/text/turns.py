@@ -151,6 +151,7 @@ def _find_end(chat: Chat, whole: Shown, index: int, controls: Sequence[Span], to
     begin, end = next((span for span in controls if span[0] >= last), (len(whole.text), 0))
     if begin <= last + len(common) and other is not None and other.startswith(tokens, begin - last):
         return end
+    common = common[: begin - last]
     if closing and not common:
         raise InputError(
             f"the chat template puts {shown!r:.80} after messages[{index}] and {other!r:.80} in a shorter or longer "
