@@ -346,3 +346,56 @@ def test_held_out_rows_that_have_nothing_to_predict_are_refused(tmp_path):
     sources = [{"kind": "jsonl", "name": str(tmp_path / "rows.jsonl")}]
     with pytest.raises(DataError, match="nothing to predict"):
         train(tiny(data={"sources": sources, "tokenizer": "bytes"}), tmp_path / "run", show=False)
+
+
+def numbered(tmp_path, **data):
+    """A run over the 60 rows of a file, each of which says its number."""
+    (tmp_path / "rows.txt").write_text("\n\n".join(f"the row of number {i}" for i in range(60)))
+    sources = [{"kind": "text", "name": str(tmp_path / "rows.txt")}]
+    return tiny(data={"sources": sources, "tokenizer": "bytes", "stop": "first_exhausted", **data}, steps=50)
+
+
+def test_a_run_ends_with_its_data_and_goes_on_with_batches_of_another_size_over_the_rest(tmp_path, monkeypatch):
+    def put_batch(batch, sharding, real=trainer.put_batch):
+        taken.append(batch)
+        return real(batch, sharding)
+
+    taken, run = [], numbered(tmp_path)
+    monkeypatch.setattr(trainer, "put_batch", put_batch)
+    first = train(run, tmp_path / "run", show=False, sinks=(stop_at(2),))
+    assert not first.finished
+    taken = taken[: first.step]  # one more may have been made
+    other = dataclasses.replace(run, training=dataclasses.replace(run.training, batch=2))
+    second = train(other, tmp_path / "run", show=False)
+    assert second.finished and first.step < second.step < 50
+    rows = [r for b in taken for t, s in zip(b.tokens, b.segments, strict=True) for r in split_rows(t, s)]
+    assert sorted(rows) == sorted(f"the row of number {i}" for i in range(60))
+    again = train(other, tmp_path / "run", show=False)
+    assert again.finished and (again.step, again.tokens) == (second.step, 0)
+
+
+def split_rows(tokens, segments) -> list[str]:
+    return [bytes(tokens[segments == k][:-1].tolist()).decode() for k in range(1, segments.max() + 1)]
+
+
+def test_a_checkpoint_of_the_version_that_shuffled_files_otherwise_is_refused(tmp_path, monkeypatch):
+    run = numbered(tmp_path)
+
+    def save(self, step, state, extra, real=trainer.Checkpoints.save, **given):
+        data = {name: crc for name, crc in extra["data"].items() if name != trainer.corpus.ORDER}
+        return real(self, step, state, {**extra, "data": data}, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Checkpoints, "save", save)
+        stopped = train(run, tmp_path / "run", show=False, sinks=(stop_at(2),))
+    with pytest.raises(
+        ConfigError, match=f"the order of rows .an earlier version .* changed after step {stopped.step}"
+    ):
+        train(run, tmp_path / "run", show=False)
+
+
+def test_records_in_memory_are_trained_on(tmp_path):
+    data = {"sources": [{"kind": "memory", "name": "mine"}], "tokenizer": "bytes", "stop": "all_exhausted", "epochs": 2}
+    records = ({"prompt": f"{i}?", "completion": f" {i}."} for i in range(30))
+    result = train(tiny(data=data, steps=50), tmp_path, show=False, records={"mine": records})
+    assert result.finished and result.tokens == 2 * sum(2 * len(str(i)) + 4 for i in range(30))
