@@ -107,9 +107,13 @@ def test_of_many_rows_that_break_ten_are_told_by_line_and_all_are_counted(tmp_pa
         monkeypatch.setattr(module, "PART_BYTES", 200)  # lines are counted across parts
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"".join(b'{"text": "%d"}\n' % i if i % 3 else b"broken\n" for i in range(90)))
-    [rows] = corpus_of(path, "jsonl", bad_rows="skip", processes=1).rows.values()
+    found = corpus_of(path, "jsonl", bad_rows="skip", processes=1)
+    [rows] = found.rows.values()
     assert (rows.facts["rows"], rows.facts["skipped"], len(rows.problems)) == (60, 30, 10)
     assert [int(text.split("line ")[1].split(":")[0]) for text in rows.problems] == list(range(1, 31, 3))
+    [words] = found.describe()
+    assert words.startswith(f"{path}: 60 rows of ") and "; 30 could not be read and were skipped, the first:\n" in words
+    assert words.count(f"\n  {path}: line ") == 10
 
 
 def test_a_row_longer_than_the_context_comes_in_pieces_and_one_of_masked_tokens_is_counted(tmp_path):

@@ -247,6 +247,16 @@ class Corpus:
             raise DataError(f"{source.name}: {why}{''.join(f'; {text}' for text in rows.problems[:1])}")
         return rows
 
+    def describe(self) -> list[str]:
+        """A line on each source of files or memory: its rows, its tokens, and what was left out."""
+        lines = []
+        for source, rows in self.rows.items():
+            facts, told = rows.facts, "".join(f"\n  {text}" for text in rows.problems)
+            left_out = f"; {facts['nothing']:,} rows have nothing to predict" if facts["nothing"] else ""
+            left_out += f"; {facts['skipped']:,} could not be read and were skipped, the first:{told}" if told else ""
+            lines.append(f"{source.name}: {facts['rows']:,} rows of {facts['tokens']:,} tokens{left_out}")
+        return lines
+
     def samples(self, split: str = "train") -> Samples:
         """Sample number -> tokens and their weights in the loss, of a split ("train" or "held_out")."""
         import grain

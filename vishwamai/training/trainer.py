@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ def train(
     Writes `run.json` (what the run is), `metrics.jsonl`, `loss.png`, `checkpoints/` and `tokenizer/` there. SIGTERM,
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
     data, another model, optimiser or seed it is refused, unless `allow_changes`. `progress` shows what comes before the
-    first step. Raises `CheckpointError`, `DataError` or `ConfigError`; a run of which no batch gives a finite
+    first step; with `show` what each source holds is told on standard error. Raises `CheckpointError`, `DataError` or
+    `ConfigError`; a run of which no batch gives a finite
     loss any more ends with a `DataError`.
     """
     folder, begun = Path(folder), time.monotonic()
@@ -94,6 +96,8 @@ def train(
         with progress("preparing data and weights"):
             given = {name: open_given(rows) for name, rows in (records or {}).items()}
             loop, state, batches = _prepare(run, folder, base, start, allow_changes, given, progress)
+        if show and hosts.is_first():
+            print(*loop.data.describe(), sep="\n", end="\n" if loop.data.rows else "", file=sys.stderr)
         first = int(state.step)
         with _stop_signals() as stop, show_progress(run.training.steps, first, show and hosts.is_first()) as display:
             file = [jsonl(folder / METRICS, after=first)] if hosts.is_first() else []
