@@ -78,8 +78,7 @@ def train(
     Ctrl-C and `max_seconds` end the run after the step at hand with a checkpoint, and the same call goes on; with other
     data, another model, optimiser or seed it is refused, unless `allow_changes`. `progress` shows what comes before the
     first step; with `show` what each source holds is told on standard error. Raises `CheckpointError`, `DataError` or
-    `ConfigError`; a run of which no batch gives a finite
-    loss any more ends with a `DataError`.
+    `ConfigError`; a run of which no batch gives a finite loss any more ends with a `DataError`.
     """
     folder, begun = Path(folder), time.monotonic()
     if max_seconds is not None and not max_seconds >= 0:
