@@ -3,11 +3,17 @@
 import subprocess
 import sys
 
+import pytest
+
+from vishwamai import cli
 from vishwamai.host_memory import keep_freed_memory
 
 CODE = """
 import resource, sys
 import numpy as np
+import pytest
+
+from vishwamai import cli
 from vishwamai.host_memory import keep_freed_memory
 
 kept = sys.argv[1] == "keep" and keep_freed_memory()
@@ -37,3 +43,12 @@ def test_another_system_is_left_as_it_is(monkeypatch):
 
     monkeypatch.setattr("vishwamai.host_memory.ctypes.CDLL", missing)
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("given, kept", [(None, ["kept"]), (["train", "absent.json"], [])], ids=["command", "call"])
+def test_only_the_command_itself_keeps_memory_for_training(given, kept, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr("sys.argv", ["vishwamai", "train", "absent.json"])
+    assert cli.main(given) == 2  # there is no such configuration
+    assert calls == kept

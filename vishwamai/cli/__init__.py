@@ -21,6 +21,7 @@ from typing import Any
 from vishwamai.cli import cache, chat, convert, generate, inspect, merge, quantize, reason, score, tokenizer, train
 from vishwamai.cli.arguments import Number
 from vishwamai.errors import VishwamAIError, suggestion
+from vishwamai.host_memory import keep_freed_memory
 
 VERBS = (generate, chat, score, reason, train, tokenizer, convert, quantize, merge, inspect, cache)
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(argv)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
+            if argv is None and args.run is train.train:  # the process is this command's alone
+                keep_freed_memory()
             return args.run(args) or 0
     except VishwamAIError as error:
         return _refuse(str(error))

@@ -9,7 +9,6 @@ from typing import Any
 from vishwamai.cli.arguments import POSITIVE, add_verb, import_face
 from vishwamai.cli.status import Status
 from vishwamai.errors import ConfigError
-from vishwamai.host_memory import keep_freed_memory
 
 
 def add(verbs: Any) -> None:
@@ -28,7 +27,6 @@ def train(args: argparse.Namespace) -> int:
 
     The exit code is 130 where a signal stopped it.
     """
-    keep_freed_memory()
     status = Status()
     import_face(status)
     from vishwamai import compile_cache, config
