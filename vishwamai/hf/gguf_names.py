@@ -112,10 +112,11 @@ class GGUFTables:
     `whole`, `layer` and `moe` are its tables of names there. The rows of the weights `permuted` are in another order
     in each head: those that turn together are neighbours, not halves. `norm_offset` is in the scales of norms there,
     and not in the family's own. `keys` adds to `KEYS`, `other_keys` are those that `read` alone looks at, `required`
-    those that must be there beside the sizes that all have, and `fixed` are attributes that no key has. `period` says that the last of so many layers has no sliding window, where no key
-    does. `read` returns attributes that come from the metadata in any other way, and `write` those metadata from
-    attributes. llama.cpp does not do what the keys `overlooked` say. Where several families are of one `architecture`,
-    it is this one if the key `told_by` has one of the `values`, or any but 0.
+    those that must be there beside the sizes that all have, and `fixed` are attributes that no key has. `period` says
+    that the last of so many layers has no sliding window, where no key does. `read` returns attributes that come from
+    the metadata in any other way, and `write` those metadata from attributes. llama.cpp does not do what the keys
+    `overlooked` say. Where several families are of one `architecture`, it is this one if the key `told_by` has one of
+    the `values`, or any but 0.
     """
 
     architecture: str
