@@ -1,23 +1,11 @@
-"""AdamW and its schedules against the formulas."""
+"""The optimiser's settings, schedules and clipping against the formulas."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vishwamai.errors import ConfigError
-from vishwamai.training.optim import Optimizer, clip_gradients, optimizer, schedule
-from vishwamai.weights.spec import Param
-
-SPECS = {"w": Param((2, 2), ("embed", "mlp"), contract=("embed",)), "norm": Param((2,), ("embed",))}
-
-
-def test_one_update_is_adam_with_decay_on_what_is_multiplied():
-    o = Optimizer(learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5, beta1=0.9, beta2=0.95)
-    rule, weights = optimizer(o, SPECS, 10), {"w": jnp.full((2, 2), 3.0), "norm": jnp.full(2, 3.0)}
-    grads = {"w": jnp.full((2, 2), 7.0), "norm": jnp.full(2, -7.0)}
-    updates, _ = rule.update(grads, rule.init(weights), weights, step=jnp.zeros((), jnp.int32))
-    np.testing.assert_allclose(updates["w"], -0.1 * (1.0 + 0.5 * 3.0), rtol=1e-5)  # the first step is the sign
-    np.testing.assert_allclose(updates["norm"], 0.1, rtol=1e-5)
+from vishwamai.training.optim import Group, Optimizer, clip_gradients, schedule
 
 
 def test_schedules():
@@ -30,6 +18,8 @@ def test_schedules():
     assert [float(wsd(i)) for i in (50, 80, 90, 100)] == pytest.approx([1, 1, 0.5, 0])
     flat = schedule(Optimizer(learning_rate=1.0, schedule="constant", warmup_steps=0), 100)
     assert float(flat(0)) == float(flat(99)) == 1.0
+    free = schedule(Optimizer(optimizer="schedule_free_adamw", learning_rate=1.0, warmup_steps=4), 100)
+    assert [float(free(i)) for i in (0, 3, 50, 99)] == [0.25, 1, 1, 1]
 
 
 def test_clipping_shortens_and_never_lengthens():
@@ -51,3 +41,38 @@ def test_clipping_shortens_and_never_lengthens():
 def test_settings_are_checked(bad):
     with pytest.raises(ConfigError):
         Optimizer(**bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"momentum": 0.9}, "momentum"),
+        ({"optimizer": "adafactor", "beta1": 0.9}, "beta1"),
+        ({"optimizer": "adafactor", "eps": 1e-8}, "eps"),
+        ({"optimizer": "lion", "eps": 1e-8}, "eps"),
+        ({"optimizer": "lion", "ns_steps": 3}, "ns_steps"),
+        ({"optimizer": "muon", "decay_rate": 0.8}, "decay_rate"),
+        ({"optimizer": "schedule_free_adamw", "schedule": "cosine"}, "schedule"),
+        ({"optimizer": "schedule_free_adamw", "final_fraction": 0.0}, "final_fraction"),
+        ({"optimizer": "schedule_free_adamw", "ema_decay": 0.9}, "ema_decay"),
+    ],
+)
+def test_what_the_optimiser_does_not_read_is_refused(settings, name):
+    which = settings.get("optimizer", "adamw")
+    with pytest.raises(ConfigError, match=f"{name} would do nothing: {which} does not read it; leave it out"):
+        Optimizer(**settings)
+
+
+def test_each_optimiser_has_defaults_of_its_own():
+    assert (Optimizer().setting("beta2"), Optimizer(optimizer="lion").setting("beta2")) == (0.95, 0.99)
+    assert Optimizer(optimizer="lion", beta2=0.5).setting("beta2") == 0.5
+    with pytest.raises(
+        ConfigError, match="optimizer 'adam' is not known; use adamw, adafactor, lion, muon, schedule_free"
+    ):
+        Optimizer(optimizer="adam")
+
+
+def test_groups_are_checked():
+    for bad in ({"params": ()}, {"params": ("a",), "frozen": True, "weight_decay": 0.1}):
+        with pytest.raises(ConfigError):
+            Group(**bad)

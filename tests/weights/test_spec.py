@@ -50,8 +50,7 @@ def test_an_embedding_table_is_no_matmul():
 
 def test_names_masks_and_dtypes():
     assert [name for name, _ in spec.named(SPECS)] == ["w", "norm"]
-    mask = spec.decay_mask(SPECS)
-    assert mask.w is True and mask.norm is False
+    assert SPECS.w.decays and not SPECS.norm.decays
     assert {p.dtype for p in spec.leaves(spec.with_dtype(SPECS, "bfloat16"))} == {"bfloat16"}
 
 

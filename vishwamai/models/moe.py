@@ -49,7 +49,7 @@ def specs(cfg: ModelConfig) -> MoE:
     return MoE(
         router=Param((D, E), ("embed", None), contract=("embed",)),
         router_bias=bias((E,), (None,), cfg.router_bias),
-        choice_bias=Param((E,), (None,), value=0.0, exact=True) if cfg.choice_bias else None,
+        choice_bias=Param((E,), (None,), value=0.0, exact=True, trained=False) if cfg.choice_bias else None,
         gate=up,
         up=up,
         down=Param((E, F, D), ("experts", "mlp", "embed"), contract=("mlp",)),

@@ -8,8 +8,9 @@ from vishwamai.errors import ConfigError
 from vishwamai.models.config import ModelConfig
 from vishwamai.parallel.mesh import AXES
 from vishwamai.precision import Precision
-from vishwamai.training.adapter import Adapter
+from vishwamai.training.adapter import Adapter, trained_specs
 from vishwamai.training.optim import Optimizer
+from vishwamai.training.rules import check_groups
 from vishwamai.training.step import MAX_INT, StepConfig, check_computation
 
 
@@ -111,7 +112,11 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logging:
-    """What is written and how often, in steps; `peak_flops` is the hardware's, per device, for utilisation."""
+    """What is written and how often, in steps; `peak_flops` is the hardware's, per device, for utilisation.
+
+    A run ends early once so many evaluations in a row as `early_stopping_patience` were no better, by over the
+    threshold, than the best. With it or with `load_best_model_at_end` every evaluation that is the best is saved.
+    """
 
     log_every: int = 20
     eval_every: int = 500
@@ -119,12 +124,23 @@ class Logging:
     save_every: int = 200
     keep: int = 3
     peak_flops: float | None = None
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    load_best_model_at_end: bool = False
 
     def __post_init__(self):
-        counts = ("log_every", "eval_every", "save_every", "keep")
+        counts = ("log_every", "eval_every", "save_every", "keep", "early_stopping_patience")
         check_numbers(self, *counts, least=1, most=MAX_INT, section="logging.")
         check_numbers(self, "eval_batches", least=0, most=MAX_INT, section="logging.")
         check_numbers(self, "peak_flops", above=0, section="logging.")
+        check_numbers(self, "early_stopping_threshold", least=0, section="logging.")
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ConfigError("logging.early_stopping_threshold would do nothing without early_stopping_patience")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether an evaluation that is the best so far is saved."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +160,18 @@ class RunConfig:
         parts, longest = self.optimization.accumulate, MAX_INT if self.model is None else self.model.max_length
         if self.model is not None and not any(layer.moe for layer in self.model.layers):
             self._check_dense()
+        if self.model is not None:
+            check_groups(self.training.optimizer, trained_specs(self.model, self.training.adapter))
+        held_out = any(source.has_held_out for source in self.training.data.sources)
+        if self.logging.keeps_best and not (self.logging.eval_batches and held_out):
+            raise ConfigError(
+                "logging.early_stopping_patience and logging.load_best_model_at_end need evaluations; set "
+                "logging.eval_batches, and held_out of a source of training.data"
+            )
+        if self.training.adapter is not None and self.training.optimizer.base_width is not None:
+            raise ConfigError(
+                "training.optimizer.base_width is for whole weights; leave it out where pairs are trained"
+            )
         for field, (lines, length) in self.training.shapes.items():
             if lines % parts:
                 raise ConfigError(f"{field} is {lines}, which is not a multiple of optimization.accumulate {parts}")

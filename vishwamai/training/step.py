@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vishwamai.config import check_numbers
 from vishwamai.errors import ConfigError
@@ -24,8 +24,9 @@ from vishwamai.models.config import ModelConfig
 from vishwamai.ops import attention, moe
 from vishwamai.ops.losses import chunked_cross_entropy
 from vishwamai.parallel.sharding import SINGLE, Sharding, abstract, init_sharded
+from vishwamai.training import rules
 from vishwamai.training.adapter import Adapter, full_weights, trained_specs
-from vishwamai.training.optim import Optimizer, clip_gradients, optimizer, schedule
+from vishwamai.training.optim import Optimizer, clip_gradients, schedule
 from vishwamai.weights import lora
 from vishwamai.weights.spec import pytree
 
@@ -41,6 +42,7 @@ class TrainState:
     opt_state: optax.OptState
     step: Array  # [] int32, batches seen
     skipped: Array  # [] int32, of those, how many were not finite and changed nothing
+    ema: transformer.Transformer | lora.Adapter | None = None  # the trained weights' average, with `ema_decay`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,14 +93,26 @@ def init_state(
 
 def make_state(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Adapter | None = None) -> TrainState:
     """A fresh state around given weights; the moments are laid out like them."""
-    opt_state = _compile_init(o, cfg, adapter, steps)(weights)
+    opt_state, ema = _compile_init(o, cfg, adapter, steps)(weights)
     zero = jnp.zeros((), jnp.int32)
-    return _lay_out_state(TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero)))
+    state = TrainState(weights=weights, opt_state=opt_state, step=zero, skipped=jnp.copy(zero), ema=ema)
+    one = jax.tree.leaves(weights)[0].sharding
+    if not isinstance(one, NamedSharding):
+        return state
+    frozen = rules.frozen_mask(o, trained_specs(cfg, adapter))
+    return jax.tree.map(jax.device_put, state, _layout(state, frozen, one.mesh))
 
 
 @lru_cache(maxsize=16)
 def _compile_init(o: Optimizer, cfg: ModelConfig, adapter: Adapter | None, steps: int):
-    return jax.jit(optimizer(o, trained_specs(cfg, adapter), steps).init)
+    specs = trained_specs(cfg, adapter)
+    rule, frozen = rules.optimizer(o, specs, steps), rules.frozen_mask(o, specs)
+
+    def init(weights):
+        trained = rules.drop_frozen(weights, frozen)
+        return rule.init(trained), None if o.ema_decay is None else jax.tree.map(jnp.copy, trained)
+
+    return jax.jit(init)
 
 
 def loss_sums(weights, batch, totals, cfg: ModelConfig, s: StepConfig, sharding: Sharding, base=None) -> Sums:
@@ -155,22 +169,36 @@ def train_step(
     the counts. The learning rate follows the batches seen, skipped ones too, so the schedule reaches its end.
     """
     sums, grads = compute_gradients(state.weights, batch, cfg, s, sharding, base)
+    specs = trained_specs(cfg, s.adapter)
+    rule, frozen = rules.optimizer(o, specs, steps), rules.frozen_mask(o, specs)
+    grads, trained = rules.drop_frozen(grads, frozen), rules.drop_frozen(state.weights, frozen)
     norm = optax.tree.norm(grads)
-    rule = optimizer(o, trained_specs(cfg, s.adapter), steps)
 
     def update():
-        updates, opt_state = rule.update(
-            clip_gradients(grads, norm, o.clip_norm), state.opt_state, state.weights, step=state.step
-        )
-        return optax.apply_updates(state.weights, updates), opt_state
+        return rule.update(clip_gradients(grads, norm, o.clip_norm), state.opt_state, trained, step=state.step)
 
     # The weights are made twice, once only to look at them: an update that is taken is then made in the state's own
-    # memory. Moments after a finite gradient are finite where those before it are.
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & _all_finite((update()[0], state.opt_state))
-    weights, opt_state = jax.lax.cond(finite, update, lambda: (state.weights, state.opt_state))
-    bad = (~finite).astype(jnp.int32)
-    new = TrainState(weights=weights, opt_state=opt_state, step=state.step + 1, skipped=state.skipped + bad)
-    return new, metrics(sums, batch, norm, schedule(o, steps)(state.step), new.skipped)
+    # memory. Muon's, which is dear to make, is kept instead. Moments after a finite gradient are finite where those
+    # before it are.
+    kept = update()[0]
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
+    finite &= _all_finite((optax.apply_updates(trained, kept), state.opt_state))
+
+    def take():
+        updates, opt_state = update()
+        new = optax.apply_updates(trained, kept if o.optimizer == "muon" else updates)
+        return new, opt_state, rules.advance_ema(o, state.ema, new, state.step)
+
+    new, opt_state, ema = jax.lax.cond(finite, take, lambda: (trained, state.opt_state, state.ema))
+    after = TrainState(
+        weights=rules.restore_frozen(new, state.weights), opt_state=opt_state, step=state.step + 1,
+        skipped=state.skipped + (~finite).astype(jnp.int32), ema=ema,
+    )  # fmt: skip
+    if sharding.mesh is not None:
+        like = dataclasses.replace(after, weights=abstract(specs, sharding))
+        layout = _layout(like, frozen, sharding.mesh)
+        after = jax.tree.map(jax.lax.with_sharding_constraint, after, layout)
+    return after, metrics(sums, batch, norm, schedule(o, steps)(state.step), after.skipped)
 
 
 def _all_finite(tree) -> Array:
@@ -215,33 +243,48 @@ def compiled_evaluation(cfg: ModelConfig, s: StepConfig, sharding: Sharding = SI
     return jax.jit(partial(evaluate_sums, cfg=cfg, s=s, sharding=sharding))
 
 
-def _lay_out_state(state: TrainState) -> TrainState:
-    """The moments where their weights are, and the counts on every device; XLA would leave fresh zeros anywhere."""
-    treedef, one = jax.tree.structure(state.weights), jax.tree.leaves(state.weights)[0].sharding
-    if not isinstance(one, NamedSharding):
-        return state
-    everywhere = NamedSharding(one.mesh, PartitionSpec())
+def evaluated_weights(state: TrainState, cfg: ModelConfig, o: Optimizer, adapter: Adapter | None = None):
+    """The weights to evaluate and to export: their average where the optimiser keeps one, those of the state else."""
+    frozen = rules.frozen_mask(o, trained_specs(cfg, adapter))
+    trained = rules.averaged_weights(o, state.opt_state, rules.drop_frozen(state.weights, frozen))
+    return rules.restore_frozen(trained if state.ema is None else state.ema, state.weights)
 
-    def like_weights(x) -> bool:
-        return jax.tree.structure(x) == treedef
 
-    def put(x):
-        if not like_weights(x):
-            return jax.device_put(x, everywhere)
-        return jax.tree.map(lambda a, w: jax.device_put(a, w.sharding), x, state.weights)
+def _layout(state: TrainState, frozen, mesh: Mesh) -> TrainState:
+    """The sharding of each array of a state: the weights' own, and of what the optimiser keeps for a weight the
+    weight's where it has its shape, and every device else. XLA would leave fresh zeros anywhere.
 
-    return jax.tree.map(put, state, is_leaf=like_weights)
+    For a weight a rule may keep an array of its shape, several of others (Adafactor's rows and columns) or none.
+    """
+    trained, everywhere = rules.drop_frozen(state.weights, frozen), NamedSharding(mesh, PartitionSpec())
+    treedef = jax.tree.structure(trained)
+
+    def is_for_weights(x) -> bool:
+        """Whether `x` has something, or nothing, in the place of each weight."""
+        try:
+            treedef.flatten_up_to(x)
+        except ValueError:
+            return False
+        return True
+
+    def place(x):
+        if not is_for_weights(x):
+            return everywhere
+        return jax.tree.map(
+            lambda w, kept: jax.tree.map(lambda a: w.sharding if a.shape == w.shape else everywhere, kept), trained, x
+        )
+
+    layout = jax.tree.map(place, state, is_leaf=is_for_weights)
+    return dataclasses.replace(layout, weights=jax.tree.map(lambda w: w.sharding, state.weights))
 
 
 def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Sharding) -> TrainState:
     """The state without values, for ahead-of-time compilation."""
-    specs = transformer.specs(cfg)
-    weights = abstract(specs, sharding)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.named())
-    shapes = jax.eval_shape(optimizer(o, specs, steps).init, weights)
-    treedef = jax.tree.structure(weights)
-    opt_state = jax.tree.map(
-        lambda x: weights if jax.tree.structure(x) == treedef else scalar,
-        shapes, is_leaf=lambda x: jax.tree.structure(x) == treedef,
-    )  # fmt: skip
-    return TrainState(weights=weights, opt_state=opt_state, step=scalar, skipped=scalar)
+    weights = abstract(transformer.specs(cfg), sharding)
+    opt_state, ema = jax.eval_shape(_compile_init(o, cfg, None, steps), weights)
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(weights=weights, opt_state=opt_state, step=scalar, skipped=scalar, ema=ema)
+    if sharding.mesh is None:
+        return state
+    layout = _layout(state, rules.frozen_mask(o, transformer.specs(cfg)), sharding.mesh)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, layout)

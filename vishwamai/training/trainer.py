@@ -32,7 +32,15 @@ from vishwamai.parallel.sharding import SINGLE, Sharding
 from vishwamai.progress import Progress, silent
 from vishwamai.training import folder as run_folder
 from vishwamai.training.config import RunConfig
-from vishwamai.training.step import abstract_state, compiled_evaluation, compiled_step, init_state, make_state
+from vishwamai.training.early_stopping import EarlyStopping
+from vishwamai.training.step import (
+    abstract_state,
+    compiled_evaluation,
+    compiled_step,
+    evaluated_weights,
+    init_state,
+    make_state,
+)
 from vishwamai.weights import spec
 
 HOPELESS = 10  # batches
@@ -43,7 +51,8 @@ METRICS = "metrics.jsonl"
 class Result:
     """What a run leaves: weights (or an adapter's pairs), tokenizer, steps done, its seconds, and why it ended.
 
-    `tokens` and `seconds` are those of this start, the losses the last that were logged, None where there are none.
+    The weights are those that are evaluated: their average where the optimiser keeps one. `tokens` and `seconds` are
+    those of this start, the losses the last that were logged, None where there are none.
     """
 
     weights: object
@@ -55,6 +64,8 @@ class Result:
     loss: float | None = None
     eval_loss: float | None = None
     skipped: int = 0  # batches of the whole run that were not finite
+    early: bool = False  # it ended since its held-out loss was no better any more
+    best: int | None = None  # the step whose weights these are, with `load_best_model_at_end`; `eval_loss` is its
 
 
 def train(
@@ -103,6 +114,7 @@ def train(
             loop.log = Metrics(*file, *([display] if display else []), *sinks)
             try:
                 state = loop.go(state, batches, lambda: stop.is_set() or (late is not None and time.monotonic() > late))
+                best, weights = loop.choose(state)
             finally:
                 loop.saved.close()  # which waits for what is being written
         history = read_jsonl(folder / METRICS) if (folder / METRICS).exists() else []
@@ -110,9 +122,11 @@ def train(
             try_draw(history, folder / "loss.png")
     step, losses = int(state.step), {name: h[name] for h in history for name in ("loss", "eval_loss") if name in h}
     losses = {name: math.nan if loss is None else loss for name, loss in losses.items()}
+    if best is not None:
+        losses["eval_loss"] = loop.watch.least
     return Result(
-        state.weights, loop.tokenizer, step, time.monotonic() - begun, loop.is_done or step >= run.training.steps,
-        tokens=loop.tokens, skipped=int(state.skipped), **losses,
+        weights, loop.tokenizer, step, time.monotonic() - begun, loop.is_finished(step),
+        tokens=loop.tokens, skipped=int(state.skipped), early=loop.watch.is_over, best=best, **losses,
     )  # fmt: skip
 
 
@@ -128,11 +142,13 @@ def _prepare(run: RunConfig, folder: Path, base, start, allow_changes: bool, rec
         _check_start(start, run)
         state = make_state(start, run.model, t.optimizer, t.steps)
     saved = Checkpoints(folder / run_folder.CHECKPOINTS, keep=run.logging.keep)
+    loop = _Loop(run, base, sharding, saved, data)
     if (found := saved.restore(state)) is not None:
         step, state, extra = found
         _check_data(extra["data"], data.digests, folder, step, allow_changes)
         batches.restore(extra["batches"])
-    return _Loop(run, base, sharding, saved, data), state, batches
+        loop.watch.restore(extra.get("early_stopping", EarlyStopping().state))
+    return loop, state, batches
 
 
 def _check_data(old: dict, new: dict, folder: Path, step: int, allow_changes: bool) -> None:
@@ -145,6 +161,9 @@ def _check_data(old: dict, new: dict, folder: Path, step: int, allow_changes: bo
             f"{folder}: {' and '.join(other)} changed after step {step}, and so did what the place in the data "
             f"means; put the old one back, or choose another folder; {run_folder.PURPOSE}"
         )
+=======
+        loop.watch.restore(extra.get("early_stopping", EarlyStopping().state))
+    return loop, state, batches
 
 
 def _check_start(weights, run: RunConfig) -> None:
@@ -173,7 +192,8 @@ def load_newest(folder: Path) -> tuple[RunConfig, Result]:
     if (found := Checkpoints(folder / run_folder.CHECKPOINTS, clear=False).restore(like)) is None:
         raise CheckpointError(f"{folder}: this run has saved no checkpoint yet")
     tokenizer = corpus.tokenizer(run.training.data, run.model.vocab_size, folder / run_folder.TOKENIZER)
-    return run, Result(found[1].weights, tokenizer, found[0], 0.0, found[0] >= run.training.steps)
+    weights = evaluated_weights(found[1], run.model, run.training.optimizer)
+    return run, Result(weights, tokenizer, found[0], 0.0, found[0] >= run.training.steps)
 
 
 class _Loop:
@@ -182,6 +202,7 @@ class _Loop:
     def __init__(self, run: RunConfig, base, sharding: Sharding, saved: Checkpoints, data: corpus.Corpus):
         self.run, self.base, self.sharding, self.saved, self.data = run, base, sharding, saved, data
         self.tokenizer, self.log, self.tokens, self.is_done = data.tokenizer, Metrics(), 0, False
+        self.watch = EarlyStopping(run.logging.early_stopping_patience, run.logging.early_stopping_threshold)
         self._evaluate = _evaluation(run, base, data, sharding)
 
     def go(self, state, batches, stopping: Callable[[], bool]):
@@ -197,7 +218,7 @@ class _Loop:
             health.check(number, int(numbers["skipped"]))
 
         for batch, after in prefetch(batches):
-            if number >= steps or stopping():
+            if self.is_finished(number) or stopping():
                 break
             state, numbers = step(state, put_batch(batch, self.sharding), base=self.base)
             number, position = number + 1, after
@@ -205,27 +226,47 @@ class _Loop:
             if number % logging.log_every == 0 or number in (steps, first + 1):
                 note()
                 noted = number
-            evaluated = {}
+            loss, is_kept = None, False
             if number % logging.eval_every == 0 or number == steps:
-                evaluated = self._evaluate(state.weights)
-                self.log.log(number, evaluated)
+                loss, is_kept = self._assess(number, state)
                 pace.restart()
-            if number % logging.save_every == 0 or number == steps:
-                self._save(number, state, position, evaluated.get("eval_loss"))
+            if number % logging.save_every == 0 or self.is_finished(number) or is_kept:
+                self._save(number, state, position, loss)
         else:
             self.is_done = True  # with the data
         if noted < number:
             note()
-        evaluated = {}
+        loss = None
         if self.is_done and first < number < steps and number % logging.eval_every:
-            self.log.log(number, evaluated := self._evaluate(state.weights))
+            loss, _ = self._assess(number, state)
         if first < number and number not in self.saved.steps():
-            self._save(number, state, position, evaluated.get("eval_loss"))
+            self._save(number, state, position, loss)
         self.saved.wait()
         return state
 
+    def is_finished(self, step: int) -> bool:
+        """Whether a run that is at this step has nothing more to do."""
+        return step >= self.run.training.steps or self.is_done or self.watch.is_over
+
+    def choose(self, state) -> tuple[int | None, object]:
+        """(step, weights) that a run leaves: those of its best evaluation, if it is to, or (None, its last)."""
+        best = self.saved.best() if self.run.logging.load_best_model_at_end else None
+        if best is None or not self.is_finished(int(state.step)):
+            return None, self._evaluated(state)
+        return best, self._evaluated(self.saved.restore(state, best)[1])
+
+    def _assess(self, number: int, state) -> tuple[float | None, bool]:
+        """(held-out loss, whether the step is to be saved for it)."""
+        self.log.log(number, evaluated := self._evaluate(self._evaluated(state)))
+        loss = evaluated.get("eval_loss")
+        return loss, self.watch.see(loss) and self.run.logging.keeps_best
+
+    def _evaluated(self, state):
+        return evaluated_weights(state, self.run.model, self.run.training.optimizer, self.run.training.adapter)
+
     def _save(self, number: int, state, position: dict, loss: float | None = None) -> None:
-        self.saved.save(number, state, {"batches": position, "data": self.data.digests}, loss=loss)
+        extra = {"batches": position, "data": self.data.digests, "early_stopping": self.watch.state}
+        self.saved.save(number, state, extra, loss=loss)
 
 
 class _Health:

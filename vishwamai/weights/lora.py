@@ -177,7 +177,7 @@ def pair_specs(param: Param, rank: int, scale: float = 1.0) -> Pair:
     return Pair(
         a=declare([*stacked, *inputs, thin], contract=tuple(axis for _, axis in inputs)),
         b=declare([*stacked, thin, *outputs], contract=("low_rank",), gain=0.0),
-        scale=declare(stacked, value=scale),
+        scale=declare(stacked, value=scale, trained=False),
     )
 
 

@@ -1,7 +1,7 @@
 """What one weight is, and the readers that need nothing but the tree of such specs.
 
 A model declares its weights as a pytree of `Param`. Initialisation, counting, naming, stacking for a scan, and the
-optimiser's masks read that tree; sharding (`parallel/sharding.py`), checkpoints and the Hugging Face tables do too.
+optimiser's rules read that tree; sharding (`parallel/sharding.py`), checkpoints and the Hugging Face tables do too.
 This file knows no model, mesh or file format.
 """
 
@@ -28,7 +28,8 @@ class Param:
 
     `contract` names the axes that are summed over when the weight is used. Such a weight starts normal with standard
     deviation `gain/sqrt(product of the contracted sizes)`; one that contracts nothing (a norm's scale, a bias) starts
-    at `value`. One that is `exact` keeps its dtype whatever the others are cast to.
+    at `value`. One that is `exact` keeps its dtype whatever the others are cast to; one that is not `trained` stays as
+    it is, whatever the optimiser.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Param:
     gain: float = 1.0
     dtype: Any = "float32"
     exact: bool = False
+    trained: bool = True
 
     @property
     def fan_in(self) -> int:
@@ -48,6 +50,11 @@ class Param:
     def is_matmul(self) -> bool:
         """Whether the contracted axes lead. (In an embedding table they come last: it is looked up.)"""
         return bool(self.contract) and next(a for a in self.axes if a not in STACKED) in self.contract
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay applies: to what is multiplied, and neither to norms nor to biases."""
+        return bool(self.contract)
 
     def init(self, key: Array) -> Array:
         """The weight's starting value."""
@@ -100,11 +107,6 @@ def n_parameters(specs) -> int:
 def with_dtype(specs, dtype):
     """The same weights in another dtype, those that are exact excepted."""
     return map_params(lambda p: p if p.exact else dataclasses.replace(p, dtype=dtype), specs)
-
-
-def decay_mask(specs):
-    """True where weight decay applies: to what is multiplied, and neither to norms nor to biases."""
-    return map_params(lambda p: bool(p.contract), specs)
 
 
 def _hash(name: str) -> int:
