@@ -25,12 +25,12 @@ from vishwamai.precision import Precision
 from vishwamai.text.chat import ChatOptions
 from vishwamai.training.adapter import Adapter
 from vishwamai.training.config import About, Logging, Optimization, RunConfig, Tpu, Training
-from vishwamai.training.optim import Optimizer
+from vishwamai.training.optim import Group, Optimizer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLED = (About, ModelConfig, Stack, Layer, Rope, Latent, Training, Data, Source, RowFormat, Columns, Adapter)
-TABLED += (Optimizer, Tpu, Optimization, Logging)
+TABLED += (Optimizer, Group, Tpu, Optimization, Logging)
 CLASSES = {cls.__name__: cls for cls in (RunConfig, *TABLED)}
 SHELL = ("bash", "sh", "console")
 KNOWN = (*SHELL, "python", "json", "text")

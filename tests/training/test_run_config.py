@@ -17,7 +17,7 @@ from vishwamai.errors import ConfigError
 from vishwamai.models.config import Latent, Layer, ModelConfig, Rope, Stack, uniform
 from vishwamai.training.adapter import Adapter
 from vishwamai.training.config import Logging, Optimization, RunConfig, Tpu, Training
-from vishwamai.training.optim import Optimizer
+from vishwamai.training.optim import OPTIMIZERS, Group, Optimizer
 from vishwamai.training.step import StepConfig
 
 SOURCE = Source(kind="text", name="a.txt")
@@ -35,11 +35,14 @@ SOUND = [
     Rope(scaling="longrope", short_factors=(1.0,), long_factors=(1.0,)),
     Adapter(base="x"),
     Optimizer(),
+    Optimizer(optimizer="adafactor"),
+    Optimizer(optimizer="muon"),
+    Group(params=("*",)),
     Training(data=DATA, token_budget=512),
     Tpu(),
     Optimization(),
     StepConfig(),
-    Logging(),
+    Logging(early_stopping_patience=2),
 ]
 ANY = {-1, 0}
 # What is not refused, and why it works. (JSON and the command line have no NaN and no infinity: `config` refuses them.)
@@ -59,12 +62,16 @@ ACCEPTED = {
     (Optimizer, "decay_fraction"): {0},  # falls in the last step
     (Optimizer, "beta1"): {0},  # Adam without that moment's memory
     (Optimizer, "beta2"): {0},
+    (Optimizer, "momentum"): {0},
+    (Optimizer, "ema_decay"): {0},  # the average is the weights
     (Optimizer, "weight_decay"): {0},
+    (Group, "weight_decay"): {0},
     (Tpu, "data"): {-1},  # what is left over
     (Tpu, "fsdp"): {-1},
     (Tpu, "expert"): {-1},
     (Tpu, "tensor"): {-1},
     (Logging, "eval_batches"): {0},  # no evaluation
+    (Logging, "early_stopping_threshold"): {0},  # any better loss counts
     (ModelConfig, "norm_offset"): ANY,  # added to a norm's scale
     (ModelConfig, "route_scale"): ANY,  # multiplies the experts' weights
     (ModelConfig, "attn_temperature"): {0},  # the default: none
@@ -79,13 +86,20 @@ def kinds(hint) -> set:
     return {hint}
 
 
+def is_read(sound, name: str) -> bool:
+    """Whether a setting is none that only other optimisers read, which is refused whatever it is."""
+    if not isinstance(sound, Optimizer):
+        return True
+    return name in OPTIMIZERS[sound.optimizer] or not any(name in read for read in OPTIMIZERS.values())
+
+
 def numbers() -> list[tuple[object, str, bool]]:
     """(a sound value, one of its fields that is a number, whether that is a list of numbers)."""
     found = []
     for sound in SOUND:
         hints = typing.get_type_hints(type(sound))
         for field in dataclasses.fields(sound):
-            if kinds(hints[field.name]) & {int, float}:
+            if kinds(hints[field.name]) & {int, float} and is_read(sound, field.name):
                 found.append((sound, field.name, typing.get_origin(hints[field.name]) is tuple))
     return found
 

@@ -50,9 +50,12 @@ def train(args: argparse.Namespace) -> int:
 def _describe(result: Any, steps: int) -> str:
     """How far a run came, and how it went."""
     state = "finished" if result.finished else "stopped, and the same command goes on,"
+    state += " early" if result.early else ""
     losses = {"loss": result.loss, "held-out loss": result.eval_loss}
     parts = [f"{name} {value:.4g}" for name, value in losses.items() if value is not None]
     parts.append(f"{result.tokens:,} tokens in {result.seconds:,.0f} s")
+    if result.best is not None:
+        parts.append(f"the weights are those of step {result.best:,}, its best")
     if result.skipped:
         parts.append(f"{result.skipped:,} batches were not finite and changed nothing")
     return f"{state} at step {result.step:,} of {steps:,}: {', '.join(parts)}"

@@ -161,9 +161,6 @@ def _check_data(old: dict, new: dict, folder: Path, step: int, allow_changes: bo
             f"{folder}: {' and '.join(other)} changed after step {step}, and so did what the place in the data "
             f"means; put the old one back, or choose another folder; {run_folder.PURPOSE}"
         )
-=======
-        loop.watch.restore(extra.get("early_stopping", EarlyStopping().state))
-    return loop, state, batches
 
 
 def _check_start(weights, run: RunConfig) -> None:
