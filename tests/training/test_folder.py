@@ -23,7 +23,6 @@ OTHERS = {
     "training.optimizer.schedule=wsd": 'training.optimizer.schedule: null -> "wsd"',
     "training.optimizer.optimizer=lion": 'training.optimizer.optimizer: "adamw" -> "lion"',
     "training.optimizer.ema_decay=0.9": "training.optimizer.ema_decay: null -> 0.9",
-    "training.batch=16": "training.batch: 8 -> 16",
     "training.length=64": "training.length: 128 -> 64",
     "training.steps=29": "training.steps: 30 -> 29",
     "training.z_loss=0.001": "training.z_loss: 0.0 -> 0.001",

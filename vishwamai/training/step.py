@@ -267,14 +267,14 @@ def _layout(state: TrainState, frozen, mesh: Mesh) -> TrainState:
             return False
         return True
 
-    def place(x):
+    def sharding_of(x):
         if not is_for_weights(x):
             return everywhere
         return jax.tree.map(
             lambda w, kept: jax.tree.map(lambda a: w.sharding if a.shape == w.shape else everywhere, kept), trained, x
         )
 
-    layout = jax.tree.map(place, state, is_leaf=is_for_weights)
+    layout = jax.tree.map(sharding_of, state, is_leaf=is_for_weights)
     return dataclasses.replace(layout, weights=jax.tree.map(lambda w: w.sharding, state.weights))
 
 
