@@ -100,7 +100,7 @@ def make_state(weights, cfg: ModelConfig, o: Optimizer, steps: int, adapter: Ada
     if not isinstance(one, NamedSharding):
         return state
     frozen = rules.frozen_mask(o, trained_specs(cfg, adapter))
-    return jax.tree.map(jax.device_put, state, _layout(state, frozen, one.mesh))
+    return jax.tree.map(jax.device_put, state, _state_shardings(state, frozen, one.mesh))
 
 
 @lru_cache(maxsize=16)
@@ -196,7 +196,7 @@ def train_step(
     )  # fmt: skip
     if sharding.mesh is not None:
         like = dataclasses.replace(after, weights=abstract(specs, sharding))
-        layout = _layout(like, frozen, sharding.mesh)
+        layout = _state_shardings(like, frozen, sharding.mesh)
         after = jax.tree.map(jax.lax.with_sharding_constraint, after, layout)
     return after, metrics(sums, batch, norm, schedule(o, steps)(state.step), after.skipped)
 
@@ -250,7 +250,7 @@ def evaluated_weights(state: TrainState, cfg: ModelConfig, o: Optimizer, adapter
     return rules.restore_frozen(trained if state.ema is None else state.ema, state.weights)
 
 
-def _layout(state: TrainState, frozen, mesh: Mesh) -> TrainState:
+def _state_shardings(state: TrainState, frozen, mesh: Mesh) -> TrainState:
     """The sharding of each array of a state: the weights' own, and of what the optimiser keeps for a weight the
     weight's where it has its shape, and every device else. XLA would leave fresh zeros anywhere.
 
@@ -286,5 +286,5 @@ def abstract_state(cfg: ModelConfig, o: Optimizer, steps: int, sharding: Shardin
     state = TrainState(weights=weights, opt_state=opt_state, step=scalar, skipped=scalar, ema=ema)
     if sharding.mesh is None:
         return state
-    layout = _layout(state, rules.frozen_mask(o, transformer.specs(cfg)), sharding.mesh)
+    layout = _state_shardings(state, rules.frozen_mask(o, transformer.specs(cfg)), sharding.mesh)
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, layout)
