@@ -5,7 +5,7 @@
 A small model (that of `configs/train/demo.json`) is trained from random weights. Each of the two has the best of the
 same learning rates, found with one seed: AdamW with all steps, Muon with 80% of them. AdamW's mean loss over the seeds
 is the one to reach, and Muon tries to with 80%, 60% and 40% of the steps. Each run has a cosine schedule of its own
-length to its end, so a shorter run is not a long one that was cut. The loss is that of the same held-out rows. Time is
+length to its end, so a shorter run is not a long one that was cut. Both are measured on the same held-out rows. Time is
 not compared, and a step of Muon's takes longer.
 """
 
