@@ -12,10 +12,11 @@ after the last token that the two have in common.
 
 The last lines show that rounding is what makes the distance: on one random layer in Q8_0 ours, with activations rounded
 in the same way, gives llama.cpp's logits. In a deep model the last bit of a sum decides which way some are rounded, so
-there it only gives distances as large.
+there what it shows is that distances are as large.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 from models import SMOLLM, gguf_file, random_model
@@ -110,16 +111,24 @@ def show(kind: str, told: list[dict], new: int, texts: list[list[str]]) -> None:
             console.print(f"{where}; {gaps}", soft_wrap=True, markup=False)
 
 
-def rounding(pythons: dict[str, str]) -> None:
-    """Prints what rounding of activations alone comes to, on a layer of SmolLM2's shape with random weights."""
+def rounding(pythons: dict[str, str], smollm: Path) -> None:
+    """Prints what rounding of activations alone comes to: on a layer of SmolLM2's shape, and on the file as it lies."""
     sizes = {"vocab_size": 4096, "d_model": 576, "d_ff": 1536, "n_heads": 9, "n_kv_heads": 3, "n_layers": 1}
-    file = str(gguf_file(random_model("layer", **sizes), "q8_0"))
-    asked = {"model": file, "prompts": [np.random.default_rng(0).integers(3, 4096, 24).tolist()], "made": [[]]}
-    theirs = np.array(ask("llama_cpp_peer", "logits", pythons, **asked, **EXACT["llama_cpp_peer"]))
-    for is_rounded in (False, True):
-        ours = np.array(ask("ours", "logits", pythons, **asked, round_activations=is_rounded, **EXACT["ours"]))
-        what = "rounded as llama.cpp rounds them" if is_rounded else "as they are"
-        console.print(f"one layer in Q8_0, activations {what}: distance {np.abs(ours - theirs).max():.1e}")
+    layer = gguf_file(random_model("layer", **sizes), "q8_0")
+    row = np.random.default_rng(0).integers(3, 4096, 24).tolist()
+    rows = ask("ours", "encode", pythons, model=str(smollm), prompts=TEXTS)
+    for what, file, prompts in (("one layer in Q8_0", layer, [row]), ("SmolLM2, after the texts", smollm, rows)):
+        asked = {"model": str(file), "prompts": prompts, "made": [[] for _ in prompts]}
+        exact = np.array(ask("ours", "logits", pythons, **asked, **EXACT["ours"]))
+        rounded = np.array(ask("ours", "logits", pythons, **asked, round_activations=True, **EXACT["ours"]))
+        theirs = np.array(ask("llama_cpp_peer", "logits", pythons, **asked, **EXACT["llama_cpp_peer"]))
+        pairs = {
+            "llama.cpp from ours": (theirs, exact),
+            "llama.cpp from ours rounded": (theirs, rounded),
+            "ours rounded from ours": (rounded, exact),
+        }
+        told = "; ".join(f"{name} {np.median(np.abs(x - y).max(1)):.1e}" for name, (x, y) in pairs.items())
+        console.print(f"{what}, median distance: {told}", soft_wrap=True)
 
 
 def main() -> None:
@@ -138,7 +147,7 @@ def main() -> None:
         table.add_row(kind, *map(str, (*sums, same)), f"{max(one['distance'] for one in told):.1e}")
         record[kind] = told
     console.print(table)
-    rounding(args.python)
+    rounding(args.python, smollm)
     if args.json:
         args.json.write_text(json.dumps(record, indent=1))
 
