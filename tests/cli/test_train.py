@@ -83,6 +83,9 @@ def test_the_last_line_says_how_it_went():
         trainer.Result(None, None, 7000, 3661.4, True, tokens=12345678, loss=1.23456, eval_loss=2.0), 7000
     )
     assert line == "finished at step 7,000 of 7,000: loss 1.235, held-out loss 2, 12,345,678 tokens in 3,661 s"
+    line = train._describe(trainer.Result(None, None, 400, 9.0, True, loss=1.0, early=True, best=200), 7000)
+    assert line.startswith("finished early at step 400 of 7,000: loss 1, ")
+    assert line.endswith("the weights are those of step 200, its best")
 
 
 def test_train_alone_says_what_is_missing(capsys):

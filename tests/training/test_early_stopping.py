@@ -1,4 +1,4 @@
-"""Early stopping and the best weights, by evaluations that were planned."""
+"""Early stopping and which weights a run leaves, by evaluations that were planned."""
 
 import dataclasses
 
@@ -12,7 +12,8 @@ from vishwamai.errors import ConfigError
 from vishwamai.training import trainer
 from vishwamai.training.config import Logging, RunConfig
 from vishwamai.training.early_stopping import EarlyStopping
-from vishwamai.training.trainer import train
+from vishwamai.training.step import init_state
+from vishwamai.training.trainer import load_newest, train
 
 CHANGES = [
     "training.steps=9", "training.batch=2", "training.length=96", "training.lengths=[96]", "model.stacks.0.repeats=1",
@@ -78,6 +79,17 @@ def test_a_run_ends_early_with_its_best_weights_and_goes_on_with_more_patience(p
     last = train(longer, tmp_path, show=False)
     assert (last.step, last.early, last.best, len(planned)) == (5, True, None, 5)
     same(last.weights, planned[4])
+
+
+@pytest.mark.parametrize("change", ["ema_decay=0.9", "optimizer=schedule_free_adamw"])
+def test_an_average_is_what_is_evaluated_and_what_a_run_leaves(planned, tmp_path, change):
+    run = config.override(with_logging(), f"training.optimizer.{change}", "training.steps=3")
+    result = train(run, tmp_path, show=False)
+    same(result.weights, planned[2])
+    same(load_newest(tmp_path)[1].weights, planned[2])
+    like = init_state(run.model, run.training.optimizer, 3, jax.random.key(0))
+    state = Checkpoints(tmp_path / "checkpoints").restore(like)[1]
+    assert np.abs(state.weights.embed - result.weights.embed).max() > 1e-4
 
 
 def test_without_evaluations_it_is_refused():

@@ -16,7 +16,7 @@ from vishwamai.models.config import Layer, ModelConfig, group_layers
 from vishwamai.parallel.mesh import make_mesh
 from vishwamai.parallel.sharding import Sharding, shardings
 from vishwamai.training.optim import Optimizer
-from vishwamai.training.step import StepConfig, compiled_step, compute_gradients, init_state, make_state
+from vishwamai.training.step import StepConfig, abstract_state, compiled_step, compute_gradients, init_state, make_state
 from vishwamai.weights import spec
 
 from ..random_weights import random_weights
@@ -88,6 +88,14 @@ def test_meshes_give_the_single_device_loss_and_gradients(cfg, sizes):
     may = max(largest_layer(cfg), activations(cfg, sizes))
     assert may < max(spec.n_parameters([p]) for _, p in spec.named(transformer.specs(cfg)))  # if all is gathered
     assert largest_gather(program.as_text()) <= may
+
+
+def test_muon_gathers_no_more_than_a_layers_weight():
+    o, sharding = Optimizer(optimizer="muon"), Sharding(make_mesh(fsdp=8))
+    state = abstract_state(DEEP_MOE, o, 10, sharding)
+    lines = Batch(*(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding.named("batch", None)) for a in batch(32)))
+    program = compiled_step(DEEP_MOE, o, STEP, 10, sharding).lower(state, lines).compile()
+    assert 0 < largest_gather(program.as_text()) <= largest_layer(DEEP_MOE)
 
 
 def largest_layer(cfg) -> int:
