@@ -24,7 +24,7 @@ from vishwamai.training.trainer import train
 from vishwamai.weights import spec
 
 ROOT = Path(__file__).parent.parent
-RATES = (0.005, 0.01, 0.02, 0.04)
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 SHARES = (0.8, 0.6, 0.4)
 WARMUP = 0.1  # of the steps
 
