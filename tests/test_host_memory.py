@@ -32,9 +32,9 @@ def faults(how):
 
 def test_an_array_takes_the_memory_of_the_one_before():
     kept, pages = faults("keep")
-    if not kept:  # another C library than glibc: nothing is changed, and nothing is wrong
-        return
-    assert pages < 100 < faults("leave")[1]
+    if not kept:
+        pytest.skip("the C library is not glibc, which alone can keep memory")
+    assert 10 * pages < faults("leave")[1]
 
 
 def test_another_system_is_left_as_it_is(monkeypatch):

@@ -20,7 +20,7 @@ OTHERS = {
     "training.data.sources.0.weight=2.0": "training.data.sources.0.weight: 1.0 -> 2.0",
     "training.data.tokenizer=bytes": 'training.data.tokenizer: "train" -> "bytes"',
     "training.optimizer.learning_rate=0.1": "training.optimizer.learning_rate: 0.003 -> 0.1",
-    "training.optimizer.schedule=wsd": 'training.optimizer.schedule: null -> "wsd"',
+    "training.optimizer.schedule=wsd": 'training.optimizer.schedule: "cosine" -> "wsd"',
     "training.optimizer.optimizer=lion": 'training.optimizer.optimizer: "adamw" -> "lion"',
     "training.optimizer.ema_decay=0.9": "training.optimizer.ema_decay: null -> 0.9",
     "training.length=64": "training.length: 128 -> 64",
@@ -32,6 +32,8 @@ OTHERS = {
     "optimization.precision=mixed": 'optimization.precision: "float32" -> "mixed"',
 }
 SAME = [
+    "training.optimizer.schedule=cosine",  # the defaults, as runs from before these could be null have them
+    "training.optimizer.beta2=0.95",
     "training.steps=31",
     "about.result=good",
     "logging.log_every=1",

@@ -21,6 +21,7 @@ from vishwamai.ops.masks import MASKED, MaskInputs, MaskRule, make_attention_mas
 Array = jax.Array
 
 IMPLEMENTATIONS = ("reference", "blockwise", "splash")
+MOST_PARTS = 4  # of a batch on a CPU: each is compiled for itself
 SHORT = 64  # queries up to which the reference is as fast as blocks, forward and backward, on two CPU cores
 
 
@@ -154,7 +155,7 @@ def _by_platform(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
 def _by_core(rule: MaskRule, q, k, v, places: MaskInputs, sinks):
     """`blockwise`, the rows in as many parts as cores can share: XLA for CPU gives a batch of matmuls one core."""
     rows = q.shape[0]
-    parts = math.gcd(rows, os.cpu_count() or 1)
+    parts = math.gcd(rows, min(os.cpu_count() or 1, MOST_PARTS))
 
     def part(x: jax.Array, i: int) -> jax.Array:
         return x if x.shape[0] != rows else x[i * rows // parts : (i + 1) * rows // parts]

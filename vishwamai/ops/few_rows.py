@@ -1,9 +1,9 @@
 """Few rows times a matrix in float32, bfloat16, int8 or int4, as in decoding, on a CPU.
 
 XLA for CPU widens a matrix in few bits as a whole before it multiplies, which is slower than float32, and reads one in
-float32 at some 0.7 to 0.9 of the memory's speed. A kernel in C++ (`few_rows.cc`) widens it in registers. The user's
-C++ compiler makes it when it is first needed; where there is none, or the program runs on several devices, XLA
-multiplies.
+float32 more slowly than memory gives it (`benchmarks/cpu_matvec.py`). A kernel in C++ (`few_rows.cc`) widens it in
+registers. The user's C++ compiler makes it when it is first needed; where there is none, or the program runs on several
+devices, XLA multiplies.
 
 R rows, D inputs, F outputs, G groups of inputs that share a scale.
 """

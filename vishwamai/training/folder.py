@@ -1,5 +1,6 @@
 """A run's folder: who may write in it, and which run it holds. It knows no step and no loop."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -62,11 +63,16 @@ def start_run(folder: Path, run: RunConfig, *, allow_changes: bool = False) -> N
 
 
 def find_changes(old: RunConfig, new: RunConfig) -> dict[str, str]:
-    """What may not be another in a run that goes on, `old -> new` by its path."""
-    found = find_differences(old, new)
+    """What may not be another in a run that goes on, `old -> new` by its path. A default may be written out or not."""
+    found = find_differences(_with_defaults(old), _with_defaults(new))
     if new.training.steps >= old.training.steps:
         found.pop("training.steps", None)
     return {path: change for path, change in found.items() if not any(f"{path}.".startswith(f"{f}.") for f in FREE)}
+
+
+def _with_defaults(run: RunConfig) -> RunConfig:
+    training = dataclasses.replace(run.training, optimizer=run.training.optimizer.with_defaults())
+    return dataclasses.replace(run, training=training)
 
 
 def read_run(folder: Path) -> RunConfig:

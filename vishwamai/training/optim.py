@@ -115,6 +115,12 @@ class Optimizer:
         value = getattr(self, name)
         return OPTIMIZERS[self.optimizer][name] if value is None else value
 
+    def with_defaults(self) -> "Optimizer":
+        """The same optimiser with every default that None stands for."""
+        own = {name: self.setting(name) for name in OPTIMIZERS[self.optimizer]}
+        schedule = self.schedule or ("constant" if self.is_schedule_free else "cosine")
+        return dataclasses.replace(self, schedule=schedule, **own)
+
 
 def schedule(o: Optimizer, steps: int):
     """The learning rate as a function of the step, for a run of `steps`."""
@@ -124,7 +130,7 @@ def schedule(o: Optimizer, steps: int):
 def _curve(o: Optimizer, steps: int):
     floor, warmup = o.learning_rate * o.final_fraction, min(o.warmup_steps, max(steps - 1, 0))
     after = max(steps - warmup, 1)
-    match o.schedule or ("constant" if o.is_schedule_free else "cosine"):
+    match o.with_defaults().schedule:
         case "cosine":
             rest = optax.cosine_decay_schedule(o.learning_rate, after, o.final_fraction)
         case "wsd":

@@ -62,14 +62,14 @@ def _dot(x: Array, w: Array, eqn: str, dtype) -> Array:
 @_dot.defjvp
 def _(eqn: str, dtype, primals, tangents):
     (x, w), (dx, dw) = primals, tangents
-    by_xla = functools.partial(_dot.fun, eqn=eqn, dtype=dtype)
-    as_matrices = functools.partial(_dot_matrices, axes=_matmul_axes(eqn), dtype=dtype)
+    by_xla, axes = functools.partial(_dot.fun, eqn=eqn, dtype=dtype), _matmul_axes(eqn)
 
     def product(x: Array, w: Array) -> Array:
-        return jax.lax.platform_dependent(x, w, cpu=as_matrices, default=by_xla)
+        if axes is None:
+            return by_xla(x, w)
+        on_cpu = functools.partial(_dot_matrices, axes=axes, dtype=dtype)
+        return jax.lax.platform_dependent(x, w, cpu=on_cpu, default=by_xla)
 
-    if _matmul_axes(eqn) is None:
-        product = by_xla
     return by_xla(x, w), product(dx, w) + product(x, dw)
 
 
